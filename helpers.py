@@ -1,0 +1,311 @@
+"""What the notebook calls to load, train, decode and show; and the same as commands.
+
+    python helpers.py train --data FILE --out DIR [--cell rnn lstm attn]
+    python helpers.py caption --checkpoint FILE PHOTO...
+"""
+
+import argparse
+import contextlib
+import pickle
+import sys
+from pathlib import Path
+
+import torch
+
+from eecs598 import encoders, solver, vis
+from eecs598.coco import DataError, encode_captions, load_data, prepare_image, tokenize
+from eecs598.files import save_whole
+from eecs598.utils import reset_seed
+
+DATASETS = Path(__file__).resolve().parent / "datasets"
+SPECIALS = ("<NULL>", "<START>", "<END>")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Data
+# ---------------------------------------------------------------------------------------------------------
+
+
+def load_coco_captions(path=DATASETS / "coco.pt"):
+    """Open a data file, check it and say what is in it. Returns its dict; the pictures stay on disk until used."""
+    data = load_data(path)
+    for split in ("train", "val"):
+        images, captions = data[f"{split}_images"], data[f"{split}_captions"]
+        print(f"{split}: {len(images):,} pictures {tuple(images.shape[1:])}, captions {tuple(captions.shape)}")
+    print(f"vocabulary: {len(data['vocab']['idx_to_token']):,} words")
+    return data
+
+
+def decode_captions(captions, idx_to_word, specials=True):
+    """Captions as text. captions (N, T) or (T,) ids, idx_to_word a list or dict from id to word.
+
+    A caption ends with <END>; <NULL> is left out; without `specials`, <START> and <END> are left out too.
+    Returns a list of N strings, or one string for one caption.
+    """
+    if captions.ndim == 1:
+        return decode_captions(captions[None], idx_to_word, specials)[0]
+    hidden = {"<NULL>"} if specials else set(SPECIALS)
+    decoded = []
+    for row in captions.tolist():
+        words = [idx_to_word[i] for i in row]
+        if "<END>" in words:
+            words = words[: words.index("<END>") + 1]
+        decoded.append(" ".join(word for word in words if word not in hidden))
+    return decoded
+
+
+def all_captions(data, split="train"):
+    """Every caption of every picture, not one a picture: captions (m, T + 1), and each one's row of the pictures."""
+    references = data.get(f"{split}_references")
+    if references is None:
+        raise DataError(f"the data file has no {split}_references: only the one caption of each picture is known")
+    captions = [tokenize(caption) for texts in references for caption in texts]
+    image_index = torch.tensor([row for row, texts in enumerate(references) for _ in texts])
+    return encode_captions(captions, data["vocab"]), image_index
+
+
+def encoder_for(data, verbose=True):
+    """The image encoder that suits a data file: a finer, earlier stage for drawn scenes, the last for photographs."""
+    if "train_scenes" in data:
+        return encoders.choose_encoder(stride=16, image_size=None, verbose=verbose)
+    return encoders.choose_encoder(stride=32, image_size=224, verbose=verbose)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Models
+# ---------------------------------------------------------------------------------------------------------
+
+
+def default_device():
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def make_captioner(captioner_class, data, cell_type, encoder, hidden_dim=512, wordvec_dim=256):
+    """A captioner for a data file, with `encoder` in place of its RegNet.
+
+    captioner_class: CaptioningRNN of this project's or a student's rnn_lstm_captioning.py.
+    """
+    token_to_idx = data["vocab"]["token_to_idx"]
+    model = captioner_class(
+        word_to_idx=token_to_idx,
+        input_dim=encoder.out_channels,
+        wordvec_dim=wordvec_dim,
+        hidden_dim=hidden_dim,
+        cell_type=cell_type,
+        image_encoder_pretrained=False,
+        ignore_index=token_to_idx["<NULL>"],
+    )
+    return encoders.set_encoder(model, encoder)
+
+
+def train_captioner(
+    model, image_data, caption_data, num_epochs, batch_size, learning_rate, lr_decay=1, device=None, *,
+    image_index=None, val_data=None, freeze_encoder=None, features_folder=None, seed=0, progress=True, plot=True,
+):  # fmt: skip
+    """Train a captioner; all examples are seen once an epoch, in a new order. Returns model, loss_history.
+
+    image_data (n, 3, H, W) pictures; caption_data (m, T + 1) int64; image_index (m,): each caption's picture,
+    where m is not n. device: CUDA where it is, if None. val_data: (pictures, captions), for the validation loss
+    after each epoch. freeze_encoder: train the decoder alone, on features that are computed once and kept in
+    features_folder; if None, on a CPU yes and elsewhere no. plot: draw the losses, in a notebook.
+    loss_history: the loss of every iteration. Raises ValueError and eecs598.solver.TrainingError.
+    """
+    device = torch.device(device or default_device())
+    model.to(device)
+    freeze = device.type == "cpu" if freeze_encoder is None else freeze_encoder
+    with contextlib.ExitStack() as stack:
+        if freeze:
+            image_data, val_data = _features(model, image_data, val_data, features_folder, device, progress)
+            stack.enter_context(encoders.fed_with_features(model))
+        history = solver.train(
+            model, image_data, caption_data, num_epochs=num_epochs, batch_size=batch_size, seed=seed,
+            learning_rate=learning_rate, lr_decay=lr_decay, image_index=image_index, val_data=val_data,
+            progress=progress,
+        )  # fmt: skip
+    if plot:
+        show(plot_history(history))
+    return model, history.losses
+
+
+def _features(model, images, val_data, folder, device, progress):
+    """Pictures, and those of val_data if there is any, as features from the model's own encoder."""
+    encoder = getattr(*encoders.find_encoder(model))
+
+    def encode(pictures):
+        return encoders.cached_features(encoder, pictures, folder, device=device, progress=progress)
+
+    return encode(images), val_data and (encode(val_data[0]), val_data[1])
+
+
+def plot_history(history):
+    """The losses of a run as a figure."""
+    return vis.plot_losses(history.losses, history.val_losses or None)
+
+
+def show(figure):
+    """Display a figure, in a notebook; elsewhere do nothing."""
+    with contextlib.suppress(ImportError):
+        from IPython import get_ipython
+        from IPython.display import display
+
+        if get_ipython() is not None:
+            display(figure)
+
+
+def caption_pictures(model, images, idx_to_word, max_length=16, batch_size=64):
+    """Caption any number of pictures greedily. images (n, 3, H, W).
+
+    Returns a list of n strings; for an attention model also the weights (n, max_length, h, w).
+    """
+    device, captions, weights = next(model.parameters()).device, [], []
+    for part in images.split(batch_size):
+        sampled = model.sample(part.to(device), max_length)
+        if isinstance(sampled, tuple):
+            sampled, maps = sampled
+            weights.append(maps)
+        captions += decode_captions(sampled.cpu(), idx_to_word, specials=False)
+    return (captions, torch.cat(weights)) if weights else captions
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Checkpoints
+# ---------------------------------------------------------------------------------------------------------
+
+
+def save_captioner(model, path, data, encoder, hidden_dim, wordvec_dim):
+    """Write a captioner and all that captioning a new picture takes: vocabulary, encoder, picture preparation."""
+    side = data["train_images"].shape[-1]
+    checkpoint = {
+        "model": {"cell_type": model.cell_type, "hidden_dim": hidden_dim, "wordvec_dim": wordvec_dim},
+        "vocab": dict(data["vocab"]),
+        "encoder": {"name": type(encoder).__name__, "stride": getattr(encoder, "stride", 32),
+                    "image_size": encoder.image_size},
+        "preprocessing": dict(data.get("preprocessing") or {"image_size": side, "fit": "stretch"}),
+        "state": {name: value.cpu() for name, value in model.state_dict().items()},
+    }  # fmt: skip
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    save_whole(checkpoint, path)
+
+
+def load_captioner(path):
+    """Read what `save_captioner` wrote. Returns model, idx_to_token, preprocessing. Raises DataError."""
+    from rnn_lstm_captioning import CaptioningRNN
+
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such checkpoint; `python helpers.py train --data FILE --out DIR` makes one")
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        options, vocab, parts = checkpoint["model"], checkpoint["vocab"], checkpoint["encoder"]
+        if parts["name"] == "EfficientNetLite0":
+            encoder = encoders.EfficientNetLite0(parts["stride"], parts["image_size"])
+        else:
+            encoder = encoders.ImageEncoder(pretrained=False, image_size=parts["image_size"])
+        model = make_captioner(CaptioningRNN, {"vocab": vocab}, encoder=encoder, **options)
+        model.load_state_dict(checkpoint["state"])
+    except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        raise DataError(f"{path}: not a captioner's checkpoint, or a damaged one ({type(error).__name__})") from None
+    return model.eval(), vocab["idx_to_token"], checkpoint["preprocessing"]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Commands
+# ---------------------------------------------------------------------------------------------------------
+
+
+def train_command(options):
+    """Train a captioner of each kind asked for; print its captions of val pictures next to people's."""
+    from rnn_lstm_captioning import CaptioningRNN
+
+    data = load_coco_captions(options.data)
+    device, encoder = torch.device(options.device or default_device()), encoder_for(data)
+    captions, image_index = data["train_captions"], None
+    if options.captions == "all":
+        captions, image_index = all_captions(data)
+    losses, described = {}, {}
+    for cell_type in options.cell:
+        reset_seed(options.seed)
+        print(f"\n{cell_type}: {len(captions):,} captions, {options.epochs} epochs on {device}")
+        model = make_captioner(CaptioningRNN, data, cell_type, encoder, options.hidden, options.wordvec)
+        model, losses[cell_type] = train_captioner(
+            model, data["train_images"], captions, options.epochs, options.batch_size, options.learning_rate,
+            options.lr_decay, device, image_index=image_index, val_data=(data["val_images"], data["val_captions"]),
+            seed=options.seed,
+        )  # fmt: skip
+        path = options.out / f"{cell_type}.pt"
+        save_captioner(model, path, data, encoder, options.hidden, options.wordvec)
+        print(f"{path}: last training loss {losses[cell_type][-1]:.3f}")
+        described[cell_type] = _caption_examples(model, data, options.show)
+    vis.plot_losses(losses).savefig(options.out / "losses.png")
+    _print_examples(described, data, options.show)
+
+
+def _caption_examples(model, data, count):
+    captions = caption_pictures(model, data["val_images"][:count], data["vocab"]["idx_to_token"])
+    return captions[0] if isinstance(captions, tuple) else captions
+
+
+def _print_examples(described, data, count):
+    """Each val picture's captions by the models, then by people."""
+    names = data["vocab"]["idx_to_token"]
+    people = data.get("val_references") or [[text] for text in decode_captions(data["val_captions"], names, False)]
+    for row in range(min(count, len(people))):
+        print(f"\nval picture {row}")
+        for cell_type, captions in described.items():
+            print(f"  {cell_type:>6}: {captions[row]}")
+        for text in people[row][:2]:
+            print(f"  person: {text}")
+
+
+def caption_command(options):
+    """Caption photographs; with --out, draw where an attention model looked."""
+    model, idx_to_word, preparation = load_captioner(options.checkpoint)
+    for photo in options.photos:
+        image = prepare_image(photo, **preparation)
+        captions = caption_pictures(model, image[None], idx_to_word)
+        text, weights = (captions[0][0], captions[1][0]) if isinstance(captions, tuple) else (captions[0], None)
+        print(f"{photo}: {text}")
+        if options.out and weights is not None:
+            options.out.mkdir(parents=True, exist_ok=True)
+            words = text.split() or ["(nothing)"]
+            vis.show_attention(image, words, weights[: len(words)]).savefig(options.out / f"{Path(photo).stem}.png")
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="helpers.py", description="Train captioners, and caption photographs.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    train = commands.add_parser("train", help="train captioners on a data file")
+    add = train.add_argument
+    add("--data", type=Path, required=True, metavar="FILE", help="a data file: see python -m eecs598.coco build --help")
+    add("--out", type=Path, required=True, metavar="DIR", help="where the checkpoints and the loss curves go")
+    add("--cell", nargs="+", choices=("rnn", "lstm", "attn"), default=["rnn", "lstm", "attn"], help="which (all)")
+    add("--captions", choices=("one", "all"), default="one", help="captions of a picture to train on (one)")
+    add("--epochs", type=int, default=10, help="how often each caption is seen (10)")
+    add("--batch-size", type=int, default=128, help="captions in a step (128)")
+    add("--learning-rate", type=float, default=1e-3, help="Adam's (0.001)")
+    add("--lr-decay", type=float, default=0.9, help="multiplies the learning rate after each epoch (0.9)")
+    add("--hidden", type=int, default=512, help="size of the hidden state (512)")
+    add("--wordvec", type=int, default=256, help="size of a word vector (256)")
+    add("--show", type=int, default=8, metavar="N", help="val pictures captioned at the end (8)")
+    add("--device", help="cpu, cuda, ... (cuda where it is)")
+    add("--seed", type=int, default=0, help="weights and order (0)")
+    train.set_defaults(run=train_command)
+    caption = commands.add_parser("caption", help="caption photographs of any size and kind")
+    caption.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="written by train")
+    caption.add_argument("--out", type=Path, metavar="DIR", help="draw where the model looked, a PNG a photograph")
+    caption.add_argument("photos", nargs="+", metavar="PHOTO")
+    caption.set_defaults(run=caption_command)
+    return parser
+
+
+def main(arguments=None):
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError, solver.TrainingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

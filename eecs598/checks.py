@@ -1,37 +1,394 @@
 """The checks of the assignment: each hand-written function against PyTorch's own, in float64.
 
-`check_<part>(<the functions of that part>)` takes the learner's functions or classes, runs them on fixed inputs
-whose dimensions all differ, and returns a `CheckTable`, or raises `CheckError` with the table and a hint at the
-likely mistake. `CHECKS` lists the checks in the order of the lesson, with the names of the functions each needs.
+A check takes the learner's functions or classes, as `check_rnn_step_backward(rnn_step_forward, rnn_step_backward)`,
+runs them on fixed inputs whose dimensions all differ, and returns a `CheckTable`, or raises `CheckError` with that
+table and hints. It trusts nothing that it is given: whatever the functions raise or return becomes a row and a
+sentence. An output that misses is compared with what each usual mistake gives (see `formulas`), so a hint is not a
+guess: the learner's numbers are the mistake's numbers.
 
-Every part is also written out as a formula (below), with the usual mistakes as data: a sentence, and the formula
-with that mistake made. Autograd through a mistaken formula is the gradient that the mistake gives. An output that
-misses is compared with each of them, so a hint is not a guess: the learner's numbers are the mistake's numbers.
+`CHECKS` lists the checks in the order of the lesson: part name -> check, and the names of what it is called with.
 """
 
-import inspect
 import itertools
 import math
+import re
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
+from eecs598 import formulas
+from eecs598.formulas import MAIN, SIZES, Case
 from eecs598.grad import NUMERIC, TIGHT, CheckTable, compute_numeric_gradient, rel_error
 
-# All different, so that no wrong axis fits by chance; G = 4H, the LSTM's gates side by side.
-SIZES = {"N": 3, "T": 4, "D": 6, "H": 5, "G": 20, "V": 11, "W": 8, "h": 2, "w": 7}
 SAME = 1e-6  # a wrong output within this of a mistake's value is that mistake
+SINGLE = 1e-5  # an error below this is float32's rounding
 PARAMETERS = ("Wx", "Wh", "Wattn", "b", "W_embed")
+UNCHANGED = "inputs unchanged"
+OWN_DTYPE = "a tensor made inside has another dtype than x: make it with x.new_zeros(...) or dtype=x.dtype"
+RATIOS = (
+    (-1, "the sign is wrong"),
+    (2, "something is counted twice"),
+    (1 / 2, "a half is lost"),
+    (1 / SIZES["N"], "averaged over the batch, or divided by N once too often"),
+    (1 / SIZES["T"], "averaged over time, not summed"),
+    (1 / (SIZES["N"] * SIZES["T"]), "averaged over the batch and over time, not summed"),
+    (SIZES["N"], "summed over the batch, or not divided by N"),
+    (SIZES["T"], "summed over time once too often"),
+    (math.sqrt(SIZES["H"]), "1/sqrt(H) is missing"),
+    (1 / math.sqrt(SIZES["H"]), "1/sqrt(H) is applied once too often"),
+)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Running what may be wrong in any way
+# ---------------------------------------------------------------------------------------------------------
+
+
+class OutputError(Exception):
+    """The learner's code gave nothing that can be compared. The message says what, in one sentence."""
+
+
+def _attempt(name, function, *args, **kwargs):
+    """function(*args, **kwargs); whatever it raises becomes an `OutputError` that quotes the learner's line."""
+    try:
+        return function(*args, **kwargs)
+    except NotImplementedError:
+        raise OutputError(f"{name} is not written yet: it raises NotImplementedError") from None
+    except Exception as error:
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        advice = f" ({OWN_DTYPE})" if re.search("dtype|Double|Float", reason) else ""
+        said = f"{name} raised {type(error).__name__}: {reason}{advice}{_learners_line(error)}"
+        raise OutputError(said) from None
+
+
+def _learners_line(error):
+    """The innermost line of the traceback that is neither ours nor PyTorch's."""
+    libraries = {Path(__file__).parent, Path(torch.__file__).parent}
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not libraries & set(Path(frame.filename).parents)]
+    if not theirs:
+        return ""
+    return f"; line {theirs[-1].lineno} of {Path(theirs[-1].filename).name}: {theirs[-1].line}"
+
+
+def _named(name, raw, outputs, spare=()):
+    """What `name` returned, by output; spare: further values of any kind (a cache) at the end."""
+    wanted = (*outputs, *spare)
+    listed = ", ".join(wanted)
+    if raw is None:
+        raise OutputError(f"{name} returned None, wanted {listed}: it is not written yet, or lacks its return")
+    if len(wanted) == 1:
+        raw = (raw,)
+    if not isinstance(raw, (tuple, list)):
+        raise OutputError(f"{name} returned one {type(raw).__name__}, wanted {len(wanted)} values: {listed}")
+    if len(raw) != len(wanted):
+        raise OutputError(f"{name} returned {len(raw)} values, wanted {len(wanted)}: {listed}")
+    for output, value in zip(outputs, raw):
+        if value is None:
+            raise OutputError(f"{name} returned None for {output}: it is not written yet")
+        if not torch.is_tensor(value):
+            raise OutputError(f"{name} returned a {type(value).__name__} for {output}, wanted a tensor")
+    return dict(zip(wanted, raw))
+
+
+# Each of the following makes a `run`: (inputs by name, gradients that come in, options) -> outputs by name.
+
+
+def _run_forward(name, function, formula, spare):
+    def run(inputs, incoming, options):
+        return _named(name, _attempt(name, function, *inputs.values(), **options), formula.outputs, spare)
+
+    return run
+
+
+def _run_backward(name, run_forward, backward, formula, arguments):
+    """arguments(inputs, incoming, values): what `backward` takes, `values` being what the forward gave."""
+
+    def run(inputs, incoming, options):
+        given = arguments(inputs, incoming, run_forward(inputs, incoming, options))
+        return _named(name, _attempt(name, backward, *given, **options), formula.gradients)
+
+    return run
+
+
+def _run_module(name, Class, dims, formula, method="forward"):
+    """Build the module, put the inputs that are parameters in their place, call it with the others."""
+
+    def run(inputs, incoming, options):
+        module = _attempt(name, Class, *(SIZES[dim] for dim in dims))
+        if not isinstance(module, nn.Module):
+            raise OutputError(f"{name} is no torch.nn.Module: derive it from nn.Module, call super().__init__()")
+        _place(name, module.double(), {key: value for key, value in inputs.items() if key in PARAMETERS})
+        if not hasattr(module, method):
+            raise OutputError(f"{name} has no method {method}")
+        function = module if method == "forward" else getattr(module, method)
+        arguments = [value for key, value in inputs.items() if key not in PARAMETERS]
+        called = f"{name}.{method}"
+        return _named(called, _attempt(called, function, *arguments), formula.outputs)
+
+    return run
+
+
+def _place(name, module, parameters):
+    """Put plain tensors in the parameters' place: what autograd then gives them are the parameters' gradients."""
+    owned = dict(module.named_parameters())
+    for key, value in parameters.items():
+        if key not in owned:
+            raise OutputError(f"{name} has no parameter {key}; it has {', '.join(owned) or 'none'}")
+        if owned[key].shape != value.shape:
+            shapes = f"{tuple(owned[key].shape)}, wanted {tuple(value.shape)}"
+            raise OutputError(f"{name}.{key} has shape {shapes}")
+        delattr(module, key)
+        setattr(module, key, value)
+
+
+def _run_autograd(name, run_forward, formula):
+    """The gradients that autograd gives through what `run_forward` calls."""
+
+    def run(inputs, incoming, options):
+        leaves = {key: v.requires_grad_(v.is_floating_point()) for key, v in inputs.items()}
+        values = run_forward(leaves, incoming, options)
+        loss = sum((values[output] * d).sum() for output, d in zip(formula.outputs, incoming))
+        if not loss.requires_grad:
+            raise OutputError(f"no gradient flows back through {name}: no_grad, detach, .data or .item() cuts it")
+        wrt = [leaves[gradient[1:]] for gradient in formula.gradients]
+        grads = _attempt(f"the backward of {name}", torch.autograd.grad, loss, wrt, allow_unused=True)
+        for gradient, grad in zip(formula.gradients, grads):
+            if grad is None:
+                raise OutputError(f"no gradient reaches {gradient[1:]} through {name}")
+        return dict(zip(formula.gradients, grads))
+
+    return run
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Comparing
+# ---------------------------------------------------------------------------------------------------------
+
+
+def _compare(table, formula, run, value, cases=None, label=""):
+    """Add rows to `table`: what `run` gives in each case, against the formula's reference.
+
+    value: `formula.values` or `formula.derivatives`. cases: other than the formula's. label: one row of this name
+    instead of one an output. Returns what the first case gave, None where that cannot be compared.
+    """
+    first = None
+    for case in formula.cases if cases is None else cases:
+        inputs, incoming = formula.draw(case)
+        want = value(formula.reference, inputs, incoming, case.options)
+        copies = {name: v.clone() for name, v in inputs.items()}, [d.clone() for d in incoming]
+        news = not table.hints
+        try:
+            got = run(*copies, case.options)
+        except OutputError as error:
+            table.add(label or case.label or ", ".join(want), math.inf)
+            table.hint(f"{case.label}: {error}" if case.label else str(error))
+            table.hint(_sizes(formula, case))
+            if not case.label:
+                _try_square_grid(table, formula, run, value)
+                return None
+            table.hint(case.hint if news else "")
+            continue
+        missed = _add_rows(table, label or case.label, got, want)
+        if missed and news:
+            table.hint(case.hint)
+            _explain(table, formula, value, (inputs, incoming, case.options), missed, got, want)
+        if first is None:
+            first = got
+            _add_unchanged(table, formula, inputs, incoming, *copies)
+    return first
+
+
+def _add_rows(table, label, got, want):
+    """Add a row an output, or one, `label`, with the worst of them. Returns the outputs that missed."""
+    errors = {}
+    for name in want:
+        comparable = got[name].shape == want[name].shape and got[name].dtype == want[name].dtype
+        errors[name] = rel_error(got[name], want[name]) if comparable else math.inf
+    for name, error in ({label: max(errors.values())} if label else errors).items():
+        table.add(name, error)
+    return [name for name, error in errors.items() if error > TIGHT]
+
+
+def _add_unchanged(table, formula, inputs, incoming, inputs_after, incoming_after):
+    names = [*inputs, *(f"d{name}" for name in formula.outputs[: len(incoming)])]
+    before, after = [*inputs.values(), *incoming], [*inputs_after.values(), *incoming_after]
+    changed = [name for name, old, new in zip(names, before, after) if not torch.equal(old, new)]
+    if changed or all(row.quantity != UNCHANGED for row in table.rows):
+        table.add(UNCHANGED, math.inf if changed else 0.0, limit=0)
+    if changed:
+        table.hint(f"changed in place: {', '.join(changed)}; make a new tensor (a = a + b), not a += b")
+
+
+def _try_square_grid(table, formula, run, value):
+    """After an error: would it be right if the grid were square, as it is in the published assignment?"""
+    if "hw" in formula.inputs:
+        square = CheckTable("")
+        _compare(square, formula, run, value, [Case("square", sizes={"h": 4, "w": 4})])
+        if square.passed:
+            table.hint("it is right on a 4 x 4 grid: take h and w from A.shape[2:], the grid need not be square")
+
+
+def _add_numeric(table, formula, run_forward, gradients):
+    """Add a row: the gradients against differences of the learner's own forward.
+
+    Each input moves along one random direction: that sees a mistake in any element, in two runs instead of two
+    an element.
+    """
+    (inputs, incoming), options = formula.draw(formula.cases[0]), formula.cases[0].options
+    generator, worst = torch.Generator().manual_seed(1), 0.0
+    for name, gradient in ((name[1:], gradient) for name, gradient in gradients.items()):
+        direction = torch.randn(gradient.shape, generator=generator, dtype=torch.float64)
+        direction /= direction.norm()
+
+        def loss(step, name=name, direction=direction):
+            values = run_forward(inputs | {name: inputs[name] + step * direction}, incoming, options)
+            return sum((output * d).sum() for output, d in zip(values.values(), incoming))
+
+        slope = compute_numeric_gradient(loss, torch.zeros((), dtype=torch.float64))
+        worst = max(worst, rel_error((gradient * direction).sum(), slope))
+    return table.add("numeric, along random directions", worst, NUMERIC)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Saying what went wrong
+# ---------------------------------------------------------------------------------------------------------
+
+
+def _explain(table, formula, value, given, missed, got, want):
+    """Add hints: the fewest known mistakes that give the missed outputs' numbers, else how these differ."""
+    found = []
+    for sentence, mistake in formula.mistakes:
+        wrong = value(lambda mistake=mistake, **p: mistake(formula.compute, p), *given)
+        found.append((sentence, {name for name in want if _alike(got[name], wrong[name])}))
+    left = set(missed)
+    while left:
+        sentence, names = max(found, key=lambda pair: (len(pair[1] & left), len(pair[1])))
+        if not names & left:
+            break
+        hit = [name for name in missed if name in names & left]
+        table.hint(f"{', '.join(hit)}: {'this is' if len(hit) == 1 else 'these are'} what comes out when {sentence}")
+        left -= names
+    for name in (name for name in missed if name in left):
+        table.hint(f"{name} {_difference(got[name], want[name])}")
+        if got[name].shape != want[name].shape:
+            table.hint(_sizes(formula, MAIN))
+
+
+def _alike(got, wrong):
+    return got.shape == wrong.shape and rel_error(got, wrong) < SAME
+
+
+def _sizes(formula, case):
+    """What the numbers in a shape stand for."""
+    sizes = SIZES | case.sizes
+    dims = dict.fromkeys("".join(re.findall(r":(\w+)", formula.inputs)))
+    return f"here {', '.join(f'{dim} = {sizes[dim]}' for dim in dims).replace('G', '4H')}"
+
+
+def _difference(got, want):
+    """How a wrong output differs from the right one, as a clause."""
+    if got.shape != want.shape:
+        return f"has shape {tuple(got.shape)}, wanted {tuple(want.shape)}{_shape_slip(got, want)}"
+    if got.dtype != want.dtype:
+        return f"is {got.dtype}, wanted {want.dtype}: {OWN_DTYPE}"
+    if not got.isfinite().all():
+        return "holds nan or inf"
+    if not got.any():
+        return "is all zeros"
+    if got.dim() == 2 and got.shape[0] == got.shape[1] and _alike(got.t(), want):
+        return "is transposed"
+    ratio = ((got * want).sum() / (want * want).sum()).item()
+    if _alike(got, ratio * want):
+        meaning = next((f": {text}" for known, text in RATIOS if math.isclose(ratio, known, rel_tol=SAME)), "")
+        return f"is {ratio:.6g} times the right value{meaning}"
+    if rel_error(got, want) < SINGLE:
+        return f"is right in single precision only: {OWN_DTYPE}"
+    return f"comes from no mistake known here; {_place_of_difference(got, want)}"
+
+
+def _shape_slip(got, want):
+    """What a wrong shape comes from, where the numbers tell."""
+    if got.dim() > want.dim() and _alike(got.sum(dim=tuple(range(got.dim() - want.dim()))), want):
+        return ": it is not summed over the leading dimensions (the batch, the steps)"
+    if got.dim() == want.dim():
+        for axes in itertools.permutations(range(got.dim())):
+            if _alike(got.permute(axes), want):
+                return f": it is transposed, permute{axes} puts it right"
+    if got.dim() > 1 and _alike(got[:, 1:], want):
+        return ": the first state stands in front, it is not one of the outputs"
+    return ": the numbers are right, a reshape is missing" if _alike(got.flatten(), want.flatten()) else ""
+
+
+def _place_of_difference(got, want):
+    """Which steps of a sequence (N, T, ...) are wrong; where that does not tell, the largest difference."""
+    difference = (got - want).abs()
+    if got.dim() > 2 and got.shape[1] == SIZES["T"]:
+        wrong = difference.transpose(0, 1).flatten(1).amax(1) > SAME * want.abs().max()
+        if not wrong.all():
+            steps = ", ".join(str(t) for t in wrong.nonzero().flatten().tolist())
+            return f"of the steps 0 to {SIZES['T'] - 1} these are wrong: {steps}"
+    place = tuple(index.item() for index in torch.unravel_index(difference.argmax(), got.shape))
+    return f"the largest difference is at {list(place)}: {got[place]:.6g}, wanted {want[place]:.6g}"
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Properties that hold without a reference: (table, run, values of the main case) -> more rows
+# ---------------------------------------------------------------------------------------------------------
+
+
+def _weigh_cells(table, run, values):
+    """A picture's weights sum to 1; permuting the cells of the grid permutes the weights."""
+    weights = values["attn_weights"]
+    table.add("weights sum to 1", (weights.sum(dim=(1, 2)) - 1).abs().max())
+    inputs, incoming = formulas.DOT_PRODUCT_ATTENTION.draw(MAIN)
+    order = torch.randperm(weights[0].numel(), generator=torch.Generator().manual_seed(2))
+
+    def shuffle(grid):
+        return grid.flatten(-2)[..., order].view(grid.shape)
+
+    shuffled = run(inputs | {"A": shuffle(inputs["A"])}, incoming, {})["attn_weights"]
+    table.add("cells permuted, weights permuted", rel_error(shuffled, shuffle(weights)))
+
+
+def _ignore_padding(table, run, values):
+    """The padding after a caption must not move a weight, not even by a rounding error."""
+    y = formulas.TEMPORAL_SOFTMAX.draw(formulas.IGNORING)[0]["y"]
+    ignored = values["dx"][y == formulas.IGNORED]
+    if not table.add("dx where y is ignore_index", ignored.abs().max(), limit=0).passed:
+        table.hint("dx is exactly 0 where y is ignore_index: multiply by the mask y != ignore_index")
+
+
+def _differentiate(name, formula, then=None, **how):
+    """Autograd's gradients through the forward, once its values are right; then: a property of these."""
+
+    def add(table, run, values):
+        if table.passed:
+            by_autograd = _run_autograd(name, run, formula)
+            gradients = _compare(table, formula, by_autograd, formula.derivatives, formula.cases[:1], **how)
+            if then and _comparable(table, gradients):
+                then(table, by_autograd, gradients)
+
+    return add
+
+
+def _comparable(table, values):
+    """Whether there are values at all, in the right shapes, and finite."""
+    return values is not None and all(math.isfinite(row.error) for row in table.rows if row.quantity in values)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The three kinds of check
+# ---------------------------------------------------------------------------------------------------------
 
 
 class Check(NamedTuple):
-    """A check, and the names of the functions and classes to call it with, in order."""
+    """A check, and the names of the functions or classes to call it with, in order."""
 
     run: Callable[..., CheckTable]
     needs: tuple[str, ...]
@@ -40,332 +397,162 @@ class Check(NamedTuple):
 CHECKS: dict[str, Check] = {}
 
 
-def _register(check):
-    CHECKS[check.__name__.removeprefix("check_")] = Check(check, tuple(inspect.signature(check).parameters))
+@contextmanager
+def _one_thread():
+    """Tensors this small gain nothing from threads, and on a busy machine wait for them: 30 times as long, measured."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _register(part, needs, check, about):
+    """Enter a check in `CHECKS` and return it."""
+    check = _one_thread()(check)
+    check.__name__ = check.__qualname__ = f"check_{part}"
+    check.__doc__ = f"check_{part}({', '.join(needs)}): {about}. Returns a `CheckTable` or raises `CheckError`."
+    CHECKS[part] = Check(check, needs)
     return check
 
 
-# ---------------------------------------------------------------------------------------------------------
-# The mathematics, written out; each keyword argument is a place where a mistake can be made
-# ---------------------------------------------------------------------------------------------------------
+def _forward_check(name, formula, add=None, spare=("cache",)):
+    """A check of a function that computes a value. add: a property to add rows for."""
+
+    def check(function):
+        table = CheckTable(f"{name} against {formula.against}")
+        run = _run_forward(name, function, formula, spare)
+        values = _compare(table, formula, run, formula.values)
+        if add and _comparable(table, values):
+            add(table, run, values)
+        return table.raise_on_miss()
+
+    return _register(name, (name,), check, f"{', '.join(formula.outputs)} against {formula.against}")
 
 
-def _same(value, *_):
-    return value
+def _incoming_and_cache(inputs, incoming, values):
+    return *incoming, values["cache"]
 
 
-def _detach(value, *_):
-    return value.detach()
+def _backward_check(forward_name, name, formula, add=None, spare=("cache",), arguments=_incoming_and_cache):
+    """A check of a gradient, against autograd and against differences of the learner's own forward."""
+
+    def check(forward, backward):
+        table = CheckTable(f"{name} against autograd through {formula.against}")
+        run_forward = _run_forward(forward_name, forward, formula, spare)
+        run = _run_backward(name, run_forward, backward, formula, arguments)
+        gradients = _compare(table, formula, run, formula.derivatives)
+        if _comparable(table, gradients):
+            exact = max(row.error for row in table.rows if row.quantity in gradients)
+            numeric = _add_numeric(table, formula, run_forward, gradients)
+            if numeric.passed and exact > NUMERIC:
+                table.hints.insert(0, f"the backward is right for your own forward: mend {forward_name} first")
+            if not numeric.passed and exact <= TIGHT:
+                table.hint(f"the backward is right, but {forward_name} computes something else: mend that")
+            if add:
+                add(table, run, gradients)
+        return table.raise_on_miss()
+
+    about = f"{', '.join(formula.gradients)} against autograd through {formula.against}, and against differences"
+    return _register(name, (forward_name, name), check, about)
 
 
-def _zero(value, *_):
-    return 0 * value
+def _module_check(part, name, dims, formula, step=None):
+    """A check of a module: values, then gradients (once the values are right), then the step that sampling uses."""
 
+    def check(module_class):
+        table = CheckTable(f"{name} against {formula.against}")
+        run = _run_module(name, module_class, dims, formula)
+        values = _compare(table, formula, run, formula.values)
+        if _comparable(table, values):
+            _differentiate(name, formula)(table, run, values)
+        if step:
+            run_step = _run_module(name, module_class, dims, step, "step_forward")
+            _compare(table, step, run_step, step.values, [MAIN])
+        return table.raise_on_miss()
 
-def _slope(f, slope):
-    """f with another derivative: the value f(z), the gradient slope(z, f(z))."""
-
-    def mistaken(z):
-        y = f(z).detach()
-        k = slope(z.detach(), y)
-        return k * z + (y - k * z).detach()
-
-    return mistaken
-
-
-def rnn_step(x, prev_h, Wx, Wh, b, tanh=torch.tanh):
-    return (tanh(x @ Wx + prev_h @ Wh + b),)
-
-
-def lstm_step(
-    x, prev_h, prev_c, Wx, Wh, b,
-    order="ifog", sigmoid=torch.sigmoid, tanh=torch.tanh, squash=torch.tanh,
-    cell=lambda i, f, g, prev_c: f * prev_c + i * g, show=_same,
-):  # fmt: skip
-    gates = dict(zip(order, (x @ Wx + prev_h @ Wh + b).chunk(4, dim=1)))
-    i, f, o, g = sigmoid(gates["i"]), sigmoid(gates["f"]), sigmoid(gates["o"]), tanh(gates["g"])
-    next_c = cell(i, f, g, prev_c)
-    return o * squash(show(next_c, prev_c)), next_c
-
-
-def attention_lstm_step(x, prev_h, prev_c, attn, Wx, Wh, Wattn, b, **slip):
-    return lstm_step(torch.cat([x, attn], 1), prev_h, prev_c, torch.cat([Wx, Wattn]), Wh, b, **slip)
-
-
-def _unroll(step, x, start, weights, carry=_same, use=_same, **slip):
-    """carry: what a step takes over of the state before; use: what step t of T takes of each weight."""
-    state, h, T = start, [], x.shape[1]
-    for t in range(T):
-        if t > 0:
-            state = [carry(s, s0) for s, s0 in zip(state, start)]
-        state = step(x[:, t], *state, *(use(weight, t, T) for weight in weights), **slip)
-        h.append(state[0])
-    return torch.stack(h, 1)
-
-
-def rnn(x, h0, Wx, Wh, b, **slip):
-    return (_unroll(rnn_step, x, (h0,), (Wx, Wh, b), **slip),)
-
-
-def lstm(x, h0, c0, Wx, Wh, b, **slip):
-    return (_unroll(lstm_step, x, (h0, c0), (Wx, Wh, b), **slip),)
-
-
-def lstm_from_h0(x, h0, Wx, Wh, b, c0=torch.zeros_like, **slip):
-    return lstm(x, h0, c0(h0), Wx, Wh, b, **slip)
-
-
-def attention(prev_h, A, scale=lambda s, H: s / H**0.5, softmax=None, keys=_same, values=_same, attend=_same):
-    scores = scale(torch.einsum("nh,nhij->nij", prev_h, keys(A)), A.shape[1])
-    weights = softmax(scores) if softmax else scores.flatten(1).softmax(1).view_as(scores)
-    return torch.einsum("nij,nhij->nh", attend(weights), values(A)), weights
-
-
-def attention_lstm(x, A, Wx, Wh, Wattn, b, start=lambda mean: (mean, mean), look=_same, attn=_same, **slip):
-    first, maps = start(A.mean(dim=(2, 3))), []
-
-    def step(x, prev_h, prev_c, *weights, **slip):
-        seen, weights_t = attention(look(prev_h, first[0]), A)
-        maps.append(weights_t)
-        return attention_lstm_step(x, prev_h, prev_c, attn(seen), *weights, **slip)
-
-    return _unroll(step, x, first, (Wx, Wh, Wattn, b), **slip), torch.stack(maps, 1)
-
-
-def word_embedding(x, W_embed, share=torch.ones_like):
-    """share: the part of its gradient that each word of x hands to its row."""
-    out, part = W_embed[x], share(x).to(W_embed).unsqueeze(2)
-    return (part * out + ((1 - part) * out).detach(),)
-
-
-def temporal_affine(h, W, b):
-    return (h @ W + b,)
-
-
-def temporal_softmax(
-    x, y, ignore_index=None, axis=2, pick=_same, spread=_same, total=lambda losses, real: losses.sum() / len(losses)
-):
-    target, real = y.unsqueeze(2), torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
-    normalizer = x.logsumexp(axis, keepdim=True).expand_as(x).gather(2, target)
-    losses = (spread(normalizer) - pick(x.gather(2, target))).squeeze(2)
-    return (total(losses * real, real),)
+    about = f"values, and gradients through the module, against {formula.against}" + ("; its step" if step else "")
+    return _register(part, (name,), check, about)
 
 
 # ---------------------------------------------------------------------------------------------------------
-# The reference: PyTorch's own functions (torch.rnn_tanh and torch.lstm are what nn.RNN and nn.LSTM call)
+# The checks, in the order of the lesson
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _torch_weights(Wx, Wh, b):
-    """Our weights as PyTorch keeps them: transposed, two biases, and an LSTM's gates in the order i, f, g, o."""
-    if Wh.shape[1] == 4 * Wh.shape[0]:
-        Wx, Wh, b = (torch.cat([(p := w.chunk(4, -1))[0], p[1], p[3], p[2]], -1) for w in (Wx, Wh, b))
-    return Wx.t(), Wh.t(), b, torch.zeros_like(b)
+def _inputs_only(inputs, incoming, values):
+    return inputs.values()
 
 
-def torch_rnn_step(x, prev_h, Wx, Wh, b):
-    return (torch.rnn_tanh_cell(x, prev_h, *_torch_weights(Wx, Wh, b)),)
+def _incoming_inputs_weights(inputs, incoming, values):
+    return *incoming, *inputs.values(), values["attn_weights"]
 
 
-def torch_rnn(x, h0, Wx, Wh, b):
-    return (torch.rnn_tanh(x, h0[None], _torch_weights(Wx, Wh, b), True, 1, 0.0, False, False, True)[0],)
-
-
-def torch_lstm_step(x, prev_h, prev_c, Wx, Wh, b):
-    return torch.lstm_cell(x, (prev_h, prev_c), *_torch_weights(Wx, Wh, b))
-
-
-def torch_lstm(x, h0, c0, Wx, Wh, b):
-    return (torch.lstm(x, (h0[None], c0[None]), _torch_weights(Wx, Wh, b), True, 1, 0.0, False, False, True)[0],)
-
-
-def torch_lstm_from_h0(x, h0, Wx, Wh, b):
-    return torch_lstm(x, h0, torch.zeros_like(h0), Wx, Wh, b)
-
-
-def torch_attention(prev_h, A):
-    """The weights are what attention returns when the values are one-hot."""
-    query, cells = prev_h.unsqueeze(1), A.flatten(2).mT  # (N, 1, H), (N, h * w, H)
-    one_hot = torch.eye(cells.shape[1], dtype=A.dtype).expand(len(A), -1, -1)
-    attn, weights = (F.scaled_dot_product_attention(query, cells, v).squeeze(1) for v in (cells, one_hot))
-    return attn, weights.unflatten(1, A.shape[2:])
-
-
-def torch_attention_lstm_step(x, prev_h, prev_c, attn, Wx, Wh, Wattn, b):
-    return torch_lstm_step(torch.cat([x, attn], 1), prev_h, prev_c, torch.cat([Wx, Wattn]), Wh, b)
-
-
-def torch_attention_lstm(x, A, Wx, Wh, Wattn, b):
-    h = c = F.adaptive_avg_pool2d(A, 1).flatten(1)
-    hs, maps = [], []
-    for x_t in x.unbind(1):
-        attn, weights = torch_attention(h, A)
-        h, c = torch_attention_lstm_step(x_t, h, c, attn, Wx, Wh, Wattn, b)
-        hs, maps = [*hs, h], [*maps, weights]
-    return torch.stack(hs, 1), torch.stack(maps, 1)
-
-
-def torch_word_embedding(x, W_embed):
-    return (F.embedding(x, W_embed),)
-
-
-def torch_temporal_affine(h, W, b):
-    return (F.linear(h, W.t(), b),)
-
-
-def torch_temporal_softmax(x, y, ignore_index=None):
-    ignored = {} if ignore_index is None else {"ignore_index": ignore_index}
-    return (F.cross_entropy(x.flatten(0, 1), y.flatten(), reduction="sum", **ignored) / len(x),)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# The usual mistakes: "..., what comes out when <sentence>", and the formula f of the inputs p with it made
-# ---------------------------------------------------------------------------------------------------------
-
-
-def _knob(**changes):
-    return lambda f, p: f(**{**p, **changes})
-
-
-def _swap(**changes):
-    return lambda f, p: f(**{**p, **{name: change(p[name]) for name, change in changes.items()}})
-
-
-def _after(change):
-    return lambda f, p: change(*f(**p))
-
-
-def _only_last(h, *rest):
-    return torch.cat([h[:, :-1].detach(), h[:, -1:]], 1), *rest
-
-
-def _late_state(f, p):
-    """next_h where prev_h belongs in the gradient of Wh, of the same value everywhere else."""
-    (next_h,) = f(**p)
-    Wh = p["Wh"]
-    a = p["x"] @ p["Wx"] + p["prev_h"] @ Wh.detach() + p["b"]
-    return (torch.tanh(a + next_h.detach() @ (Wh - Wh.detach())),)
-
-
-def _old_cell_kept(i, f, g, prev_c):
-    """next_c where prev_c belongs in the gradient of the forget gate."""
-    next_c = (f * prev_c + i * g).detach()
-    return f.detach() * prev_c + i * g + (f - f.detach()) * next_c
-
-
-def _occurrences(last):
-    """For words x (N, T): 1 where an occurrence is the one that stays when each overwrites the one before."""
-
-    def share(x):
-        by = x if last == "row" else x.t()
-        flat = by.flatten().tolist()
-        kept = torch.tensor([word not in flat[k + 1 :] for k, word in enumerate(flat)]).view(by.shape)
-        return kept if last == "row" else kept.t()
-
-    return share
-
-
-def _unscaled_gradient(s, H):
-    return s + (s / H**0.5 - s).detach()
-
-
-def _cut_softmax(scores):
-    """The softmax with the gradient w * dw, without the part that goes through its denominator."""
-    return _slope(lambda z: z.flatten(1).softmax(1).view_as(z), lambda z, w: w)(scores)
-
-
-NO_BIAS = ("the bias b is left out", _swap(b=_zero))
-RNN_CELL = (
-    NO_BIAS,
-    ("tanh is left out", _knob(tanh=_same)),
-    ("sigmoid is taken in place of tanh", _knob(tanh=torch.sigmoid)),
-    ("Wh is transposed in the forward step", _swap(Wh=Tensor.t)),
-    ("tanh' is missing: da = dnext_h * (1 - next_h**2)", _knob(tanh=_slope(torch.tanh, lambda a, y: 1))),
-    ("tanh' is 1 - next_h; it is 1 - next_h**2", _knob(tanh=_slope(torch.tanh, lambda a, y: 1 - y))),
-    ("tanh' is 1 - a**2 of the activation; it is 1 - next_h**2", _knob(tanh=_slope(torch.tanh, lambda a, y: 1 - a**2))),
+check_rnn_step_forward = _forward_check("rnn_step_forward", formulas.RNN_STEP)
+check_rnn_step_backward = _backward_check("rnn_step_forward", "rnn_step_backward", formulas.RNN_STEP)
+check_rnn_forward = _forward_check(
+    "rnn_forward",
+    formulas.RNN_SEQUENCE,
+    _differentiate("rnn_forward", formulas.RNN_SEQUENCE, label="gradients by autograd"),
 )
-LSTM_CELL = (
-    *(
-        (f"the gates are cut in the order {', '.join(order)}; the columns hold i, f, o, g", _knob(order="".join(order)))
-        for order in itertools.permutations("ifog")
-        if order != tuple("ifog")
-    ),
-    NO_BIAS,
-    ("next_h is made of prev_c instead of next_c", _knob(show=lambda next_c, prev_c: prev_c)),
-    ("next_h = o * next_c, without tanh around next_c", _knob(squash=_same)),
-    ("the candidate g goes through sigmoid; it takes tanh", _knob(tanh=torch.sigmoid)),
-    ("the gates i, f, o go through tanh; they take sigmoid", _knob(sigmoid=torch.tanh)),
-    ("the forget gate is not applied to prev_c", _knob(cell=lambda i, f, g, c: c + i * g)),
-    ("the input gate is not applied to g", _knob(cell=lambda i, f, g, c: f * c + g)),
-    ("the path from next_h through tanh(next_c) to the cell is forgotten: dc = dnext_c + dnext_h * o * tanh'(next_c)",
-     _knob(squash=lambda c: torch.tanh(c).detach())),
-    ("tanh' of next_c is missing: 1 - tanh(next_c)**2", _knob(squash=_slope(torch.tanh, lambda c, y: 1))),
-    ("tanh' of next_c is 1 - next_c**2; it is 1 - tanh(next_c)**2",
-     _knob(squash=_slope(torch.tanh, lambda c, y: 1 - c**2))),
-    ("sigmoid' is missing: s * (1 - s) for i, f and o", _knob(sigmoid=_slope(torch.sigmoid, lambda a, s: 1))),
-    ("tanh' of the candidate is missing: 1 - g**2", _knob(tanh=_slope(torch.tanh, lambda a, g: 1))),
-    ("the forget gate's gradient takes next_c; it takes prev_c", _knob(cell=_old_cell_kept)),
-    ("dprev_c lacks the forget gate: dprev_c = dc * f",
-     _knob(cell=lambda i, f, g, c: f * c.detach() + (c - c.detach()) + i * g)),
-)  # fmt: skip
-CELL_OUT = (("dnext_c is not used", _after(lambda next_h, next_c: (next_h, next_c.detach()))),)
-IN_TIME = (
-    ("the state is not carried on: each step starts from the first state", _knob(carry=lambda state, first: first)),
-    ("the state is not carried on: each step starts from zero", _knob(carry=_zero)),
-    ("the gradient that flows back from step t + 1 is not added to that of step t", _knob(carry=_detach)),
-    ("a weight's gradient is that of the first step alone (the last one that a loop backward in time writes): add "
-     "up over the steps with +=", _knob(use=lambda W, t, T: W if t == 0 else W.detach())),
-    ("a weight's gradient is that of the last step alone: add up over the steps",
-     _knob(use=lambda W, t, T: W if t == T - 1 else W.detach())),
-    ("only the last step's dh is used", _after(_only_last)),
-)  # fmt: skip
-H0_UNUSED = ("h0 is not used", _swap(h0=_zero))
-ATTENTION = (
-    ("the scores are not divided by sqrt(H)", _knob(scale=lambda s, H: s)),
-    ("the scores are divided by H; it is sqrt(H)", _knob(scale=lambda s, H: s / H)),
-    ("the scores are multiplied by sqrt(H); they are divided by it", _knob(scale=lambda s, H: s * H**0.5)),
-    ("there is no softmax", _knob(softmax=_same)),
-    ("the softmax runs over the batch; it runs over the cells", _knob(softmax=lambda s: s.softmax(0))),
-    ("the softmax runs over the rows of the grid; it runs over all cells", _knob(softmax=lambda s: s.softmax(1))),
-    ("the softmax runs over the columns of the grid; it runs over all cells", _knob(softmax=lambda s: s.softmax(2))),
-    ("1/sqrt(H) is missing in the backward of the scores", _knob(scale=_unscaled_gradient)),
-    ("dA lacks the part through the scores: A is a key and a value", _knob(keys=_detach)),
-    ("dA lacks the part through the average: A is a key and a value", _knob(values=_detach)),
-    ("the gradient through the weights is forgotten", _knob(attend=_detach)),
-    ("the softmax's backward is w * dw; it is w * (dw - sum(w * dw))", _knob(softmax=_cut_softmax)),
+check_rnn_backward = _backward_check("rnn_forward", "rnn_backward", formulas.RNN_SEQUENCE)
+check_rnn_module = _module_check("rnn_module", "RNN", "DH", formulas.RNN_SEQUENCE, formulas.RNN_STEP)
+
+check_word_embedding_forward = _forward_check("word_embedding_forward", formulas.WORD_EMBEDDING)
+check_word_embedding_backward = _backward_check(
+    "word_embedding_forward", "word_embedding_backward", formulas.WORD_EMBEDDING
 )
-ATTENTION_START = (
-    ("h0 and c0 are zero; both are the mean of A over the grid", _knob(start=lambda m: (0 * m, 0 * m))),
-    ("c0 is zero; it is the mean of A, as h0", _knob(start=lambda m: (m, 0 * m))),
-    ("h0 is zero; it is the mean of A, as c0", _knob(start=lambda m: (0 * m, m))),
-    ("the gradient through h0 = c0 = mean of A is forgotten", _knob(start=lambda m: (m.detach(), m.detach()))),
-    ("the gradient through c0 = mean of A is forgotten", _knob(start=lambda m: (m, m.detach()))),
-    ("the gradient through h0 = mean of A is forgotten", _knob(start=lambda m: (m.detach(), m))),
-    ("every step looks with h0; it looks with the state before it", _knob(look=lambda prev_h, h0: h0)),
-    ("the gradient through the attention (from attn to A and to prev_h) is forgotten", _knob(attn=_detach)),
-    ("dprev_h lacks the part through the attention scores", _knob(look=_detach)),
+check_word_embedding_module = _module_check(
+    "word_embedding_module", "WordEmbedding", "VW", formulas.WORD_EMBEDDING
 )
-ATTN_UNUSED = ("attn @ Wattn is left out", _swap(Wattn=_zero))
-EMBEDDING = (
-    ("a repeated word keeps one occurrence's gradient (dW[x] = dout overwrites): add them up with index_add_",
-     _knob(share=_occurrences("row"))),
-    ("a repeated word keeps one occurrence's gradient: add them up", _knob(share=_occurrences("column"))),
-    ("a repeated word's gradient is averaged over its occurrences: add them up",
-     _knob(share=lambda x: 1 / (x.unsqueeze(2) == x.flatten()).sum(2))),
-    ("word 0 gets no gradient", _knob(share=lambda x: x != 0)),
-)  # fmt: skip
-SOFTMAX = (
-    ("the loss is averaged over the batch and over time; it is summed over time",
-     _knob(total=lambda losses, real: losses.mean())),
-    ("the loss is averaged over the counted steps; it is summed over time and divided by N",
-     _knob(total=lambda losses, real: losses.sum() / real.sum())),
-    ("the loss is averaged over time and summed over the batch; it is the other way round",
-     _knob(total=lambda losses, real: losses.sum() / losses.shape[1])),
-    ("the loss is not divided by N", _knob(total=lambda losses, real: losses.sum())),
-    ("ignore_index is not used", _knob(ignore_index=None)),
-    ("word 0 is ignored, whatever ignore_index says", _knob(ignore_index=0)),
-    ("the softmax runs over time (axis 1); it runs over the words (axis 2)", _knob(axis=1)),
-    ("the softmax runs over the batch (axis 0); it runs over the words (axis 2)", _knob(axis=0)),
-    ("1 is not subtracted at the right word", _knob(pick=_detach)),
-    ("the softmax is missing: only the right word gets gradient", _knob(spread=_detach)),
-)  # fmt: skip
+check_temporal_affine_forward = _forward_check("temporal_affine_forward", formulas.TEMPORAL_AFFINE)
+check_temporal_affine_backward = _backward_check(
+    "temporal_affine_forward", "temporal_affine_backward", formulas.TEMPORAL_AFFINE
+)
+check_temporal_softmax_loss = _forward_check(
+    "temporal_softmax_loss",
+    formulas.TEMPORAL_SOFTMAX,
+    _differentiate("temporal_softmax_loss", formulas.TEMPORAL_SOFTMAX, then=_ignore_padding),
+    spare=(),
+)
+check_temporal_softmax_backward = _backward_check(
+    "temporal_softmax_loss",
+    "temporal_softmax_backward",
+    formulas.TEMPORAL_SOFTMAX,
+    _ignore_padding,
+    spare=(),
+    arguments=_inputs_only,
+)
+
+check_lstm_step_forward = _forward_check("lstm_step_forward", formulas.LSTM_STEP)
+check_lstm_step_backward = _backward_check("lstm_step_forward", "lstm_step_backward", formulas.LSTM_STEP)
+check_lstm_forward = _forward_check("lstm_forward", formulas.LSTM_SEQUENCE)
+check_lstm_backward = _backward_check("lstm_forward", "lstm_backward", formulas.LSTM_SEQUENCE)
+check_lstm_module = _module_check("lstm_module", "LSTM", "DH", formulas.LSTM_FROM_H0, formulas.LSTM_STEP)
+
+check_dot_product_attention = _forward_check(
+    "dot_product_attention", formulas.DOT_PRODUCT_ATTENTION, _weigh_cells, spare=()
+)
+check_dot_product_attention_backward = _backward_check(
+    "dot_product_attention",
+    "dot_product_attention_backward",
+    formulas.DOT_PRODUCT_ATTENTION,
+    spare=(),
+    arguments=_incoming_inputs_weights,
+)
+check_attention_lstm_step_forward = _forward_check("attention_lstm_step_forward", formulas.ATTENTION_LSTM_STEP)
+check_attention_lstm_step_backward = _backward_check(
+    "attention_lstm_step_forward", "attention_lstm_step_backward", formulas.ATTENTION_LSTM_STEP
+)
+check_attention_lstm_forward = _forward_check("attention_lstm_forward", formulas.ATTENTION_LSTM_SEQUENCE)
+check_attention_lstm_backward = _backward_check(
+    "attention_lstm_forward", "attention_lstm_backward", formulas.ATTENTION_LSTM_SEQUENCE
+)
+check_attention_lstm_module = _module_check(
+    "attention_lstm_module",
+    "AttentionLSTM",
+    "DH",
+    formulas.ATTENTION_LSTM_STATES,
+    formulas.ATTENTION_LSTM_STEP,
+)

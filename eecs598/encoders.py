@@ -8,7 +8,6 @@ computed once, kept on disk, and stand in for the pictures (`cached_features`, `
 import contextlib
 import copy
 import hashlib
-import os
 import pickle
 import sys
 from pathlib import Path
@@ -17,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
+
+from eecs598.files import save_whole
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LITE0_MEAN, LITE0_STD = (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)  # (x - 127) / 128 on 0..255
@@ -242,16 +243,12 @@ def cached_features(encoder, images, folder=None, batch_size=64, device="cpu", p
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
             print(f"note: {path} is damaged ({type(error).__name__}); its features are computed again", file=sys.stderr)
     features = encode_images(encoder, images, batch_size, device, progress)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(features, partial)
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:
+        save_whole(features, path)
+    except OSError as error:
         print(f"warning: the image features could not be kept in {path.parent} ({error})", file=sys.stderr)
         return features
-    finally:
-        partial.unlink(missing_ok=True)
     return torch.load(path, weights_only=True, mmap=True)
 
 

@@ -1,0 +1,27 @@
+"""Files that are written whole or not at all."""
+
+import contextlib
+import os
+from pathlib import Path
+
+import torch
+
+
+def save_whole(value, path):
+    """torch.save `value` to `path` under a temporary name beside it, flush it, and only then rename it.
+
+    A failure leaves what was there before and no partial file. Raises OSError.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            torch.save(value, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except RuntimeError as error:  # torch's writer turns some failed writes into one
+        raise OSError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()

@@ -1,0 +1,37 @@
+"""What the published notebook imports from `eecs598.utils`."""
+
+import random
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from eecs598.vis import attention_overlay, load_font
+
+
+def reset_seed(number):
+    """Seed Python's, numpy's and torch's generators (torch: the CPU's and every GPU's)."""
+    random.seed(number)
+    np.random.seed(number % 2**32)  # numpy takes 32 bits and no sign
+    torch.manual_seed(number)
+
+
+def attention_visualizer(img, attn_weights, token):
+    """The picture with the attention map over it and the token above it: uint8 numpy (H + 25, W, 3), RGB.
+
+    img: (3, H, W) or (H, W, 3), tensor or array, uint8 or float in [0, 1]. attn_weights: (h, w), any grid.
+    token: a string; it shrinks to fit, and a very long one ends in an ellipsis. The published function
+    swapped width and height, dimmed the picture and returned BGR; this one does not. Its shape does not
+    depend on the token, so that torchvision's `make_grid` takes the results. Raises ValueError where the
+    picture or the map is malformed.
+    """
+    picture, token = attention_overlay(img, attn_weights), " ".join(str(token).split())
+    width = picture.shape[1]
+    room, text = width - 4, token
+    size = next((s for s in range(15, 8, -1) if load_font(s).getlength(token) <= room), 8)
+    while token and load_font(size).getlength(text) > room:
+        token = token[:-1]
+        text = token + "…"
+    band = Image.new("RGB", (width, 25), "white")
+    ImageDraw.Draw(band).text((width / 2, 12), text, fill="black", font=load_font(size), anchor="mm")
+    return np.concatenate([np.asarray(band), picture])

@@ -1,0 +1,52 @@
+"""Fixtures that several test files share."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from eecs598.coco import build_vocabulary, encode_captions
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real photographs, laid out as the project's design says."""
+    folder = os.environ.get("EECS598_REAL_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("EECS598_REAL_DATA does not name a folder of real photographs with captions")
+    return Path(folder)
+
+
+@pytest.fixture
+def tiny_data():
+    """A data dict that a model can learn by heart: plain coloured pictures and what colour they are."""
+    colours = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (120, 120, 120)}
+    captions = [f"a {colour} picture".split() for colour in colours]
+    vocab = build_vocabulary(captions)
+    pictures = torch.tensor(list(colours.values()), dtype=torch.uint8)[:, :, None, None].expand(-1, -1, 32, 48)
+    ids = encode_captions(captions, vocab)
+    references = [[" ".join(words), f"{words[1]} all over"] for words in captions]
+    return {
+        "train_images": pictures.contiguous(), "val_images": pictures.contiguous(),
+        "train_captions": ids, "val_captions": ids.clone(), "vocab": vocab,
+        "train_references": references, "val_references": references,
+    }  # fmt: skip
+
+
+class MeanEncoder(torch.nn.Module):
+    """An encoder that costs nothing: the mean colour of each cell of a 2 x 3 grid."""
+
+    out_channels, image_size = 3, None
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.full((), 1 / 255))
+
+    def forward(self, images):
+        return torch.nn.functional.adaptive_avg_pool2d(images.float(), (2, 3)) * self.scale
+
+
+@pytest.fixture
+def mean_encoder():
+    return MeanEncoder()

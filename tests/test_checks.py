@@ -1,0 +1,449 @@
+"""The checks pass what is right, catch what is wrong, and name the mistake."""
+
+import inspect
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import rnn_lstm_captioning as ours
+from eecs598 import formulas
+from eecs598.checks import CHECKS, _sizes
+from eecs598.formulas import MAIN, Case, Formula
+from eecs598.grad import NUMERIC, CheckError, CheckTable, rel_error
+
+FORMULAS = {name: f for name, f in vars(formulas).items() if isinstance(f, Formula)}
+
+
+def draw(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# A student's file in a student's style: loops, other caches, other products, results that are not contiguous.
+STUDENT = '''
+import math
+import torch
+from torch import nn
+
+def rnn_step_forward(x, prev_h, Wx, Wh, b):
+    next_h = torch.tanh(x.mm(Wx) + prev_h.mm(Wh) + b)
+    return next_h, (x, prev_h, Wx, Wh, next_h)
+
+def rnn_step_backward(dnext_h, cache):
+    x, prev_h, Wx, Wh, next_h = cache
+    da = dnext_h * (1 - next_h * next_h)
+    dx, dprev_h = da @ Wx.T, da @ Wh.T
+    dWx, dWh = (da.T @ x).T, (da.T @ prev_h).T
+    return [dx, dprev_h, dWx, dWh, da.sum(dim=0)]
+
+def rnn_forward(x, h0, Wx, Wh, b):
+    hs, caches, prev_h = [], [], h0
+    for t in range(x.shape[1]):
+        prev_h, cache = rnn_step_forward(x[:, t], prev_h, Wx, Wh, b)
+        hs.append(prev_h)
+        caches.append(cache)
+    return torch.stack(hs).transpose(0, 1), caches
+
+def rnn_backward(dh, cache):
+    N, T, H = dh.shape
+    D = cache[0][0].shape[1]
+    dx = torch.zeros(N, T, D).to(dh)
+    dprev_h = dh.new_zeros(N, H)
+    dWx, dWh, db = dh.new_zeros(D, H), dh.new_zeros(H, H), dh.new_zeros(H)
+    for t in reversed(range(T)):
+        dh_t = dh[:, t] + dprev_h
+        dx_t, dprev_h, dWx_t, dWh_t, db_t = rnn_step_backward(dh_t, cache[t])
+        dx[:, t] = dx_t
+        dWx = dWx + dWx_t
+        dWh = dWh + dWh_t
+        db = db + db_t
+    dh0 = dprev_h
+    return dx, dh0, dWx, dWh, db
+
+class RNN(nn.Module):
+    def __init__(self, input_dim, hidden_dim):
+        super().__init__()
+        self.Wx = nn.Parameter(torch.randn(input_dim, hidden_dim))
+        self.Wh = nn.Parameter(torch.randn(hidden_dim, hidden_dim))
+        self.b = nn.Parameter(torch.zeros(hidden_dim))
+
+    def forward(self, x, h0):
+        return rnn_forward(x, h0, self.Wx, self.Wh, self.b)[0]
+
+    def step_forward(self, x, prev_h):
+        return rnn_step_forward(x, prev_h, self.Wx, self.Wh, self.b)[0]
+
+def word_embedding_forward(x, W_embed):
+    return W_embed[x], (x, W_embed.shape)
+
+def word_embedding_backward(dout, cache):
+    x, shape = cache
+    dW = torch.zeros(shape, dtype=dout.dtype)
+    for n in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            dW[x[n, t]] += dout[n, t]
+    return dW
+
+class WordEmbedding(nn.Module):
+    def __init__(self, vocab_size, embed_size):
+        super().__init__()
+        self.W_embed = nn.Parameter(torch.randn(vocab_size, embed_size))
+
+    def forward(self, x):
+        return self.W_embed[x]
+
+def temporal_affine_forward(h, W, b):
+    N, T, H = h.shape
+    return (h.reshape(N * T, H) @ W + b).reshape(N, T, -1), (h, W)
+
+def temporal_affine_backward(dout, cache):
+    h, W = cache
+    dW = torch.zeros_like(W)
+    for t in range(h.shape[1]):
+        dW += h[:, t].T @ dout[:, t]
+    return dout @ W.T, dW, dout.sum(dim=(0, 1))
+
+def temporal_softmax_loss(x, y, ignore_index=None):
+    N, T, V = x.shape
+    x = x - x.max(dim=2, keepdim=True).values
+    log_probs = x - x.exp().sum(dim=2, keepdim=True).log()
+    losses = -log_probs.reshape(N * T, V)[torch.arange(N * T), y.flatten()]
+    mask = torch.ones_like(losses) if ignore_index is None else (y.flatten() != ignore_index).to(x.dtype)
+    return (losses * mask).sum() / N
+
+def temporal_softmax_backward(x, y, ignore_index=None):
+    N, T, V = x.shape
+    dx = torch.softmax(x, dim=2)
+    dx[torch.arange(N)[:, None], torch.arange(T), y] -= 1
+    mask = torch.ones(N, T).to(x) if ignore_index is None else (y != ignore_index).to(x)
+    return dx * mask[:, :, None] / N
+
+def sigmoid(z):
+    return 1 / (1 + torch.exp(-z))
+
+def lstm_step_forward(x, prev_h, prev_c, Wx, Wh, b):
+    N, H = prev_h.shape
+    a = x @ Wx + prev_h @ Wh + b
+    i, f = sigmoid(a[:, :H]), sigmoid(a[:, H:2 * H])
+    o, g = sigmoid(a[:, 2 * H:3 * H]), torch.tanh(a[:, 3 * H:])
+    next_c = f * prev_c + i * g
+    next_h = o * torch.tanh(next_c)
+    return next_h, next_c, (x, prev_h, prev_c, Wx, Wh, i, f, o, g, next_c)
+
+def lstm_step_backward(dnext_h, dnext_c, cache):
+    x, prev_h, prev_c, Wx, Wh, i, f, o, g, next_c = cache
+    tanh_c = torch.tanh(next_c)
+    dc = dnext_c + dnext_h * o * (1 - tanh_c ** 2)
+    dprev_c = dc * f
+    da_i = dc * g * i * (1 - i)
+    da_f = dc * prev_c * f * (1 - f)
+    da_o = dnext_h * tanh_c * o * (1 - o)
+    da_g = dc * i * (1 - g ** 2)
+    da = torch.cat((da_i, da_f, da_o, da_g), dim=1)
+    dWh = prev_h.T @ da
+    return da @ Wx.T, da @ Wh.T, dprev_c, x.T @ da, dWh, da.sum(dim=0)
+
+def lstm_forward(x, h0, c0, Wx, Wh, b):
+    hs, caches, prev_h, prev_c = [], [], h0, c0
+    for t in range(x.shape[1]):
+        prev_h, prev_c, cache = lstm_step_forward(x[:, t], prev_h, prev_c, Wx, Wh, b)
+        hs.append(prev_h)
+        caches.append(cache)
+    return torch.stack(hs, dim=1), caches
+
+def lstm_backward(dh, cache):
+    dprev_h = dprev_c = torch.zeros_like(dh[:, 0])
+    dx, dW = [], [0, 0, 0]
+    for t in reversed(range(dh.shape[1])):
+        dx_t, dprev_h, dprev_c, *dW_t = lstm_step_backward(dh[:, t] + dprev_h, dprev_c, cache[t])
+        dx.insert(0, dx_t)
+        dW = [total + part for total, part in zip(dW, dW_t)]
+    return torch.stack(dx, dim=1), dprev_h, dprev_c, *dW
+
+class LSTM(nn.Module):
+    def __init__(self, input_dim, hidden_dim):
+        super().__init__()
+        self.Wx = nn.Parameter(torch.randn(input_dim, hidden_dim * 4))
+        self.Wh = nn.Parameter(torch.randn(hidden_dim, hidden_dim * 4))
+        self.b = nn.Parameter(torch.zeros(hidden_dim * 4))
+
+    def step_forward(self, x, prev_h, prev_c):
+        H = prev_h.shape[1]
+        a = x @ self.Wx + prev_h @ self.Wh + self.b
+        i, f, o, g = a.split(H, dim=1)
+        next_c = torch.sigmoid(f) * prev_c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(next_c), next_c
+
+    def forward(self, x, h0):
+        c0 = torch.zeros_like(h0)
+        prev_h, prev_c = h0, c0
+        hn = torch.zeros(x.shape[0], x.shape[1], h0.shape[1]).to(h0)
+        for t in range(x.shape[1]):
+            prev_h, prev_c = self.step_forward(x[:, t], prev_h, prev_c)
+            hn[:, t] = prev_h
+        return hn
+
+def dot_product_attention(prev_h, A):
+    N, H, h, w = A.shape
+    cells = A.permute(0, 2, 3, 1).reshape(N, h * w, H)
+    scores = torch.bmm(cells, prev_h[:, :, None]) / math.sqrt(H)
+    weights = torch.softmax(scores, dim=1)
+    attn = (weights * cells).sum(dim=1)
+    return attn, weights.reshape(N, h, w)
+
+def dot_product_attention_backward(dattn, prev_h, A, attn_weights):
+    H = A.shape[1]
+    dw = (dattn[:, :, None, None] * A).sum(dim=1)
+    ds = attn_weights * (dw - (dw * attn_weights).sum(dim=(1, 2), keepdim=True)) / math.sqrt(H)
+    dA_value = dattn[:, :, None, None] * attn_weights[:, None]
+    dA_key = prev_h[:, :, None, None] * ds[:, None]
+    return (A * ds[:, None]).sum(dim=(2, 3)), dA_value + dA_key
+
+def attention_lstm_step_forward(x, prev_h, prev_c, attn, Wx, Wh, Wattn, b):
+    next_h, next_c, cache = lstm_step_forward(x, prev_h, prev_c, Wx, Wh, attn @ Wattn + b)
+    return next_h, next_c, (cache, attn, Wattn)
+
+def attention_lstm_step_backward(dnext_h, dnext_c, cache):
+    cache, attn, Wattn = cache
+    x, prev_h = cache[0], cache[1]
+    Wx = cache[3]
+    eye = torch.eye(x.shape[0]).to(x)
+    # With x and Wx the identity and da, the LSTM step hands da itself out.
+    da = lstm_step_backward(dnext_h, dnext_c, (eye, *cache[1:]))[3]
+    dx, dprev_h, dprev_c, dWx, dWh, db = lstm_step_backward(dnext_h, dnext_c, cache)
+    return dx, dprev_h, dprev_c, da @ Wattn.T, dWx, dWh, attn.T @ da, db
+
+def attention_lstm_forward(x, A, Wx, Wh, Wattn, b):
+    prev_h = A.mean(dim=(2, 3))
+    prev_c = prev_h
+    hs, maps, caches = [], [], []
+    for t in range(x.shape[1]):
+        attn, weights = dot_product_attention(prev_h, A)
+        looked = prev_h
+        prev_h, prev_c, cache = attention_lstm_step_forward(x[:, t], prev_h, prev_c, attn, Wx, Wh, Wattn, b)
+        hs.append(prev_h)
+        maps.append(weights)
+        caches.append((cache, looked, weights))
+    return torch.stack(hs, 1), torch.stack(maps, 1), (caches, A)
+
+def attention_lstm_backward(dh, cache):
+    caches, A = cache
+    dprev_h = dprev_c = torch.zeros_like(dh[:, 0])
+    dA, dx, dW = torch.zeros_like(A), torch.zeros(*dh.shape[:2], caches[0][0][0][0].shape[1]).to(dh), [0, 0, 0, 0]
+    for t in reversed(range(dh.shape[1])):
+        step, looked, weights = caches[t]
+        grads = attention_lstm_step_backward(dh[:, t] + dprev_h, dprev_c, step)
+        dx[:, t], dprev_h, dprev_c, dattn = grads[:4]
+        dlooked, dA_t = dot_product_attention_backward(dattn, looked, A, weights)
+        dprev_h = dprev_h + dlooked
+        dA = dA + dA_t
+        dW = [total + part for total, part in zip(dW, grads[4:])]
+    dstart = dprev_h + dprev_c
+    dA = dA + dstart[:, :, None, None] / (A.shape[2] * A.shape[3])
+    return dx, dA, *dW
+
+class AttentionLSTM(nn.Module):
+    def __init__(self, input_dim, hidden_dim):
+        super().__init__()
+        self.Wx = nn.Parameter(torch.randn(input_dim, hidden_dim * 4))
+        self.Wh = nn.Parameter(torch.randn(hidden_dim, hidden_dim * 4))
+        self.Wattn = nn.Parameter(torch.randn(hidden_dim, hidden_dim * 4))
+        self.b = nn.Parameter(torch.zeros(hidden_dim * 4))
+
+    def step_forward(self, x, prev_h, prev_c, attn):
+        i, f, o, g = (x @ self.Wx + prev_h @ self.Wh + attn @ self.Wattn + self.b).chunk(4, dim=1)
+        next_c = f.sigmoid() * prev_c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * next_c.tanh(), next_c
+
+    def forward(self, x, A):
+        h0 = A.mean(dim=(2, 3))
+        prev_h, prev_c, hs = h0, h0, []
+        for x_t in x.unbind(dim=1):
+            attn, attn_weights = dot_product_attention(prev_h, A)
+            prev_h, prev_c = self.step_forward(x_t, prev_h, prev_c, attn)
+            hs += [prev_h]
+        return torch.stack(hs, dim=1)
+'''
+
+
+def student(old="", new=""):
+    """The names of the student's file, after one replacement in its text."""
+    assert not old or old in STUDENT, old
+    names = {}
+    exec(STUDENT.replace(old, new) if old else STUDENT, names)
+    return names
+
+
+def run(part, names):
+    return CHECKS[part].run(*(names[need] for need in CHECKS[part].needs))
+
+
+def hints(part, names):
+    """The hints with which a check misses."""
+    with pytest.raises(CheckError) as caught:
+        run(part, names)
+    table = caught.value.table
+    assert not table.passed and table.hints and str(table) in str(caught.value)
+    return " | ".join(table.hints)
+
+
+# ------------------------------------------------------------------------------------------ what is right
+
+
+@pytest.mark.parametrize("names", [vars(ours), student()], ids=["ours", "a student's"])
+@pytest.mark.parametrize("part", CHECKS)
+def test_right_functions_pass(part, names):
+    table = run(part, names)
+    assert isinstance(table, CheckTable) and table.passed and not table.hints
+    for row in table.rows:
+        assert row.error < (NUMERIC if row.quantity.startswith("numeric") else 1e-12), str(table)
+
+
+def test_every_hand_written_function_and_module_has_a_check():
+    needed = {need for check in CHECKS.values() for need in check.needs}
+    modules = {"RNN", "LSTM", "AttentionLSTM", "WordEmbedding"}
+    written = {name for name, f in vars(ours).items() if inspect.isfunction(f) and f.__module__ == ours.__name__}
+    by_hand = {n for n in written if n.endswith(("_forward", "_backward", "_loss", "attention")) and n[0] != "_"}
+    assert by_hand | modules == needed | (by_hand & {"captioning_backward"})
+
+
+def test_checks_are_importable_by_name_and_say_what_they_take():
+    from eecs598 import checks
+
+    for part, check in CHECKS.items():
+        assert getattr(checks, f"check_{part}") is check.run
+        assert check.run.__name__ == f"check_{part}" and ", ".join(check.needs) in check.run.__doc__
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_formula_equals_reference(name):
+    """The mistakes are made in the formula, the learner is compared with the reference: one mathematics."""
+    formula = FORMULAS[name]
+    for case in formula.cases:
+        inputs, incoming = formula.draw(case)
+        for value in (formula.values, formula.derivatives):
+            written, torchs = (value(f, inputs, incoming, case.options) for f in (formula.compute, formula.reference))
+            assert written.keys() == torchs.keys()
+            assert all(rel_error(written[key], torchs[key]) < 1e-12 for key in written)
+
+
+def test_reference_is_the_torch_module():
+    x, h0, c0 = draw(3, 4, 6), draw(3, 5, seed=1), draw(3, 5, seed=2)
+    for module, columns, reference, state in (
+        (nn.RNN(6, 5, batch_first=True), 5, formulas.torch_rnn, (h0,)),
+        (nn.LSTM(6, 5, batch_first=True), 20, formulas.torch_lstm, (h0, c0)),
+    ):
+        Wx, Wh, b = draw(6, columns, seed=3), draw(5, columns, seed=4), draw(columns, seed=5)
+        for parameter, value in zip(module.double().parameters(), formulas._torch_weights(Wx, Wh, b)):
+            parameter.data.copy_(value)
+        first = tuple(s[None] for s in state)
+        (h,) = reference(x, *state, Wx, Wh, b)
+        assert rel_error(module(x, first if len(first) == 2 else first[0])[0], h) < 1e-14
+
+
+def test_draws_are_fixed_and_telling():
+    """All dimensions differ; the words repeat, hold word 0 and the ignored one, and that in some captions only."""
+    assert len(set(formulas.SIZES.values())) == len(formulas.SIZES)
+    first, again = (formulas.LSTM_STEP.draw(MAIN) for _ in range(2))
+    assert all(torch.equal(first[0][key], again[0][key]) for key in first[0])
+    x, y = formulas.WORD_EMBEDDING.draw(MAIN)[0]["x"], formulas.TEMPORAL_SOFTMAX.draw(MAIN)[0]["y"]
+    assert len(x.unique()) < x.numel() and (x == 0).any() and (y == 0).any()
+    assert len((y == formulas.IGNORED).sum(1).unique()) > 1 and formulas.IGNORED != 0
+
+
+# ------------------------------------------------------------------------------- every mistake that is listed
+
+
+def forward_mutant(formula, mistake, cached):
+    def forward(*inputs, **options):
+        values = mistake(formula.compute, dict(zip(names_of(formula), inputs)) | options)
+        return (*values, (inputs, options)) if cached else values if len(values) > 1 else values[0]
+
+    return forward
+
+
+def backward_mutant(formula, mistake):
+    """A backward that makes the mistake; its cache is that of a right forward."""
+
+    def gradients(inputs, incoming, options):
+        inputs = dict(zip(names_of(formula), inputs))
+        grads = formula.derivatives(lambda **p: mistake(formula.compute, p), inputs, incoming, options)
+        return tuple(grads.values()) if len(grads) > 1 else grads["d" + formula.gradients[0][1:]]
+
+    if formula is formulas.TEMPORAL_SOFTMAX:
+        return lambda x, y, **options: gradients((x, y), [torch.ones((), dtype=x.dtype)], options)
+    if formula is formulas.DOT_PRODUCT_ATTENTION:
+        return lambda dattn, prev_h, A, attn_weights: gradients((prev_h, A), [dattn], {})
+    return lambda *incoming_and_cache: gradients(incoming_and_cache[-1][0], incoming_and_cache[:-1], {})
+
+
+def names_of(formula):
+    return [part.split(":")[0] for part in formula.inputs.split()]
+
+
+# In one step the gradient without tanh is the gradient with tanh' forgotten.
+SAME_GRADIENT = {("RNN_STEP", "tanh is left out"): "tanh' is missing: da = dnext_h * (1 - next_h**2)"}
+
+
+def right(f, p):
+    return f(**p)
+
+
+PARTS = {
+    "RNN_STEP": "rnn_step",
+    "RNN_SEQUENCE": "rnn",
+    "LSTM_STEP": "lstm_step",
+    "LSTM_SEQUENCE": "lstm",
+    "DOT_PRODUCT_ATTENTION": "dot_product_attention",
+    "ATTENTION_LSTM_STEP": "attention_lstm_step",
+    "ATTENTION_LSTM_SEQUENCE": "attention_lstm",
+    "WORD_EMBEDDING": "word_embedding",
+    "TEMPORAL_AFFINE": "temporal_affine",
+    "TEMPORAL_SOFTMAX": "temporal_softmax",
+}
+
+
+def named_checks(part):
+    """The check of a part's forward and that of its backward."""
+    forward = {"temporal_softmax": "temporal_softmax_loss", "dot_product_attention": "dot_product_attention"}
+    return CHECKS[forward.get(part, f"{part}_forward")], CHECKS[f"{part}_backward"]
+
+
+def misses(check, sentence, *functions):
+    """Whether the check misses; where it does, it must say the sentence."""
+    try:
+        check.run(*functions)
+    except CheckError as error:
+        said = [hint for hint in error.table.hints if hint.endswith(sentence)]
+        assert len(said) == 1 == sum("what comes out when" in hint for hint in error.table.hints), str(error)
+        return True
+    return False
+
+
+def listed():
+    """Each mistake once in each formula, but the 23 wrong orders of the gates once in all."""
+    orders = set()
+    for name in PARTS:
+        for k, (sentence, _) in enumerate(FORMULAS[name].mistakes):
+            if "gates are cut" not in sentence or sentence not in orders:
+                yield pytest.param(name, k, id=f"{name}: {sentence[:60]}")
+            orders.add(sentence)
+
+
+@pytest.mark.parametrize(("name", "k"), list(listed()))
+def test_listed_mistakes_are_caught_and_named(name, k):
+    formula, (forward_check, backward_check) = FORMULAS[name], named_checks(PARTS[name])
+    sentence, mistake = formula.mistakes[k]
+    cached = formula not in (formulas.TEMPORAL_SOFTMAX, formulas.DOT_PRODUCT_ATTENTION)
+    in_forward = misses(forward_check, sentence, forward_mutant(formula, mistake, cached))
+    functions = forward_mutant(formula, right, cached), backward_mutant(formula, mistake)
+    in_backward = misses(backward_check, SAME_GRADIENT.get((name, sentence), sentence), *functions)
+    assert in_forward or in_backward
+
+
+def test_the_sentences_of_a_formula_differ():
+    for formula in FORMULAS.values():
+        sentences = [sentence for sentence, _ in formula.mistakes]
+        assert len(set(sentences)) == len(sentences)

