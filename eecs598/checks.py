@@ -265,10 +265,13 @@ def _explain(table, formula, value, given, missed, got, want):
     found = []
     for sentence, mistake in formula.mistakes:
         wrong = value(lambda mistake=mistake, **p: mistake(formula.compute, p), *given)
-        found.append((sentence, {name for name in want if _alike(got[name], wrong[name])}))
+        alike = {name for name in want if _alike(got[name], wrong[name])}
+        # Zeros tell little: they count where the mistake gives all the other outputs too.
+        telling = {name for name in alike if got[name].any() or len(alike) == len(want)}
+        found.append((sentence, {name for name in telling if not _alike(wrong[name], want[name])}, len(alike)))
     left = set(missed)
     while left:
-        sentence, names = max(found, key=lambda pair: (len(pair[1] & left), len(pair[1])))
+        sentence, names, _ = max(found, key=lambda entry: (len(entry[1] & left), entry[2]))
         if not names & left:
             break
         hit = [name for name in missed if name in names & left]
@@ -303,12 +306,12 @@ def _difference(got, want):
         return "is all zeros"
     if got.dim() == 2 and got.shape[0] == got.shape[1] and _alike(got.t(), want):
         return "is transposed"
+    if rel_error(got, want) < SINGLE:
+        return f"is right in single precision only: {OWN_DTYPE}"
     ratio = ((got * want).sum() / (want * want).sum()).item()
     if _alike(got, ratio * want):
         meaning = next((f": {text}" for known, text in RATIOS if math.isclose(ratio, known, rel_tol=SAME)), "")
         return f"is {ratio:.6g} times the right value{meaning}"
-    if rel_error(got, want) < SINGLE:
-        return f"is right in single precision only: {OWN_DTYPE}"
     return f"comes from no mistake known here; {_place_of_difference(got, want)}"
 
 

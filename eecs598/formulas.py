@@ -127,9 +127,13 @@ def _next_cell(i, f, g, prev_c):
 
 
 # fmt: off
-def lstm_step(x, prev_h, prev_c, Wx, Wh, b,
-              order="ifog", sigmoid=torch.sigmoid, tanh=torch.tanh, cell=_next_cell, show=_same, squash=torch.tanh):
-    a = dict(zip(order, (x @ Wx + prev_h @ Wh + b).chunk(4, dim=1)))
+def lstm_step(x, prev_h, prev_c, Wx, Wh, b, cut="ifog", join="ifog",
+              sigmoid=torch.sigmoid, tanh=torch.tanh, cell=_next_cell, show=_same, squash=torch.tanh):
+    """cut, join: the order in which the forward takes the gates from the columns, and the backward puts them back."""
+    columns = (x @ Wx + prev_h @ Wh + b).chunk(4, dim=1)
+    a = dict(zip(cut, columns))
+    if join != "ifog":
+        a = {gate: a[gate].detach() + column - column.detach() for gate, column in zip(join, columns)}
     i, f, o, g = sigmoid(a["i"]), sigmoid(a["f"]), sigmoid(a["o"]), tanh(a["g"])
     next_c = cell(i, f, g, prev_c)
     return o * squash(show(next_c, prev_c)), next_c
@@ -205,10 +209,14 @@ def _per_caption(losses, real):
     return losses.sum() / len(losses)
 
 
-def temporal_softmax(x, y, ignore_index=None, axis=2, pick=_same, spread=_same, total=_per_caption):
+def temporal_softmax(x, y, ignore_index=None, axis=2, slope=2, pick=_same, spread=_same, total=_per_caption):
+    """axis, slope: the axis of the softmax in the loss, and in its gradient."""
     real = torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
     right = x.gather(2, y.unsqueeze(2))
     normalizer = x.logsumexp(axis, keepdim=True).expand_as(x).gather(2, y.unsqueeze(2))
+    if slope != 2:
+        tangent = (x.softmax(slope).detach() * x).sum(2, keepdim=True)
+        normalizer = normalizer.detach() + tangent - tangent.detach()
     return (total((spread(normalizer) - pick(right)).squeeze(2) * real, real),)
 
 
@@ -352,9 +360,12 @@ RNN_CELL = (
 )
 LATE_WH = ("dWh is made with next_h; it takes prev_h", _recur_late)
 H0_UNUSED = ("h0 is not used", _on(h0=_zero))
+ORDERS = [order for order in map("".join, itertools.permutations("ifog")) if order != "ifog"]
 LSTM_CELL = (
-    *((f"the gates are cut in the order {', '.join(order)}; the columns hold i, f, o, g",
-       _with(order="".join(order))) for order in itertools.permutations("ifog") if "".join(order) != "ifog"),
+    *((f"da is joined in the order {', '.join(order)}; the columns hold i, f, o, g", _with(join=order))
+      for order in ORDERS),
+    *((f"the gates are cut in the order {', '.join(order)}; the columns hold i, f, o, g", _with(cut=order))
+      for order in ORDERS),
     NO_BIAS,
     ("next_h is made of prev_c; it takes next_c", _with(show=lambda next_c, prev_c: prev_c)),
     ("next_h = o * next_c; it takes tanh(next_c)", _with(squash=_same)),
@@ -431,6 +442,8 @@ SOFTMAX = (
     ("word 0 is ignored, whatever ignore_index says", _with(ignore_index=0)),
     ("the softmax runs over time (axis 1); it runs over the words (axis 2)", _with(axis=1)),
     ("the softmax runs over the batch (axis 0); it runs over the words (axis 2)", _with(axis=0)),
+    ("the backward's softmax runs over time (axis 1); it runs over the words (axis 2)", _with(slope=1)),
+    ("the backward's softmax runs over the batch (axis 0); it runs over the words (axis 2)", _with(slope=0)),
     ("1 is not subtracted at the right word", _with(pick=_detach)),
     ("the softmax is missing, only the right word gets a gradient", _with(spread=_detach)),
 )

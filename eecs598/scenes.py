@@ -703,8 +703,10 @@ def make_scenes(num_train=10_000, num_val=500, seed=0, image_size=112, workers=N
     scene is. The same seed gives the same data for any number of `workers` (processes; None: one a core).
     Raises DataError.
     """
-    limits = {"num_train": (num_train, 1, 10**7), "num_val": (num_val, 1, 10**7),
-              "image_size": (image_size, 32, 1024), "workers": (1 if workers is None else workers, 1, 61)}  # fmt: skip
+    limits = {
+        "num_train": (num_train, 1, 10**7), "num_val": (num_val, 1, 10**7), "image_size": (image_size, 32, 1024),
+        "workers": (1 if workers is None else workers, 1, 61),
+    }  # fmt: skip
     for name, (value, low, high) in limits.items():
         if not isinstance(value, int) or not low <= value <= high:
             raise DataError(f"{name} is {value!r}, wanted a whole number from {low} to {high}")

@@ -361,7 +361,7 @@ def _use_log_axis(ax, span):
 def _add_legend(ax, lines):
     # matplotlib before 3.10 leaves out labels that begin with an underscore: hence the space
     labels = [f" {_clean(name)}" for name in lines]
-    for text in ax.legend(lines.values(), labels, frameon=False).get_texts():
+    for text in ax.legend(list(lines.values()), labels, frameon=False).get_texts():
         text.set_parse_math(False)
 
 

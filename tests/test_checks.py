@@ -231,7 +231,8 @@ def attention_lstm_forward(x, A, Wx, Wh, Wattn, b):
 def attention_lstm_backward(dh, cache):
     caches, A = cache
     dprev_h = dprev_c = torch.zeros_like(dh[:, 0])
-    dA, dx, dW = torch.zeros_like(A), torch.zeros(*dh.shape[:2], caches[0][0][0][0].shape[1]).to(dh), [0, 0, 0, 0]
+    D = caches[0][0][0][0].shape[1]
+    dA, dx, dW = torch.zeros_like(A), torch.zeros(*dh.shape[:2], D).to(dh), [0, 0, 0, 0]
     for t in reversed(range(dh.shape[1])):
         step, looked, weights = caches[t]
         grads = attention_lstm_step_backward(dh[:, t] + dprev_h, dprev_c, step)
@@ -304,8 +305,8 @@ def test_right_functions_pass(part, names):
 def test_every_hand_written_function_and_module_has_a_check():
     needed = {need for check in CHECKS.values() for need in check.needs}
     modules = {"RNN", "LSTM", "AttentionLSTM", "WordEmbedding"}
-    written = {name for name, f in vars(ours).items() if inspect.isfunction(f) and f.__module__ == ours.__name__}
-    by_hand = {n for n in written if n.endswith(("_forward", "_backward", "_loss", "attention")) and n[0] != "_"}
+    functions = {name for name, f in inspect.getmembers(ours, inspect.isfunction) if f.__module__ == ours.__name__}
+    by_hand = {n for n in functions if n.endswith(("_forward", "_backward", "_loss", "attention")) and n[0] != "_"}
     assert by_hand | modules == needed | (by_hand & {"captioning_backward"})
 
 
@@ -324,7 +325,8 @@ def test_formula_equals_reference(name):
     for case in formula.cases:
         inputs, incoming = formula.draw(case)
         for value in (formula.values, formula.derivatives):
-            written, torchs = (value(f, inputs, incoming, case.options) for f in (formula.compute, formula.reference))
+            written = value(formula.compute, inputs, incoming, case.options)
+            torchs = value(formula.reference, inputs, incoming, case.options)
             assert written.keys() == torchs.keys()
             assert all(rel_error(written[key], torchs[key]) < 1e-12 for key in written)
 
@@ -344,7 +346,7 @@ def test_reference_is_the_torch_module():
 
 
 def test_draws_are_fixed_and_telling():
-    """All dimensions differ; the words repeat, hold word 0 and the ignored one, and that in some captions only."""
+    """All dimensions differ; words repeat; word 0 occurs; captions differ in their number of ignored words."""
     assert len(set(formulas.SIZES.values())) == len(formulas.SIZES)
     first, again = (formulas.LSTM_STEP.draw(MAIN) for _ in range(2))
     assert all(torch.equal(first[0][key], again[0][key]) for key in first[0])
@@ -423,11 +425,11 @@ def misses(check, sentence, *functions):
 
 
 def listed():
-    """Each mistake once in each formula, but the 23 wrong orders of the gates once in all."""
+    """Each mistake once in each formula, but the 46 wrong orders of the gates once in all."""
     orders = set()
     for name in PARTS:
         for k, (sentence, _) in enumerate(FORMULAS[name].mistakes):
-            if "gates are cut" not in sentence or sentence not in orders:
+            if "in the order" not in sentence or sentence not in orders:
                 yield pytest.param(name, k, id=f"{name}: {sentence[:60]}")
             orders.add(sentence)
 
@@ -447,3 +449,292 @@ def test_the_sentences_of_a_formula_differ():
     for formula in FORMULAS.values():
         sentences = [sentence for sentence, _ in formula.mistakes]
         assert len(set(sentences)) == len(sentences)
+
+
+# -------------------------------------------------------------------- mistakes made in a student's own text
+
+SLIPS = {  # part: text, its replacement, what a hint must say
+    "rnn_step_forward": [
+        ("prev_h.mm(Wh) + b)", "prev_h.mm(Wh))", "next_h: this is what comes out when the bias b"),
+        ("torch.tanh(x.mm(Wx)", "torch.sigmoid(x.mm(Wx)", "sigmoid stands in place of tanh"),
+        ("prev_h.mm(Wh)", "prev_h.mm(Wh.T)", "Wh is transposed"),
+    ],
+    "rnn_step_backward": [
+        ("dnext_h * (1 - next_h * next_h)", "dnext_h", "tanh' is missing"),
+        ("(1 - next_h * next_h)", "(1 - next_h)", "tanh' is 1 - next_h;"),
+        ("(da.T @ prev_h).T", "(da.T @ next_h).T", "dWh: this is what comes out when dWh is made"),
+        ("(da.T @ prev_h).T", "da.T @ prev_h", "dWh is transposed"),
+        ("(da.T @ x).T,", "da.T @ x,", "dWx has shape (5, 6), wanted (6, 5): it is transposed"),
+        ("da.sum(dim=0)]", "da]", "db has shape (3, 5), wanted (5,): it is not summed"),
+        ("da.sum(dim=0)]", "da.mean(dim=0)]", "averaged over the batch"),
+        ("da.sum(dim=0)]", "-da.sum(dim=0)]", "db is -1 times the right value: the sign"),
+        ("da.sum(dim=0)]", "2 * da.sum(dim=0)]", "db is 2 times the right value: something"),
+        ("da.sum(dim=0)]", "7 * da.sum(dim=0)]", "db is 7 times the right value"),
+        ("da.sum(dim=0)]", "0 * da.sum(dim=0)]", "db is all zeros"),
+        ("da @ Wx.T,", "da.cumsum(0) @ Wx.T,", "dx comes from no mistake known here; the largest"),
+        ("da @ Wx.T,", "(da.float() @ Wx.float().T).double(),", "dx is right in single precision"),
+        ("da @ Wx.T,", "da @ Wx,", "line 13 of <string>"),
+        ("da @ Wx.T,", "da @ Wx,", "here N = 3, D = 6, H = 5"),
+    ],
+    "rnn_forward": [
+        ("rnn_step_forward(x[:, t], prev_h,", "rnn_step_forward(x[:, t], h0,", "starts from the first state"),
+        ("prev_h = [], [], h0\n", "prev_h = [], [], 0 * h0\n", "h0 is not used"),
+        ("[], [], h0\n", "[h0], [], h0\n", "the first state stands in front"),
+        (".transpose(0, 1), caches", ", caches", "h has shape (4, 3, 5), wanted (3, 4, 5): it is transposed"),
+        ("torch.stack(hs).", "torch.stack(hs[:-1] + hs[:1]).", "of the steps 0 to 3 these are wrong: 3"),
+    ],
+    "rnn_backward": [
+        ("dh[:, t] + dprev_h\n", "dh[:, t]\n", "flows back from step t + 1 is not added"),
+        ("dWx = dWx + dWx_t",
+         "dWx = dWx_t", "dWx: this is what comes out when a weight's gradient is the first step's alone"),
+        ("return dx, dh0, dWx",
+         "return dx, dh0, dWx / T", "dWx is 0.25 times the right value: averaged over time"),
+        ("dh_t = dh[:, t] + dprev_h", "dh[:, t] += dprev_h; dh_t = dh[:, t]", "changed in place: dh;"),
+        ("db = db + db_t", "db = db + db_t if t < 2 else db", "db comes from no mistake known here; the"),
+        ("dx[:, t] = dx_t", "dx[:, t] = dx_t * (t != 1)", "of the steps 0 to 3 these are wrong: 1"),
+        ("dx = torch.zeros(N, T, D).to(dh)",
+         "dx = torch.zeros(N, T, D)", "dx is torch.float32, wanted torch.float64: a tensor made inside"),
+    ],
+    "rnn_module": [
+        ("rnn_forward(x, h0, self.Wx", "rnn_forward(x, 0 * h0, self.Wx", "h0 is not used"),
+        ("self.Wx = nn.P", "self.W_x = nn.P", "RNN has no parameter Wx; it has W_x, Wh, b"),
+        ("torch.randn(input_dim, hidden_dim)", "torch.randn(hidden_dim, input_dim)", "RNN.Wx has shape"),
+        ("self.Wx, self.Wh, self.b)[0]\n\n    def step",
+         "self.Wx.data, self.Wh, self.b)[0]\n\n    def step", "no gradient reaches Wx through RNN"),
+        ("self.b)[0]\n\n    def step",
+         "self.b)[0].detach()\n\n    def step", "no gradient flows back through RNN: no_grad"),
+        ("def step_forward(self, x, prev_h):",
+         "def step(self, x, prev_h):", "RNN has no method step_forward"),
+        ("class RNN(nn.Module)", "class RNN", "RNN is no torch.nn.Module"),
+    ],
+    "word_embedding_forward": [
+        ("return W_embed[x], (", "return W_embed[x - 1], (", "out comes from no mistake"),
+    ],
+    "word_embedding_backward": [
+        ("dW[x[n, t]] += dout", "dW[x[n, t]] = dout", "a repeated word keeps one occurrence"),
+        ("            dW[x[n, t]] += dout[n, t]",
+         "            pass\n    dW[x] = dout", "a repeated word keeps one occurrence"),
+    ],
+    "word_embedding_module": [
+        ("return self.W_embed[x]", "return self.W_embed[x].transpose(0, 1)", "it is transposed"),
+    ],
+    "temporal_affine_forward": [
+        ("@ W + b)", "@ W)", "the bias b is left out"),
+    ],
+    "temporal_affine_backward": [
+        ("dout.sum(dim=(0, 1))", "dout.sum(dim=0)", "db has shape (4, 11), wanted (11,): it is not summed"),
+        ("dW += h", "dW = h", "only the last step's dout is used"),
+    ],
+    "temporal_softmax_loss": [
+        ("(losses * mask).sum() / N", "(losses * mask).mean()", "averaged over the batch and over"),
+        ("(losses * mask).sum() / N", "(losses * mask).sum() / mask.sum()", "the counted steps"),
+        ("(losses * mask).sum() / N", "(losses * mask).sum()", "the loss is not divided by N"),
+        ("(losses * mask).sum() / N", "losses.sum() / N", "ignore_index is not used"),
+        ("!= ignore_index).to(x.dtype)", "!= 0).to(x.dtype)", "word 0 is ignored"),
+        ("if ignore_index is None", "if False", "no ignore_index"),
+        ("    x = x - x.max(dim=2, keepdim=True).values\n", "", "only large scores miss: exp"),
+        ("(losses * mask).sum() / N",
+         "((losses * mask).sum() / N).item()", "returned a float for loss, wanted a tensor"),
+        ("(losses * mask).sum() / N", "((losses * mask).sum() / N).detach()", "no gradient flows"),
+    ],
+    "temporal_softmax_backward": [
+        ("dx * mask[:, :, None] / N", "dx / N", "ignore_index is not used"),
+        ("dx * mask[:, :, None] / N", "dx * mask[:, :, None]", "not divided by N"),
+        ("dx * mask[:, :, None] / N", "dx * (mask[:, :, None] + 1e-15) / N", "is exactly 0"),
+        ("torch.softmax(x, dim=2)", "torch.softmax(x, dim=1)", "runs over time (axis 1)"),
+        ("y] -= 1", "y] -= 0", "1 is not subtracted at the right word"),
+        ("torch.softmax(x, dim=2)", "x.exp() / x.exp().sum(2, keepdim=True)", "only large"),
+    ],
+    "lstm_step_forward": [
+        ("o, g = sigmoid(a[:, 2 * H:3 * H]), torch.tanh(a[:, 3 * H:])",
+         "o, g = sigmoid(a[:, 3 * H:]), torch.tanh(a[:, 2 * H:3 * H])", "cut in the order i, f, g, o;"),
+        ("next_h = o * torch.tanh(next_c)", "next_h = o * torch.tanh(prev_c)", "made of prev_c"),
+        ("next_h = o * torch.tanh(next_c)", "next_h = o * next_c", "it takes tanh(next_c)"),
+        ("next_c = f * prev_c + i * g\n    next_h",
+         "next_c = prev_c.mul_(f) + i * g\n    next_h", "changed in place: prev_c"),
+    ],
+    "lstm_step_backward": [
+        ("dc = dnext_c + dnext_h * o * (1 - tanh_c ** 2)", "dc = dnext_c", "through tanh(next_c)"),
+        ("dc = dnext_c + dnext_h", "dc = dnext_h", "dnext_c is not used"),
+        ("(1 - tanh_c ** 2)", "1", "tanh' of next_c is missing"),
+        ("(1 - tanh_c ** 2)", "(1 - next_c ** 2)", "tanh' is taken of next_c itself"),
+        ("dc * prev_c * f * (1 - f)", "dc * next_c * f * (1 - f)", "df is made with next_c"),
+        ("dprev_c = dc * f", "dprev_c = dc", "dprev_c: this is what comes out when dprev_c lacks"),
+        ("dc * i * (1 - g ** 2)", "dc * i", "tanh' of the candidate is missing"),
+        ("(da_i, da_f, da_o, da_g)", "(da_i, da_f, da_g, da_o)", "joined in the order i, f, g, o"),
+    ],
+    "lstm_forward": [
+        ("h0, c0\n", "h0, 0 * c0\n", "c0 is not used"),
+    ],
+    "lstm_backward": [
+        ("(dh[:, t] + dprev_h, dprev_c, cache", "(dh[:, t], 0 * dprev_c, cache", "flows back from step"),
+        ("dW = [total + part", "dW = [part", "first step's alone"),
+    ],
+    "lstm_module": [
+        ("c0 = torch.zeros_like(h0)", "c0 = h0", "c0 is h0; it is zero"),
+        ("i, f, o, g = a.split", "i, f, g, o = a.split", "cut in the order i, f, g, o;"),
+        (").to(h0)", ")", "h is torch.float32, wanted torch.float64"),
+        ("hn[:, t] = prev_h", "hn[:, t] = prev_c", "h comes from no mistake known here"),
+    ],
+    "dot_product_attention": [
+        (" / math.sqrt(H)\n    weights", "\n    weights", "not divided by sqrt(H)"),
+        ("torch.softmax(scores, dim=1)", "torch.softmax(scores, dim=0)", "runs over the batch"),
+        ("torch.softmax(scores, dim=1)",
+         "scores.exp() / scores.exp().sum(1, keepdim=True)", "only large scores miss"),
+        ("weights.reshape(N, h, w)", "weights.reshape(N, w, h)", "a reshape is missing"),
+        ("weights.reshape(N, h, w)", "weights.reshape(N, w, h).transpose(1, 2)", "attn_weights comes"),
+        ("h * w, H)", "h * h, H)", "it is right on a 4 x 4 grid"),
+        ("scores = torch.bmm(cells, prev_h[:, :, None])",
+         "scores = (cells @ prev_h[:, :, None]).squeeze()[..., None]",
+         "only a batch of one misses: squeeze()"),
+    ],
+    "dot_product_attention_backward": [
+        (" / math.sqrt(H)\n    dA_value", "\n    dA_value", "missing in the backward"),
+        ("dA_value + dA_key", "dA_value", "lacks the way through the scores"),
+        ("dA_value + dA_key", "dA_key", "lacks the way through the average"),
+        ("(dw - (dw * attn_weights).sum(dim=(1, 2), keepdim=True))", "dw", "softmax's backward is w * dw"),
+    ],
+    "attention_lstm_step_forward": [
+        ("attn @ Wattn + b)", "b)", "attn @ Wattn is left out"),
+    ],
+    "attention_lstm_step_backward": [
+        ("da @ Wattn.T, dWx", "da @ Wattn.T * 2, dWx", "dattn is 2 times"),
+    ],
+    "attention_lstm_forward": [
+        ("    prev_c = prev_h\n", "    prev_c = 0 * prev_h\n", "c0 is zero; it is the mean of A"),
+    ],
+    "attention_lstm_backward": [
+        ("dprev_h = dprev_h + dlooked", "pass", "dprev_h lacks the way through the attention's"),
+        ("dstart = dprev_h + dprev_c", "dstart = dprev_h", "through c0 = mean of A is forgotten"),
+    ],
+    "attention_lstm_module": [
+        ("dot_product_attention(prev_h, A)\n            prev_h",
+         "dot_product_attention(h0, A)\n            prev_h", "every step looks with h0"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("part", "old", "new", "said"), [(part, *slip) for part, slips in SLIPS.items() for slip in slips]
+)
+def test_slips_in_a_students_text_are_named(part, old, new, said):
+    assert said in hints(part, student(old, new))
+
+
+def test_a_wrong_forward_with_its_own_right_backward_is_told_apart():
+    names = student()
+    forward, backward = names["temporal_affine_forward"], names["temporal_affine_backward"]
+
+    def doubled(h, W, b):
+        scores, cache = forward(2 * h, W, b)
+        return scores, cache
+
+    def of_doubled(dout, cache):
+        dh, dW, db = backward(dout, cache)
+        return 2 * dh, dW, db
+
+    names |= {"temporal_affine_forward": doubled, "temporal_affine_backward": of_doubled}
+    assert "the backward is right for your own forward: mend temporal_affine_forward" in hints(
+        "temporal_affine_backward", names
+    )
+
+    def with_right_cache(h, W, b):
+        return forward(2 * h, W, b)[0], (h, W)
+
+    names |= {"temporal_affine_forward": with_right_cache, "temporal_affine_backward": backward}
+    assert "the backward is right, but temporal_affine_forward computes" in hints("temporal_affine_backward", names)
+
+
+# --------------------------------------------------------------------------- what cannot even be compared
+
+
+def not_written(*args):
+    raise NotImplementedError
+
+
+FAULTS = [
+    (not_written, "rnn_step_forward is not written yet: it raises NotImplementedError"),
+    (lambda *args: None, "returned None, wanted next_h, cache: it is not written yet"),
+    (lambda *args: (None, None), "returned None for next_h: it is not written yet"),
+    (lambda x, *args: x, "returned one Tensor, wanted 2 values: next_h, cache"),
+    (lambda x, *args: (x, x, x), "returned 3 values, wanted 2: next_h, cache"),
+    (lambda x, *args: (x.tolist(), 0), "returned a list for next_h, wanted a tensor"),
+    (lambda x, *args: (x, 0), "next_h has shape (3, 6), wanted (3, 5)"),
+    (lambda x: (x, 0), "raised TypeError"),
+    (lambda x, prev_h, *args: (prev_h.float(), 0), "next_h is torch.float32, wanted torch.float64"),
+    (lambda x, prev_h, *args: (prev_h / 0, 0), "next_h holds nan or inf"),
+    (lambda x, prev_h, *args: (0 * prev_h, 0), "next_h is all zeros"),
+    (lambda x, prev_h, *args: (torch.zeros(3, 6) @ x.t(), 0), "make it with x.new_zeros(...)"),
+    (lambda *args: 1 / 0, "raised ZeroDivisionError: division by zero; line"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("function", "said"), FAULTS)
+def test_faults_become_one_clear_sentence(function, said):
+    said_of_forward = hints("rnn_step_forward", {"rnn_step_forward": function})
+    assert said in said_of_forward
+    with pytest.raises(CheckError) as caught:
+        CHECKS["rnn_step_backward"].run(function, function)
+    assert "rnn_step_forward" in str(caught.value) or "rnn_step_backward" in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("part", CHECKS)
+def test_no_check_breaks_on_rubbish(part):
+    """Whatever comes back, what goes up is a CheckError with a table and a hint."""
+    count = len(CHECKS[part].needs)
+    tensors = torch.ones(()), (torch.ones(2, 2),) * 2, (torch.ones(()),) * 8
+    for rubbish in (None, 0, (), (None,) * 3, "abc", nn, *tensors):
+        names = dict.fromkeys(CHECKS[part].needs, lambda *args, rubbish=rubbish, **options: rubbish)
+        assert hints(part, names)
+        if count == 2:  # a right forward, so that the backward is reached
+            names[CHECKS[part].needs[0]] = getattr(ours, CHECKS[part].needs[0])
+            assert hints(part, names)
+
+
+@pytest.mark.parametrize("part", [part for part in CHECKS if part.endswith("module")])
+def test_no_module_check_breaks_on_rubbish(part):
+    (name,) = CHECKS[part].needs
+
+    class Rubbish(getattr(ours, name)):
+        def forward(self, *args):
+            return "abc"
+
+    class Fails(getattr(ours, name)):
+        def __init__(self, *args):
+            raise ValueError("no such size")
+
+    class Idle(nn.Module):
+        def __init__(self, *args):
+            super().__init__()
+
+    assert "returned a str" in hints(part, {name: Rubbish})
+    assert f"{name} raised ValueError: no such size" in hints(part, {name: Fails})
+    assert "it has none" in hints(part, {name: Idle})
+
+
+def test_a_check_leaves_the_random_state_and_the_threads_alone():
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    run("rnn_step_backward", student())
+    assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == threads
+
+
+def test_side_cases_are_one_row_each():
+    quantities = [row.quantity for row in run("dot_product_attention", student()).rows]
+    assert quantities == [
+        "attn",
+        "attn_weights",
+        "inputs unchanged",
+        "a batch of one, one step",
+        "large scores",
+        "weights sum to 1",
+        "cells permuted, weights permuted",
+    ]
+
+
+def test_the_sizes_in_a_hint():
+    case = Case("one", sizes={"N": 1})
+    assert _sizes(formulas.LSTM_STEP, case) == "here N = 1, D = 6, H = 5, 4H = 20"
+    assert math.prod(formulas.SIZES[dim] for dim in "NTV") == math.prod(
+        replace(formulas.TEMPORAL_SOFTMAX).draw(MAIN)[0]["x"].shape
+    )

@@ -219,6 +219,11 @@ def nearest_colours(pixels):
     return np.array(list(COLOURS))[((pixels[..., None, :] - palette) ** 2).sum(-1).argmin(-1)]
 
 
+def test_pen_draws_in_its_box_and_mirrors():
+    pens = [scenes.Pen(None, (20, 10, 120, 60), COLOURS["red"], flip) for flip in (False, True)]
+    assert [pen.points((0.1, 0.2, 0.5, 1)) for pen in pens] == [[(30, 20), (70, 60)], [(110, 20), (70, 60)]]
+
+
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("noun", THINGS)
 def test_drawings_fill_their_box_and_show_their_colour(noun, flip):
@@ -235,6 +240,7 @@ def test_drawings_fill_their_box_and_show_their_colour(noun, flip):
 
 def test_colours_show_where_the_boxes_are(data):
     """In the pictures as they are, with light and noise, a thing's colour is commoner in its boxes than outside."""
+    gains = []
     for image, scene in zip(data["train_images"][:60], data["train_scenes"]):
         names = nearest_colours(image.permute(1, 2, 0).numpy().astype(np.float64))
         for thing in scene["objects"]:
@@ -245,7 +251,9 @@ def test_colours_show_where_the_boxes_are(data):
             for x0, y0, x1, y1 in thing["boxes"]:
                 inside[math.floor(y0) : math.ceil(y1), math.floor(x0) : math.ceil(x1)] = True
             hits = names == thing["colour"]
-            assert hits[inside].mean() > hits[~inside].mean() + 0.05, (thing, scene["background"])
+            gains.append(hits[inside].mean() - hits[~inside].mean())
+            assert gains[-1] > 0, (thing, scene["background"])
+    assert np.mean(gains) > 0.3
 
 
 def test_pictures_vary(data):
@@ -315,12 +323,26 @@ SCENE = {
     ("a boat on two stars", False), ("a boat on the sand", False), ("a boat in the night sky", False),
     ("a boat at night and two stars in the night sky", False), ("a boat and a house at night", False),
     ("a boat and a boat", False), ("a boat next to a boat", False), ("a boat to the left of", False),
-    ("a red", False), ("a red red boat", False), ("two a boat", False), ("a boat <UNK>", False), ("", False),
+    ("a red", False), ("a boat and a red", False),
+    ("a red red boat", False), ("two a boat", False), ("a boat <UNK>", False), ("", False),
     ("at night", False), ("a boat to the left of a house", False), ("zebra boat", False), ("red a boat and", True),
 ])  # fmt: skip
 def test_judge_by_example(caption, right):
     assert judge_caption(caption, SCENE)["right"] is right
     assert judge_caption(caption.split(), SCENE) == judge_caption(caption, SCENE)
+
+
+@pytest.mark.parametrize("caption, right", [
+    ("a kite above a house on the lawn", True), ("in the sky there is a kite over a house", True),
+    ("a kite over the grass and a house on the grass", True), ("a kite and a house on the lawn", False),
+    ("a house and a kite on the lawn", False), ("on the lawn there is a kite", False), ("a house in the sky", False),
+    ("above the lawn there is a kite above a house", True), ("a kite on a house", False),
+])  # fmt: skip
+def test_judge_knows_who_is_where(caption, right):
+    kite = {"noun": "kite", "count": 1, "colour": "pink", "size": "big", "where": "air"}
+    house = {"noun": "house", "count": 1, "colour": "blue", "size": "big", "where": "ground"}
+    scene = {**SCENE, "objects": [kite, house], "relation": "above", "background": "grass"}
+    assert judge_caption(caption, scene)["right"] is right
 
 
 def test_judge_counts_statements():
