@@ -6,6 +6,7 @@
 
 import argparse
 import contextlib
+import inspect
 import pickle
 import sys
 from pathlib import Path
@@ -13,8 +14,10 @@ from pathlib import Path
 import torch
 
 from eecs598 import encoders, solver, vis
-from eecs598.coco import DataError, encode_captions, load_data, prepare_image, tokenize
+from eecs598.checks import CHECKS
+from eecs598.coco import DataError, encode_captions, load_data, prepare_image, save_data, tokenize
 from eecs598.files import save_whole
+from eecs598.scenes import judge_caption, make_scenes
 from eecs598.utils import reset_seed
 
 DATASETS = Path(__file__).resolve().parent / "datasets"
@@ -54,11 +57,24 @@ def decode_captions(captions, idx_to_word, specials=True):
     return decoded
 
 
+def open_data(name="scenes", num_train=6000, num_val=500):
+    """The data by one switch: "scenes" (drawn here, once), "coco" (datasets/coco.pt) or the path of a data file."""
+    if name == "scenes":
+        path = DATASETS / f"scenes-{num_train}-{num_val}.pt"
+        if not path.exists():
+            save_data(make_scenes(num_train, num_val), path)
+        return load_coco_captions(path)
+    return load_coco_captions(DATASETS / "coco.pt" if name == "coco" else name)
+
+
 def all_captions(data, split="train"):
-    """Every caption of every picture, not one a picture: captions (m, T + 1), and each one's row of the pictures."""
+    """Every caption of every picture: captions (m, T + 1), and each one's row of the pictures.
+
+    Files like coco.pt know one caption a picture: then those.
+    """
     references = data.get(f"{split}_references")
     if references is None:
-        raise DataError(f"the data file has no {split}_references: only the one caption of each picture is known")
+        return data[f"{split}_captions"], torch.arange(len(data[f"{split}_captions"]))
     captions = [tokenize(caption) for texts in references for caption in texts]
     image_index = torch.tensor([row for row, texts in enumerate(references) for _ in texts])
     return encode_captions(captions, data["vocab"]), image_index
@@ -142,6 +158,11 @@ def plot_history(history):
     return vis.plot_losses(history.losses, history.val_losses or None)
 
 
+# ---------------------------------------------------------------------------------------------------------
+# In the notebook
+# ---------------------------------------------------------------------------------------------------------
+
+
 def show(figure):
     """Display a figure, in a notebook; elsewhere do nothing."""
     with contextlib.suppress(ImportError):
@@ -150,6 +171,46 @@ def show(figure):
 
         if get_ipython() is not None:
             display(figure)
+
+
+def show_source(function):
+    """A function's source, coloured, as a cell's value."""
+    from IPython.display import Code
+
+    return Code(inspect.getsource(function), language="python")
+
+
+def check(part, code):
+    """Run one of eecs598.checks.CHECKS on a module's functions; returns its table, raises CheckError.
+
+    code: our rnn_lstm_captioning or a student's. What a file for the published assignment has no need of may
+    be missing: then a line says so.
+    """
+    needs = CHECKS[part].needs
+    missing = [name for name in needs if not hasattr(code, name)]
+    if missing:
+        return print(f"{part}: skipped, {', '.join(missing)} is not in {code.__name__}")
+    return CHECKS[part].run(*(getattr(code, name) for name in needs))
+
+
+def show_examples(model, data, rows):
+    """Val pictures with the model's captions, people's below; for drawn scenes, a mark where all of it is true."""
+    images, names = data["val_images"][rows], data["vocab"]["idx_to_token"]
+    captions = caption_pictures(model, images, names)
+    captions = captions[0] if isinstance(captions, tuple) else captions
+    judged = [judge_caption(text, data["val_scenes"][row])["right"] for text, row in zip(captions, rows)
+              ] if "val_scenes" in data else None  # fmt: skip
+    references = [texts[:1] for texts in people(data, rows)]
+    return vis.show_captions(images, captions, references=references, judgements=judged)
+
+
+def people(data, rows):
+    """The captions that people (or the scenes' grammar) gave val pictures: a list of strings for each row."""
+    known = data.get("val_references")
+    if known is None:
+        names = data["vocab"]["idx_to_token"]
+        return [[text] for text in decode_captions(data["val_captions"][rows], names, specials=False)]
+    return [known[row] for row in rows]
 
 
 def caption_pictures(model, images, idx_to_word, max_length=16, batch_size=64):
@@ -246,13 +307,11 @@ def _caption_examples(model, data, count):
 
 def _print_examples(described, data, count):
     """Each val picture's captions by the models, then by people."""
-    names = data["vocab"]["idx_to_token"]
-    people = data.get("val_references") or [[text] for text in decode_captions(data["val_captions"], names, False)]
-    for row in range(min(count, len(people))):
+    for row, texts in enumerate(people(data, range(min(count, len(data["val_images"]))))):
         print(f"\nval picture {row}")
         for cell_type, captions in described.items():
             print(f"  {cell_type:>6}: {captions[row]}")
-        for text in people[row][:2]:
+        for text in texts[:2]:
             print(f"  person: {text}")
 
 

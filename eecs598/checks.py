@@ -467,9 +467,7 @@ def _module_check(part, name, dims, formula, step=None):
     def check(module_class):
         table = CheckTable(f"{name} against {formula.against}")
         run = _run_module(name, module_class, dims, formula)
-        values = _compare(table, formula, run, formula.values)
-        if _comparable(table, values):
-            _differentiate(name, formula)(table, run, values)
+        _differentiate(name, formula)(table, run, _compare(table, formula, run, formula.values))
         if step:
             run_step = _run_module(name, module_class, dims, step, "step_forward")
             _compare(table, step, run_step, step.values, [MAIN])

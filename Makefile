@@ -1,0 +1,36 @@
+# Every target makes .venv on first use; `make clean` removes what was made.
+PYTHON ?= python3
+# A pair of torch and torchvision that fit each other; any newer pair does too.
+TORCH ?= torch==2.13.0 torchvision==0.28.0
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+NOTEBOOK := notebooks/rnn_lstm_captioning.ipynb
+EXECUTE := .venv/bin/jupyter nbconvert --execute --ExecutePreprocessor.timeout=3600
+
+.PHONY: run test lab notebook lint clean
+
+run: .venv/ready  ## execute the notebook on the embedded data, write build/rnn_lstm_captioning.html
+	$(EXECUTE) --to html --output-dir build $(NOTEBOOK)
+	@echo "open build/rnn_lstm_captioning.html"
+
+test: .venv/ready  ## run the tests
+	.venv/bin/python -m pytest
+
+lab: .venv/ready  ## open the notebook in JupyterLab
+	.venv/bin/jupyter lab $(NOTEBOOK)
+
+notebook: .venv/ready  ## execute the notebook and keep its outputs in it
+	$(EXECUTE) --to notebook --inplace $(NOTEBOOK)
+
+lint: .venv/ready
+	.venv/bin/ruff check .
+
+clean:
+	rm -rf .venv build
+
+# Debian's python3 comes without venv: it is installed where that is so.
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv || (rm -rf .venv && echo "python3-venv is missing: installing it" \
+		&& $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy python3-venv && $(PYTHON) -m venv .venv)
+	.venv/bin/python -m pip install -q $(TORCH)
+	.venv/bin/python -m pip install -q -e '.[dev]'
+	touch .venv/ready
