@@ -153,7 +153,7 @@ def _run_autograd(name, run_forward, formula):
     def run(inputs, incoming, options):
         leaves = {key: v.requires_grad_(v.is_floating_point()) for key, v in inputs.items()}
         values = run_forward(leaves, incoming, options)
-        loss = sum((values[output] * d).sum() for output, d in zip(formula.outputs, incoming))
+        loss = _loss(name, values, formula, incoming)
         if not loss.requires_grad:
             raise OutputError(f"no gradient flows back through {name}: no_grad, detach, .data or .item() cuts it")
         wrt = [leaves[gradient[1:]] for gradient in formula.gradients]
@@ -187,13 +187,14 @@ def _compare(table, formula, run, value, cases=None, label=""):
             got = run(*copies, case.options)
         except OutputError as error:
             table.add(label or case.label or ", ".join(want), math.inf)
-            table.hint(f"{case.label}: {error}" if case.label else str(error))
-            table.hint(_sizes(formula, case))
-            if not case.label:
-                _try_square_grid(table, formula, run, value)
-                return None
-            table.hint(case.hint if news else "")
-            continue
+            if news or not case.label:
+                table.hint(f"{case.label}: {error}" if case.label else str(error))
+                table.hint(_sizes(formula, case))
+                table.hint(case.hint)
+            if case.label:
+                continue
+            _try_square_grid(table, formula, run, value)
+            return None
         missed = _add_rows(table, label or case.label, got, want)
         if missed and news:
             table.hint(case.hint)
@@ -234,8 +235,8 @@ def _try_square_grid(table, formula, run, value):
             table.hint("it is right on a 4 x 4 grid: take h and w from A.shape[2:], the grid need not be square")
 
 
-def _add_numeric(table, formula, run_forward, gradients):
-    """Add a row: the gradients against differences of the learner's own forward.
+def _add_numeric(table, formula, forward_name, run_forward, gradients):
+    """Add a row: the gradients against differences of the learner's own forward, and what that tells.
 
     Each input moves along one random direction: that sees a mistake in any element, in two runs instead of two
     an element.
@@ -248,11 +249,34 @@ def _add_numeric(table, formula, run_forward, gradients):
 
         def loss(step, name=name, direction=direction):
             values = run_forward(inputs | {name: inputs[name] + step * direction}, incoming, options)
-            return sum((output * d).sum() for output, d in zip(values.values(), incoming))
+            return _loss(forward_name, values, formula, incoming)
 
         slope = compute_numeric_gradient(loss, torch.zeros((), dtype=torch.float64))
         worst = max(worst, rel_error((gradient * direction).sum(), slope))
-    return table.add("numeric, along random directions", worst, NUMERIC)
+    exact = max(row.error for row in table.rows if row.quantity in gradients)
+    numeric = table.add("numeric, along random directions", worst, NUMERIC)
+    if numeric.passed and exact > NUMERIC:
+        table.hints.insert(0, f"the backward is right for your own forward: mend {forward_name} first")
+    if not numeric.passed and exact <= TIGHT:
+        table.hint(f"the backward is right, but {forward_name} computes something else: mend that")
+
+
+def _loss(name, values, formula, incoming):
+    """The number whose gradient is checked: the outputs, each with the gradient that comes in, summed up."""
+    for output, d in zip(formula.outputs, incoming):
+        if values[output].shape != d.shape:
+            shapes = f"{tuple(values[output].shape)}, wanted {tuple(d.shape)}"
+            raise OutputError(f"{name} returned {output} of shape {shapes}: mend that first")
+    return sum((values[output] * d).sum() for output, d in zip(formula.outputs, incoming)).double()
+
+
+def _guard(table, add, *args):
+    """Add rows, or one that says why there are none."""
+    try:
+        add(*args)
+    except (OutputError, ValueError) as error:  # ValueError: `rel_error` of different shapes
+        table.add("further rows", math.inf)
+        table.hint(str(error))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -428,7 +452,7 @@ def _forward_check(name, formula, add=None, spare=("cache",)):
         run = _run_forward(name, function, formula, spare)
         values = _compare(table, formula, run, formula.values)
         if add and _comparable(table, values):
-            add(table, run, values)
+            _guard(table, add, table, run, values)
         return table.raise_on_miss()
 
     return _register(name, (name,), check, f"{', '.join(formula.outputs)} against {formula.against}")
@@ -447,14 +471,9 @@ def _backward_check(forward_name, name, formula, add=None, spare=("cache",), arg
         run = _run_backward(name, run_forward, backward, formula, arguments)
         gradients = _compare(table, formula, run, formula.derivatives)
         if _comparable(table, gradients):
-            exact = max(row.error for row in table.rows if row.quantity in gradients)
-            numeric = _add_numeric(table, formula, run_forward, gradients)
-            if numeric.passed and exact > NUMERIC:
-                table.hints.insert(0, f"the backward is right for your own forward: mend {forward_name} first")
-            if not numeric.passed and exact <= TIGHT:
-                table.hint(f"the backward is right, but {forward_name} computes something else: mend that")
+            _guard(table, _add_numeric, table, formula, forward_name, run_forward, gradients)
             if add:
-                add(table, run, gradients)
+                _guard(table, add, table, run, gradients)
         return table.raise_on_miss()
 
     about = f"{', '.join(formula.gradients)} against autograd through {formula.against}, and against differences"

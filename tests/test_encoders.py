@@ -24,7 +24,7 @@ def test_uint8_and_float_pictures_are_the_same():
         torch.testing.assert_close(encoder(pictures), encoder(pictures / 255))
 
 
-@pytest.mark.parametrize("stride, channels", [(16, 112), (32, 1280)])
+@pytest.mark.parametrize("stride, channels", [(16, 672), (32, 1280)])
 def test_lite0_grid(stride, channels):
     encoder = encoders.EfficientNetLite0(stride)
     with torch.no_grad():
@@ -121,8 +121,8 @@ def test_missing_weights_are_said_in_one_line(weights_server, capsys):
 
 
 def test_the_choice_is_named_and_falls_back(capsys, monkeypatch):
-    assert encoders.choose_encoder(16, None).out_channels == 112
-    assert "EfficientNet-Lite0, stride 16, 112 channels" in capsys.readouterr().out
+    assert encoders.choose_encoder(16, None).out_channels == 672
+    assert "EfficientNet-Lite0, stride 16, 672 channels" in capsys.readouterr().out
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)  # as if it were not installed
     monkeypatch.setattr(encoders.ImageEncoder.__init__, "__defaults__", (False, True, None))
     encoder = encoders.choose_encoder()

@@ -8,7 +8,7 @@ import math
 import torch
 import torchvision
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torchvision.models.feature_extraction import create_feature_extractor
 
 

@@ -1,0 +1,151 @@
+"""A file is written whole, or what was there before stays."""
+
+import errno
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from eecs598.files import save_whole
+
+OLD, NEW = {"old": torch.arange(3)}, {"new": torch.arange(500_000)}  # 4 MB, more than torch's writer buffers
+
+
+def read(path):
+    return torch.load(path, weights_only=True)
+
+
+def assert_only(folder, path, content):
+    """The folder holds that file with that content, and nothing else: no partial file."""
+    assert list(folder.iterdir()) == [path] and list(read(path)) == list(content)
+
+
+class FullDisk:
+    """A file that takes `room` bytes."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, content):
+        self.room -= memoryview(content).nbytes
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.file.write(content)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.file.close()
+
+
+def fill_disk(monkeypatch, room):
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, mode="r": FullDisk(opened(path, mode), room))
+
+
+@pytest.mark.parametrize("make", [str, Path])
+def test_it_writes_and_replaces(tmp_path, make):
+    path = tmp_path / "a.pt"
+    for content in (OLD, NEW):
+        save_whole(content, make(path))
+        assert_only(tmp_path, path, content)
+
+
+@pytest.mark.parametrize("room", [0, 64, 1000, 1_000_000, 3_999_999])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_full_disk(tmp_path, monkeypatch, room, before):
+    """torch hides the failed write behind a RuntimeError of its own; what arrives says that the disk is full."""
+    path = tmp_path / "a.pt"
+    if before:
+        save_whole(OLD, path)
+    with monkeypatch.context() as context:
+        fill_disk(context, room)
+        with pytest.raises(OSError, match="No space left") as caught:
+            save_whole(NEW, path)
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(path)
+    if before:
+        assert_only(tmp_path, path, OLD)
+    else:
+        assert list(tmp_path.iterdir()) == []
+    save_whole(NEW, path)
+    assert_only(tmp_path, path, NEW)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
+def test_a_device_that_is_full(tmp_path, monkeypatch):
+    """The same without an imitation, as far as torch's writer and the system are concerned."""
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, mode="r": opened(Path("/dev/full"), mode))
+    with pytest.raises(OSError) as caught:
+        save_whole(NEW, tmp_path / "a.pt")
+    assert caught.value.errno == errno.ENOSPC and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failure_after_the_writing(tmp_path, monkeypatch, step):
+    path = tmp_path / "a.pt"
+    save_whole(OLD, path)
+
+    def fail(*args):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match=r"Input/output error.*a\.pt"):
+        save_whole(NEW, path)
+    assert_only(tmp_path, path, OLD)
+
+
+def test_the_name_appears_only_when_everything_is_on_disk(tmp_path, monkeypatch):
+    path, steps = tmp_path / "a.pt", []
+    for step in ("fsync", "replace"):
+        real = getattr(os, step)
+        monkeypatch.setattr(os, step, lambda *args, s=step, real=real: steps.append((s, path.exists())) or real(*args))
+    save_whole(NEW, path)
+    assert steps == [("fsync", False), ("replace", False)] and path.exists()
+
+
+def test_what_cannot_be_saved_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.pt"
+    save_whole(OLD, path)
+    for value in (lambda: 0, {"big": torch.arange(500_000), "code": lambda: 0}):
+        with pytest.raises((pickle.PicklingError, AttributeError)):
+            save_whole(value, path)
+        assert_only(tmp_path, path, OLD)
+
+
+def test_an_interruption_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.pt"
+    save_whole(OLD, path)
+
+    def interrupt(value, file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        save_whole(NEW, path)
+    assert_only(tmp_path, path, OLD)
+
+
+def test_a_runtime_error_of_torch_is_told_in_one_line(tmp_path, monkeypatch):
+    def fail(value, file):
+        raise RuntimeError("[enforce fail] unexpected pos\nframe #0\nframe #1")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match=r"a\.pt: cannot be written \(\[enforce fail\] unexpected pos\)$"):
+        save_whole(NEW, tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("name", ["none/a.pt", "folder"])
+def test_a_place_that_cannot_be_written(tmp_path, name):
+    (tmp_path / "folder" / "inside").mkdir(parents=True)
+    with pytest.raises(OSError) as caught:
+        save_whole(NEW, tmp_path / name)
+    assert caught.value.filename == str(tmp_path / name)
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
