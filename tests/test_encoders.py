@@ -24,7 +24,7 @@ def test_uint8_and_float_pictures_are_the_same():
         torch.testing.assert_close(encoder(pictures), encoder(pictures / 255))
 
 
-@pytest.mark.parametrize("stride, channels", [(16, 672), (32, 1280)])
+@pytest.mark.parametrize("stride, channels", [(16, 112), (32, 1280)])
 def test_lite0_grid(stride, channels):
     encoder = encoders.EfficientNetLite0(stride)
     with torch.no_grad():
@@ -45,6 +45,18 @@ def test_lite0_has_its_trained_weights():
         expected = network.extract_features((pictures * 255 - 127) / 128)
         ours = encoders.EfficientNetLite0(32).eval()(pictures)
     torch.testing.assert_close(ours, expected, rtol=1e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("stride", [16, 32])
+def test_calibrated_features_are_centred_and_scaled(stride):
+    pictures = torch.randint(0, 256, (5, 3, 64, 96), dtype=torch.uint8)
+    encoder = encoders.EfficientNetLite0(stride).calibrate(pictures)
+    for _ in range(2):  # a second calibration starts afresh
+        with torch.no_grad():
+            features = encoder.eval()(pictures)
+        torch.testing.assert_close(features.mean(dim=(0, 2, 3)), torch.zeros(encoder.out_channels), rtol=0, atol=1e-4)
+        assert features.std() == pytest.approx(1, abs=1e-3)
+        encoder.calibrate(pictures)
 
 
 def test_wrong_stride_is_named():
@@ -116,16 +128,17 @@ def test_downloaded_weights_are_used(weights_server, capsys):
 def test_missing_weights_are_said_in_one_line(weights_server, capsys):
     encoder = encoders.ImageEncoder(pretrained=True, verbose=False)
     warning = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
-    assert len(warning) == 1 and "random weights" in warning[0] and "choose_encoder()" in warning[0]
+    assert len(warning) == 1 and "random weights" in warning[0] and "choose_encoder" in warning[0]
     assert encoder(torch.zeros(1, 3, 64, 64)).shape == (1, 400, 2, 2)
 
 
 def test_the_choice_is_named_and_falls_back(capsys, monkeypatch):
-    assert encoders.choose_encoder(16, None).out_channels == 672
-    assert "EfficientNet-Lite0, stride 16, 672 channels" in capsys.readouterr().out
+    pictures = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+    assert encoders.choose_encoder(pictures, 16, None).out_channels == 112
+    assert "EfficientNet-Lite0, stride 16, 112 channels" in capsys.readouterr().out
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)  # as if it were not installed
     monkeypatch.setattr(encoders.ImageEncoder.__init__, "__defaults__", (False, True, None))
-    encoder = encoders.choose_encoder()
+    encoder = encoders.choose_encoder(pictures)
     out = capsys.readouterr()
     assert encoder.out_channels == 400 and "RegNetX-400MF" in out.out and "pip install" in out.err
 

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import helpers
 import rnn_lstm_captioning as ours
 from eecs598 import encoders, grad, utils
 from eecs598.checks import CHECKS
+from eecs598.coco import save_data
 from eecs598.grad import rel_error
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -214,10 +216,10 @@ def test_it_trains_on_features_and_captions(student, cell_type, tiny_data, tmp_p
     model = make_student(student, tiny_data, cell_type, encoder)
     images = tiny_data["train_images"]
     model, losses = helpers.train_captioner(
-        model, images, tiny_data["train_captions"], 60, 4, 1e-2, 1, "cpu",
+        model, images, tiny_data["train_captions"], 80, 4, 2e-2, 1, "cpu",
         freeze_encoder=True, features_folder=tmp_path, progress=False, plot=False,
     )  # fmt: skip
-    assert len(losses) == 60 and losses[-1] < 0.1 < losses[0]
+    assert len(losses) == 80 and losses[-1] < 0.5 < losses[0]
     assert len(list(tmp_path.glob("*.pt"))) == 1 and model.cnn is encoder
     assert describe(model, tiny_data, images) == [texts[0] for texts in tiny_data["train_references"]]
 
@@ -228,11 +230,23 @@ def test_it_trains_from_end_to_end_with_its_own_encoder(student, cell_type, tiny
     model = make_student(student, tiny_data, cell_type, encoder)
     before = [parameter.clone() for parameter in encoder.parameters()]
     model, losses = helpers.train_captioner(
-        model, tiny_data["train_images"], tiny_data["train_captions"], 12, 4, 3e-3,
+        model, tiny_data["train_images"], tiny_data["train_captions"], 8, 4, 1e-2,
         freeze_encoder=False, progress=False, plot=False,
     )  # fmt: skip
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.85 * losses[0]
     assert not any(torch.equal(old, new) for old, new in zip(before, encoder.backbone.parameters()))
+
+
+def test_it_serves_the_commands(student, tiny_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(encoders, "FEATURES_FOLDER", tmp_path / "features")
+    save_data(tiny_data, tmp_path / "tiny.pt")
+    assert helpers.main(
+        ["train", "--data", str(tmp_path / "tiny.pt"), "--out", str(tmp_path), "--cell", "lstm", "--epochs", "2"]
+    ) == 0  # fmt: skip
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "photo.png")
+    capsys.readouterr()
+    assert helpers.main(["caption", "--checkpoint", str(tmp_path / "lstm.pt"), str(tmp_path / "photo.png")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{tmp_path / 'photo.png'}: ")
 
 
 def test_attention_on_its_hard_coded_grid(student, tiny_data):

@@ -18,10 +18,10 @@ class ImageEncoder(nn.Module):
         weights = torchvision.models.RegNet_X_400MF_Weights.IMAGENET1K_V1 if pretrained else None
         self.cnn = torchvision.models.regnet_x_400mf(weights=weights)
         self.backbone = create_feature_extractor(self.cnn, return_nodes={"trunk_output.block4": "c5"})
-        dummy_out = self.backbone(torch.randn(2, 3, 224, 224))["c5"]
+        dummy_out = self.backbone(torch.randn(2, 3, 64, 64))["c5"]
         self._out_channels = dummy_out.shape[1]
         if verbose:
-            print("For input images in NCHW format, shape (2, 3, 224, 224)")
+            print("For input images in NCHW format, shape (2, 3, 64, 64)")
             print(f"Shape of output c5 features: {dummy_out.shape}")
         self.normalize = torchvision.transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 

@@ -1,0 +1,287 @@
+"""`python helpers.py train` and `caption`: what they write, what they print, and their errors."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import helpers
+from eecs598 import encoders
+from eecs598.coco import build_data, build_vocabulary, encode_captions, save_data
+from eecs598.utils import reset_seed
+from rnn_lstm_captioning import CELL_TYPES, CaptioningRNN
+
+ROOT = Path(__file__).resolve().parent.parent
+COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (120, 120, 120)}
+SIZES = ["--hidden", "64", "--wordvec", "16", "--batch-size", "4", "--learning-rate", "0.003", "--lr-decay", "1"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _features_beside_the_tests(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoders, "FEATURES_FOLDER", tmp_path_factory.mktemp("features"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def data_file(tmp_path_factory):
+    """Plain pictures in four colours, and which colour it is."""
+    path = tmp_path_factory.mktemp("data") / "colours.pt"
+    texts = [f"a {colour} picture" for colour in COLOURS]
+    vocab = build_vocabulary([text.split() for text in texts])
+    pictures = torch.tensor(list(COLOURS.values()), dtype=torch.uint8)[:, :, None, None].repeat(1, 1, 40, 40)
+    captions = encode_captions([text.split() for text in texts], vocab)
+    references = [[text, f"{text} picture"] for text in texts]
+    data = {"vocab": vocab, "preprocessing": {"image_size": 40, "fit": "crop"}}
+    for split in ("train", "val"):
+        data |= {f"{split}_images": pictures, f"{split}_captions": captions, f"{split}_references": references}
+    save_data(data, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(data_file, tmp_path_factory):
+    """The folder that `train` wrote, with a captioner of each kind that knows the colours."""
+    out = tmp_path_factory.mktemp("trained") / "new" / "folder"
+    assert helpers.main(["train", "--data", str(data_file), "--out", str(out), "--epochs", "100", *SIZES]) == 0
+    return out
+
+
+def run(capsys, *arguments):
+    """A command's exit status, and the lines that it printed on standard output and on standard error."""
+    try:
+        status = helpers.main([str(argument) for argument in arguments])
+    except SystemExit as exited:  # argparse
+        status = exited.code
+    printed = capsys.readouterr()
+    return status, printed.out.splitlines(), printed.err.splitlines()
+
+
+def train(capsys, data_file, out, *options):
+    return run(capsys, "train", "--data", data_file, "--out", out, *SIZES, "--epochs", 1, *options)
+
+
+def assert_one_error(status, errors, *told):
+    """Exit status 1, 2 for options, and a line that says what is wrong; before it there may be a progress bar."""
+    assert status in (1, 2) and errors[-1].startswith("error: ")
+    assert [line for line in errors[:-1] if line.strip() and "%|" not in line] == []
+    assert all(str(words) in errors[-1] for words in told)
+
+
+# --- train ------------------------------------------------------------------------------------------------
+
+
+def test_train_writes_a_checkpoint_a_cell_and_the_curves(trained):
+    assert {path.name for path in trained.iterdir()} == {"rnn.pt", "lstm.pt", "attn.pt", "losses.png"}
+    with Image.open(trained / "losses.png") as figure:
+        assert figure.format == "PNG" and min(figure.size) > 100
+
+
+def test_train_prints_captions_next_to_peoples(data_file, tmp_path, capsys):
+    status, said, _ = train(capsys, data_file, tmp_path, "--cell", "lstm", "rnn", "--show", 3, "--captions", "all")
+    assert status == 0
+    assert "image encoder: EfficientNet-Lite0" in "\n".join(said)
+    assert [line for line in said if "8 captions, 1 epochs on" in line]
+    starts = [line.split(":")[0].strip() for line in said[said.index("val picture 0") :] if line]
+    assert starts == [line for i in range(3) for line in (f"val picture {i}", "lstm", "rnn", "person", "person")]
+    assert {path.name for path in tmp_path.iterdir()} == {"lstm.pt", "rnn.pt", "losses.png"}
+
+
+def test_train_takes_a_file_without_references(data_file, tmp_path, capsys):
+    data = torch.load(data_file, weights_only=True)
+    for key in ("train_references", "val_references", "preprocessing"):
+        del data[key]
+    save_data(data, tmp_path / "plain.pt")
+    status, said, _ = train(capsys, tmp_path / "plain.pt", tmp_path / "out", "--cell", "rnn", "--captions", "all")
+    assert status == 0 and said[-1] == "  person: a grey picture"
+    assert helpers.load_captioner(tmp_path / "out" / "rnn.pt")[2] == {"image_size": 40, "fit": "stretch"}
+
+
+class ColourEncoder(torch.nn.Module):
+    """An encoder of next to no cost: the mean colour, times a number that can be trained."""
+
+    out_channels, image_size = 3, None
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(1 / 255))
+
+    def forward(self, images):
+        return images.float().mean(dim=(2, 3), keepdim=True) * self.scale
+
+
+def test_each_cell_begins_with_the_same_encoder(data_file, tmp_path, monkeypatch, capsys):
+    """Also where it is trained end to end, as on a GPU: the second captioner must not inherit the first one's."""
+    begun, train_captioner = [], helpers.train_captioner
+
+    def train_end_to_end(model, *args, **options):
+        begun.append(model.image_encoder.scale.item())
+        return train_captioner(model, *args, **options, freeze_encoder=False)
+
+    monkeypatch.setattr(helpers, "encoder_for", lambda data: ColourEncoder())
+    monkeypatch.setattr(helpers, "train_captioner", train_end_to_end)
+    assert train(capsys, data_file, tmp_path)[0] == 0
+    assert len(begun) == 3 and len(set(begun)) == 1
+    ended = [torch.load(tmp_path / f"{cell_type}.pt", weights_only=True)["state"] for cell_type in CELL_TYPES]
+    assert all(state["image_encoder.scale"].item() != begun[0] for state in ended)
+
+
+def test_a_seed_repeats_the_training(data_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(helpers, "encoder_for", lambda data: ColourEncoder())
+    weights = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert train(capsys, data_file, tmp_path / name, "--cell", "rnn", "--seed", seed, "--epochs", 3)[0] == 0
+        weights.append(torch.load(tmp_path / name / "rnn.pt", weights_only=True)["state"]["cell.Wx"])
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_train_without_a_data_file(tmp_path, capsys):
+    status, _, errors = train(capsys, tmp_path / "none.pt", tmp_path / "out")
+    assert_one_error(status, errors, tmp_path / "none.pt", "no such file", "eecs598")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04 truncated"])
+def test_train_on_what_is_no_data_file(tmp_path, capsys, content):
+    (tmp_path / "data.pt").write_bytes(content)
+    status, _, errors = train(capsys, tmp_path / "data.pt", tmp_path / "out")
+    assert_one_error(status, errors, tmp_path / "data.pt")
+
+
+BAD_OPTIONS = [
+    ("--epochs", "0"), ("--epochs", "-3"), ("--batch-size", "0"), ("--learning-rate", "0"), ("--learning-rate", "nan"),
+    ("--lr-decay", "-1"), ("--hidden", "0"), ("--wordvec", "-2"), ("--device", "toaster"), ("--device", "cuda:99"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("option, value", BAD_OPTIONS)
+def test_option_values_that_make_no_sense(data_file, tmp_path, capsys, option, value):
+    status, _, errors = train(capsys, data_file, tmp_path / "out", "--cell", "rnn", option, value)
+    assert_one_error(status, errors, value)
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_no_examples_to_show(data_file, tmp_path, capsys):
+    status, said, _ = train(capsys, data_file, tmp_path, "--cell", "attn", "--show", 0)
+    assert status == 0 and not [line for line in said if line.startswith("val picture")]
+
+
+def test_a_place_that_cannot_be_written(data_file, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    status, said, errors = train(capsys, data_file, tmp_path / "file", "--cell", "rnn")
+    assert_one_error(status, errors, tmp_path / "file")
+    assert not [line for line in said if "epochs" in line]  # told before the long work, not after it
+
+
+MISUSED = [
+    ["--help-me"], [], ["fly"], ["train"], ["train", "--data", "a.pt", "--out", "b", "--cell", "gru"],
+    ["train", "--data", "a.pt", "--out", "b", "--epochs", "many"], ["caption", "--checkpoint", "a.pt"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", MISUSED, ids=" ".join)
+def test_misuse_is_one_line_too(arguments, capsys):
+    status, said, errors = run(capsys, *arguments)
+    assert status == 2 and said == [] and len(errors) == 1 and errors[0].startswith("error: ")
+
+
+# --- caption ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Photographs of odd sizes, modes and formats -> what is on them."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    red, green, blue = (Image.new("RGB", (90, 31), COLOURS[name]) for name in ("red", "green", "blue"))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # orientation: turned by a quarter
+    saved = {
+        "one pixel.png": (red.resize((1, 1)), {}, "red"),
+        "palette.png": (green.quantize(4), {}, "green"),
+        "cmyk.jpg": (blue.convert("CMYK"), {"quality": 95}, "blue"),
+        "turned.jpg": (red, {"exif": turned}, "red"),
+        "transparent.webp": (green.convert("RGBA"), {}, "green"),
+        "grey.png": (Image.new("L", (3, 500), 120), {}, "grey"),
+        "grey16.png": (Image.new("I;16", (41, 40), 120 * 257), {}, "grey"),
+        "moving.gif": (blue, {}, "blue"),
+    }
+    for name, (image, options, _) in saved.items():
+        image.save(folder / name, **options)
+    return {folder / name: colour for name, (_, _, colour) in saved.items()}
+
+
+@pytest.mark.parametrize("cell_type", CELL_TYPES)
+def test_caption_prints_a_line_a_photo(trained, photos, capsys, cell_type):
+    status, said, errors = run(capsys, "caption", "--checkpoint", trained / f"{cell_type}.pt", *photos)
+    assert status == 0 and errors == []
+    assert said == [f"{photo}: a {colour} picture" for photo, colour in photos.items()]
+
+
+def test_caption_draws_where_it_looked(trained, photos, tmp_path, capsys):
+    out, photos = tmp_path / "new" / "maps", list(photos)[:3]
+    status, said, _ = run(capsys, "caption", "--checkpoint", trained / "attn.pt", "--out", out, *photos)
+    assert status == 0 and len([line for line in said if "picture" in line]) == len(photos)
+    assert {path.name for path in out.iterdir()} == {f"{photo.stem}.png" for photo in photos}
+    for path in out.iterdir():
+        with Image.open(path) as figure:
+            assert figure.format == "PNG" and len(figure.convert("RGB").getcolors(1 << 24)) > 10
+
+
+def test_photos_of_one_name_have_each_a_drawing(trained, tmp_path, capsys):
+    photos = [tmp_path / "a" / "1.png", tmp_path / "b" / "1.jpg"]
+    for photo in photos:
+        photo.parent.mkdir()
+        Image.new("RGB", (20, 20), "red").save(photo)
+    status, _, errors = run(capsys, "caption", "--checkpoint", trained / "attn.pt", "--out", tmp_path / "maps", *photos)
+    assert status == 0 and errors == [] and len(list((tmp_path / "maps").iterdir())) == 2
+
+
+def test_photos_that_are_no_pictures(trained, tmp_path, capsys):
+    (tmp_path / "text.jpg").write_text("no picture")
+    Image.new("RGB", (400, 400), "red").save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:300])
+    for name in ("text.jpg", "half.png", "none.jpg", ""):
+        status, said, errors = run(capsys, "caption", "--checkpoint", trained / "rnn.pt", tmp_path / name)
+        assert_one_error(status, errors, tmp_path / name)
+        assert said == []
+
+
+def test_caption_without_a_checkpoint(photos, data_file, tmp_path, capsys):
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    for path, told in ((tmp_path / "none.pt", "no such checkpoint"), (tmp_path / "text.pt", "not a captioner's"),
+                       (data_file, "not a captioner's")):  # fmt: skip
+        status, said, errors = run(capsys, "caption", "--checkpoint", path, *photos)
+        assert_one_error(status, errors, path, told)
+        assert said == []
+
+
+def test_as_a_program(tmp_path):
+    """The exit status and the one line reach the shell."""
+    arguments = [sys.executable, "helpers.py", "caption", "--checkpoint", str(tmp_path / "none.pt"), "a.jpg"]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+
+
+# --- real photographs -------------------------------------------------------------------------------------
+
+
+def test_the_published_overfit_run_on_real_photographs(real_data, tmp_path):
+    """80 epochs on 50 photographs, 112 x 112 and so a grid of 4 x 4, to the published targets; all words are kept."""
+    folder = real_data / "flickr8k"
+    captions = folder / "captions_train.json", folder / "captions_val.json"
+    data = build_data(folder / "images", *captions, tmp_path / "50.pt", num_train=50, num_val=1, min_count=1)
+    encoder = encoders.EfficientNetLite0(32).eval()
+    for cell_type, target in (("rnn", 0.5), ("lstm", 4), ("attn", 9)):
+        reset_seed(0)
+        model = helpers.make_captioner(CaptioningRNN, data, cell_type, encoder, hidden_dim=512, wordvec_dim=256)
+        model, losses = helpers.train_captioner(
+            model, data["train_images"], data["train_captions"], 80, 25, 1e-3, 1, "cpu",
+            features_folder=tmp_path, progress=False, plot=False,
+        )  # fmt: skip
+        assert len(losses) == 160 and losses[0] > 60
+        assert sum(losses[-2:]) / 2 < target, cell_type
