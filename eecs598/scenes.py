@@ -8,7 +8,6 @@ relation between them, the background. It is drawn, a grammar writes five captio
 (noun, relation, noun) triples never occur in training, so that the val scenes ask for new combinations.
 """
 
-import argparse
 import math
 import os
 import random
@@ -25,6 +24,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from eecs598.coco import DataError, build_vocabulary, encode_captions, save_data
+from eecs598.commands import Parser
 
 # --- drawing ------------------------------------------------------------------------------------------------
 
@@ -745,14 +745,9 @@ def _assemble(pixels, facts, references, image_size):
 # --- command ------------------------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f"error: {message}; see --help\n")
-
-
 def main(arguments=None):
     """Run the command; returns the exit status."""
-    parser = _Parser(prog="python -m eecs598.scenes", description="Draw and caption the embedded data set.")
+    parser = Parser(prog="python -m eecs598.scenes", description="Draw and caption the embedded data set.")
     parser.add_argument("file", type=Path, metavar="FILE", help="the data file to write")
     parser.add_argument("--train", type=int, default=10_000, metavar="N", help="training pictures (10000)")
     parser.add_argument("--val", type=int, default=500, metavar="N", help="validation pictures (500)")

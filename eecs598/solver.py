@@ -42,7 +42,7 @@ def train(
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, lr_decay)
     order = torch.Generator().manual_seed(seed)
     history = History(math.ceil(len(captions) / batch_size))
-    bar = tqdm(total=num_epochs * history.iterations_per_epoch, unit="batch", disable=not progress)
+    bar = tqdm(total=num_epochs * history.iterations_per_epoch, unit="batch", mininterval=0.5, disable=not progress)
     began = time.perf_counter()
     try:
         for epoch in range(1, num_epochs + 1):

@@ -16,13 +16,26 @@ from rnn_lstm_captioning import CELL_TYPES, CaptioningRNN
 
 ROOT = Path(__file__).resolve().parent.parent
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (120, 120, 120)}
-SIZES = ["--hidden", "64", "--wordvec", "16", "--batch-size", "4", "--learning-rate", "0.003", "--lr-decay", "1"]
+SIZES = [
+    "--hidden",
+    "64",
+    "--wordvec",
+    "16",
+    "--batch-size",
+    "4",
+    "--learning-rate",
+    "0.003",
+    "--lr-decay",
+    "1",
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _features_beside_the_tests(tmp_path_factory):
+def _exact_features_beside_the_tests(tmp_path_factory):
+    """In float32: of a plain picture's features bfloat16 loses a third, measured; of a photograph's a twentieth."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoders, "FEATURES_FOLDER", tmp_path_factory.mktemp("features"))
+        patch.setattr(encoders, "fast_dtype", lambda device: torch.float32)
         yield
 
 
@@ -37,7 +50,11 @@ def data_file(tmp_path_factory):
     references = [[text, f"{text} picture"] for text in texts]
     data = {"vocab": vocab, "preprocessing": {"image_size": 40, "fit": "crop"}}
     for split in ("train", "val"):
-        data |= {f"{split}_images": pictures, f"{split}_captions": captions, f"{split}_references": references}
+        data |= {
+            f"{split}_images": pictures,
+            f"{split}_captions": captions,
+            f"{split}_references": references,
+        }
     save_data(data, path)
     return path
 
@@ -135,7 +152,7 @@ def test_a_seed_repeats_the_training(data_file, tmp_path, monkeypatch, capsys):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         assert train(capsys, data_file, tmp_path / name, "--cell", "rnn", "--seed", seed, "--epochs", 3)[0] == 0
         weights.append(torch.load(tmp_path / name / "rnn.pt", weights_only=True)["state"]["cell.Wx"])
-    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    assert torch.equal(weights[0], weights[1]) and (weights[0] - weights[2]).std() > 0.1
 
 
 def test_train_without_a_data_file(tmp_path, capsys):
@@ -221,6 +238,13 @@ def test_caption_prints_a_line_a_photo(trained, photos, capsys, cell_type):
     assert said == [f"{photo}: a {colour} picture" for photo, colour in photos.items()]
 
 
+def test_photos_are_prepared_like_the_training_pictures(trained, photos, monkeypatch, capsys):
+    prepared, prepare = [], helpers.prepare_image
+    monkeypatch.setattr(helpers, "prepare_image", lambda photo, **how: prepared.append(how) or prepare(photo, **how))
+    assert run(capsys, "caption", "--checkpoint", trained / "rnn.pt", *photos)[0] == 0
+    assert prepared == [{"image_size": 40, "fit": "crop"}] * len(photos)
+
+
 def test_caption_draws_where_it_looked(trained, photos, tmp_path, capsys):
     out, photos = tmp_path / "new" / "maps", list(photos)[:3]
     status, said, _ = run(capsys, "caption", "--checkpoint", trained / "attn.pt", "--out", out, *photos)
@@ -275,7 +299,7 @@ def test_the_published_overfit_run_on_real_photographs(real_data, tmp_path):
     folder = real_data / "flickr8k"
     captions = folder / "captions_train.json", folder / "captions_val.json"
     data = build_data(folder / "images", *captions, tmp_path / "50.pt", num_train=50, num_val=1, min_count=1)
-    encoder = encoders.EfficientNetLite0(32).eval()
+    encoder = encoders.choose_encoder(data["train_images"], 32, None)
     for cell_type, target in (("rnn", 0.5), ("lstm", 4), ("attn", 9)):
         reset_seed(0)
         model = helpers.make_captioner(CaptioningRNN, data, cell_type, encoder, hidden_dim=512, wordvec_dim=256)

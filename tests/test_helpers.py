@@ -172,7 +172,11 @@ def test_frozen_or_not_the_loss_begins_the_same(tiny_data, mean_encoder, tmp_pat
     histories = []
     monkeypatch.setattr(helpers, "plot_history", histories.append)
     flipped = tiny_data["train_images"].flip(0), tiny_data["train_captions"]
-    for images, freeze in ((tiny_data["train_images"], True), (tiny_data["train_images"], False), (flipped[0], True)):
+    for images, freeze in (
+        (tiny_data["train_images"], True),
+        (tiny_data["train_images"], False),
+        (flipped[0], True),
+    ):
         model = make(tiny_data, mean_encoder, cell_type)
         model.feature_projection.weight.data *= 100  # the picture matters
         model.output_projection.weight.data *= 10
@@ -209,7 +213,13 @@ def test_captions_share_pictures_by_image_index(tiny_data, mean_encoder, tmp_pat
 @CELLS
 def test_it_learns_by_heart_and_captions_right(tiny_data, mean_encoder, tmp_path, cell_type):
     model, losses = helpers.train_captioner(
-        make(tiny_data, mean_encoder, cell_type), *pairs(tiny_data), 80, 4, 2e-2, **QUIET, features_folder=tmp_path
+        make(tiny_data, mean_encoder, cell_type),
+        *pairs(tiny_data),
+        80,
+        4,
+        2e-2,
+        **QUIET,
+        features_folder=tmp_path,
     )
     assert losses[-1] < 0.5 < losses[0]
     captions = caption(model, tiny_data, tiny_data["val_images"])[0]
@@ -263,11 +273,10 @@ def test_captioning_changes_nothing_in_the_model(tiny_data):
 
 @CELLS
 def test_a_checkpoint_gives_identical_captions(tiny_data, tmp_path, cell_type):
-    encoder = encoders.EfficientNetLite0(16, 64)
-    encoder.blocks[0].requires_grad_(False)
+    encoder = encoders.EfficientNetLite0(16, 64).calibrate(tiny_data["train_images"])
     model = spread(make(tiny_data, encoder, cell_type)).eval()
     model.image_encoder.stem[1].running_mean += 0.1  # an encoder that was trained on, too
-    helpers.save_captioner(model, tmp_path / "new" / "model.pt", tiny_data, encoder, 32, 16)
+    helpers.save_captioner(model, tmp_path / "new" / "model.pt", tiny_data, 32, 16)
     loaded, names, preparation = helpers.load_captioner(tmp_path / "new" / "model.pt")
     assert names == tiny_data["vocab"]["idx_to_token"] and not loaded.training
     assert preparation == {"image_size": 48, "fit": "stretch"}
@@ -282,7 +291,7 @@ def test_a_checkpoint_of_regnet(tiny_data, tmp_path):
     encoder = encoders.ImageEncoder(pretrained=False)
     model = make(tiny_data, encoder, "attn").eval()
     tiny_data["preprocessing"] = {"image_size": 60, "fit": "crop"}
-    helpers.save_captioner(model, tmp_path / "model.pt", tiny_data, encoder, 32, 16)
+    helpers.save_captioner(model, tmp_path / "model.pt", tiny_data, 32, 16)
     loaded, _, preparation = helpers.load_captioner(tmp_path / "model.pt")
     assert preparation == tiny_data["preprocessing"]
     images = torch.randint(0, 256, (2, 3, 60, 90), dtype=torch.uint8)
@@ -297,7 +306,7 @@ def checkpoint(tmp_path_factory):
     vocab = {"idx_to_token": WORDS, "token_to_idx": {word: i for i, word in enumerate(WORDS)}}
     data = {"vocab": vocab, "train_images": torch.zeros(1, 3, 32, 32, dtype=torch.uint8)}
     encoder = encoders.EfficientNetLite0(16)
-    helpers.save_captioner(make(data, encoder), path, data, encoder, 32, 16)
+    helpers.save_captioner(make(data, encoder), path, data, 32, 16)
     helpers.load_captioner(path)
     return path.read_bytes()
 

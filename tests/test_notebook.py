@@ -28,7 +28,7 @@ def test_it_was_executed_from_top_to_bottom_without_an_error():
 
 def test_it_was_executed_on_the_full_setting():
     (switch,) = [cell for cell in CODE if "EECS598_QUICK" in source(cell)]
-    assert any("train: 6,000 pictures" in "".join(output.get("text", "")) for output in switch["outputs"])
+    assert any("train: 16,000 pictures" in "".join(output.get("text", "")) for output in switch["outputs"])
 
 
 def test_it_is_small_and_its_cells_are_short():
@@ -89,7 +89,7 @@ def sessions_server(monkeypatch):
     import threading
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             self.send_response(200)
             self.end_headers()
             self.wfile.write(json.dumps([{"path": self.server.opened}]).encode())

@@ -199,7 +199,12 @@ def test_captioners_exchange_weights_and_give_the_same(student, cell_type, tiny_
         helpers.make_captioner(module.CaptioningRNN, tiny_data, cell_type, ColourEncoder(), 12, 5).double()
         for module in (ours, student)
     )
-    names = {"affine": "feature_projection", "embed": "word_embedding", "rnn": "cell", "temporal": "output_projection"}
+    names = {
+        "affine": "feature_projection",
+        "embed": "word_embedding",
+        "rnn": "cell",
+        "temporal": "output_projection",
+    }
     for part, our_part in names.items():
         for name, parameter in getattr(theirs, part).named_parameters():
             parameter.data = getattr(model, our_part).get_parameter(name).data.view_as(parameter).clone()
@@ -261,7 +266,10 @@ def test_attention_on_its_hard_coded_grid(student, tiny_data):
 def test_captioning_leaves_the_students_encoder_alone(student, tiny_data):
     """A student's sample() does not mind the mode; still no picture may depend on its batch, nor any statistic move."""
     torch.manual_seed(0)
-    images, names = torch.randint(0, 256, (3, 3, 128, 128), dtype=torch.uint8), tiny_data["vocab"]["idx_to_token"]
+    images, names = (
+        torch.randint(0, 256, (3, 3, 128, 128), dtype=torch.uint8),
+        tiny_data["vocab"]["idx_to_token"],
+    )
     model = make_student(student, tiny_data, "attn", student.ImageEncoder(pretrained=False, verbose=False)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     weights = helpers.caption_pictures(model, images, names, 1)[1]

@@ -1,0 +1,329 @@
+"""Build a data file from photographs and their captions, from folders or fetched from COCO's image host."""
+
+import contextlib
+import os
+import random
+import re
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from eecs598 import download
+from eecs598.captions import (
+    MAX_WORDS,
+    DataError,
+    build_vocabulary,
+    encode_captions,
+    read_captions,
+    read_karpathy,
+    shorten_error,
+)
+from eecs598.datafile import save_data
+from eecs598.pictures import prepare_in_order
+
+CACHE = Path(__file__).parents[1] / "datasets" / "coco_images"
+IMAGE_URLS = (download.COCO_IMAGE_URL, download.COCO_IMAGE_MIRROR_URL)
+COURSE_COUNTS = {"train": 10000, "val": 500}  # of the course's own file
+
+
+def build_data(images=None, train_captions=None, val_captions=None, out=None, *, val_images=None, karpathy=None,
+               year=2014, cache=CACHE, image_url=IMAGE_URLS, image_size=112, fit="stretch",
+               num_train=None, num_val=None, min_count=4, seed=0, workers=None):
+    """A data file's dict from pictures and their captions in the official COCO format.
+
+    images, val_images: folders of pictures; `val_images` is `images` unless given. Without `images` the chosen
+        pictures are fetched one by one into the folder `cache`, where later calls find them, from `image_url`:
+        an address with {folder} and {file_name}, or several mirrors in order
+    train_captions, val_captions: JSON files; without the second, `num_val` pictures of the first, or a tenth
+        of them, become the validation pictures. Without either, COCO's own of `year`, 2014 or 2017, are fetched
+    karpathy: a Karpathy split file, in place of both (see `read_karpathy`)
+    out: the data file to write, if any
+    image_size, fit: as for `prepare_image`
+    num_train, num_val: how many pictures, chosen by `seed`; all unless given, but at most 10,000 and 500 where
+        they are fetched
+    min_count: rarer words of the training captions become `<UNK>`
+    workers: threads that decode pictures, one a core unless given; the result does not depend on them
+
+    One row for each picture: `*_captions` holds one of its captions, drawn among those of at most 15 words
+    where there are any, and `*_references` all of them, that one first, tokenized and joined by spaces. The
+    vocabulary counts all captions of the training pictures. No training picture is also a validation picture.
+    After an interruption the same call goes on: what was fetched is kept, and only decoding starts again.
+    Raises DataError, and DownloadError where something cannot be fetched.
+    """
+    if out is not None:
+        _prepare_place(Path(out))  # told before the long work
+    source = _Fetcher(image_url, Path(cache)) if images is None else None
+    train, val, told = _read_pictures(train_captions, val_captions, karpathy, year, Path(cache))
+    rng = random.Random(seed)
+    train = _shuffle(_locate(train, images, source, told[0]), rng)
+    if val is None:
+        val = train
+        num_val = num_val or _limit(max(1, len(train) // 10), "val", source)
+    else:
+        val = _shuffle(_locate(val, val_images or images, source, told[1]), rng)
+        num_val = _limit(len(val), "val", source) if num_val is None else num_val
+    _check_counts(train, val, num_train, num_val)
+
+    decode = {"image_size": image_size, "fit": fit, "workers": workers or min(16, os.cpu_count() or 1)}
+    val_pixels, val, tried = _decode(val, num_val, "val", source, **decode)
+    train = [picture for picture in train if picture.path not in tried]
+    num_train = num_train or _limit(len(train), "train", source)
+    train_pixels, train, _ = _decode(train, num_train, "train", source, **decode)
+    vocab = build_vocabulary((text.split() for picture in train for text in picture.captions), min_count)
+    data = {"vocab": vocab, "preprocessing": {"image_size": image_size, "fit": fit}}
+    for split, pixels, pictures in (("train", train_pixels, train), ("val", val_pixels, val)):
+        data[f"{split}_images"] = pixels
+        data[f"{split}_captions"] = encode_captions([p.captions[0].split() for p in pictures], vocab)
+        data[f"{split}_image_ids"] = torch.tensor([picture.id for picture in pictures])
+        data[f"{split}_references"] = [picture.captions for picture in pictures]
+    if out is not None:
+        save_data(data, out)
+    return data
+
+
+def _prepare_place(out):
+    """Check that `out` can be written, and remove what killed builds of it have left beside it."""
+    folder = out.absolute().parent
+    if not os.access(folder, os.W_OK):
+        raise DataError(f"{out}: its folder does not exist or cannot be written to")
+    for path in folder.glob(f".{out.name}.*.part"):
+        number = re.search(r"\.(\d+)\.part$", path.name)
+        if number and not _is_running(int(number[1])):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _is_running(process):
+    """Whether the process of that id is alive; on Windows always False, where open files cannot be removed."""
+    if os.name == "nt":  # os.kill would end it
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+# --- the pictures to choose from ----------------------------------------------------------------------------
+
+
+def _read_pictures(train_captions, val_captions, karpathy, year, cache):
+    """Training pictures, validation pictures or None, and the name of each one's captions file."""
+    if karpathy is not None:
+        if train_captions is not None or val_captions is not None:
+            raise DataError(f"{karpathy}: a Karpathy split file holds all captions; give no captions file beside it")
+        return *read_karpathy(karpathy), (karpathy, karpathy)
+    if train_captions is None:
+        if val_captions is not None:
+            raise DataError(f"{val_captions}: validation captions without training captions; give both")
+        train_captions, val_captions = fetch_captions(year, cache)
+    val = None if val_captions is None else read_captions(val_captions)
+    return read_captions(train_captions), val, (train_captions, val_captions)
+
+
+def fetch_captions(year, cache=CACHE):
+    """The paths of COCO's official training and validation captions of `year`, fetched into `cache` unless there.
+
+    Raises DownloadError or DataError.
+    """
+    if year not in download.COCO_ANNOTATIONS_URLS:
+        raise DataError(f"year {year}: wanted {' or '.join(map(str, download.COCO_ANNOTATIONS_URLS))}")
+    folder = _make_folder(Path(cache) / "annotations")
+    paths = [folder / f"captions_{split}{year}.json" for split in ("train", "val")]
+    if all(path.is_file() for path in paths):
+        return paths
+    archive = folder / f"annotations_trainval{year}.zip"
+    urls, sha256 = download.COCO_ANNOTATIONS_URLS[year], download.COCO_ANNOTATIONS_SHA256[year]
+    download.download(urls, archive, sha256=sha256)
+    for path in paths:
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            with zipfile.ZipFile(archive) as zipped, zipped.open(f"annotations/{path.name}") as member:
+                with part.open("wb") as file:
+                    shutil.copyfileobj(member, file)
+            os.replace(part, path)
+        except (OSError, KeyError, zipfile.BadZipFile) as error:
+            told = f"{path.name} cannot be unpacked ({shorten_error(error)})"
+            raise DataError(f"{archive}: {told}; remove it and try again") from None
+        finally:
+            part.unlink(missing_ok=True)
+    archive.unlink()
+    return paths
+
+
+def _make_folder(path):
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path}: this folder cannot be made ({shorten_error(error)})") from None
+    return path
+
+
+def _locate(pictures, images, source, name):
+    """The pictures that have captions and a file in the folder `images`, or an address to fetch it from.
+
+    The others are counted in a line on standard error. `name` is the captions file, for messages.
+    """
+    if source is not None:
+        there = [picture._replace(path=source.place(picture)) for picture in pictures]
+    elif not Path(images).is_dir():
+        raise DataError(f"{images}: no such folder of pictures")
+    else:
+        there = [p._replace(path=path) for p in pictures if (path := _find(Path(images), p))]
+    if not there:
+        example = pictures[0].file_name if pictures else "none"
+        raise DataError(f"{images}: holds none of the {len(pictures)} pictures of {name} (first: {example})")
+    usable = [picture for picture in there if picture.captions]
+    if not usable:
+        raise DataError(f"{name}: none of its {len(there)} pictures has a caption")
+    if len(there) < len(pictures):
+        ids = {picture.id for picture in there}
+        gone = next(picture.file_name for picture in pictures if picture.id not in ids)
+        count = f"{len(pictures) - len(there)} of {len(pictures)} pictures"
+        _say(f"{name}: {count} are not in {images}, skipped (first: {gone})")
+    if len(usable) < len(there):
+        _say(f"{name}: {len(there) - len(usable)} pictures have no caption, skipped")
+    return usable
+
+
+def _find(images, picture):
+    """A picture's file in `images`, or in the folder of the official archives within it; None without one."""
+    places = [images / picture.file_name]
+    if picture.folder:
+        places.append(images / picture.folder / picture.file_name)
+    return next((path for path in places if path.is_file()), None)
+
+
+def _say(line):
+    tqdm.write(line, file=sys.stderr)
+
+
+# --- choosing -----------------------------------------------------------------------------------------------
+
+
+def _limit(count, split, source):
+    """All the pictures of a folder, but no more than the course's own file holds where they are fetched."""
+    return count if source is None else min(count, COURSE_COUNTS[split])
+
+
+def _shuffle(pictures, rng):
+    """The pictures in random order, in each the caption that stands for it first."""
+    shuffled = []
+    for picture in rng.sample(pictures, len(pictures)):
+        fitting = [text for text in picture.captions if len(text.split()) <= MAX_WORDS]
+        first = picture.captions.index(rng.choice(fitting or picture.captions))
+        others = picture.captions[:first] + picture.captions[first + 1 :]
+        shuffled.append(picture._replace(captions=[picture.captions[first], *others]))
+    return shuffled
+
+
+def _check_counts(train, val, num_train, num_val):
+    """Refuse, before any picture is decoded, to choose more pictures than there are."""
+    if not 1 <= num_val <= len(val):
+        raise DataError(f"{num_val} validation pictures wanted, of {len(val)}; choose 1 to {len(val)}")
+    chosen = {picture.path for picture in val[:num_val]}
+    left = sum(picture.path not in chosen for picture in train)
+    if not left:
+        raise DataError(f"all {len(train)} training pictures are among the {num_val} for validation")
+    if num_train is not None and not 1 <= num_train <= left:
+        seen = f"{left} of {len(train)} are left beside the {num_val} for validation"
+        raise DataError(f"{num_train} training pictures wanted, but {seen}; choose 1 to {left}")
+
+
+# --- fetching and decoding ----------------------------------------------------------------------------------
+
+
+class _Fetcher:
+    """Fetches pictures from `image_url`, see `build_data`, into the folder `cache`."""
+
+    def __init__(self, image_url, cache):
+        self.urls, self.cache = [image_url] if isinstance(image_url, str) else list(image_url), cache
+        for url in self.urls:
+            try:
+                url.format(folder="train2014", file_name="1.jpg")
+            except (KeyError, IndexError, ValueError):
+                raise DataError(f"{url!r}: wanted an address like {download.COCO_IMAGE_URL}") from None
+
+    def place(self, picture):
+        """Where a picture lies once it is fetched. Raises DataError where its name would lead elsewhere."""
+        path = Path(picture.folder, picture.file_name)
+        if path.is_absolute() or ".." in path.parts or any(sign in str(path) for sign in ":\\\0"):
+            raise DataError(f"picture {picture.id}: {str(path)!r:.80} is no plain file name to fetch")
+        if not picture.folder and any("{folder}" in url for url in self.urls):
+            known = "neither its file name nor a coco_url tells its folder on the image host"
+            raise DataError(f"picture {picture.id} ({picture.file_name}): {known}; name a folder with --images")
+        return self.cache / path
+
+    def fetch(self, pictures):
+        """Fetch those that are not in the cache; returns those that are then.
+
+        A picture that the host does not have is named on standard error. All else raises DownloadError, so that
+        a bad line never changes the choice of pictures.
+        """
+        wanted = {p.path: p for p in pictures if not p.path.is_file()}
+        for folder in {path.parent for path in wanted}:
+            _make_folder(folder)
+        failed = download.fetch_many([self._job(*item) for item in wanted.items()], check=_check_picture)
+        failed = {path: error for path, error in failed if error}
+        broken = [error for error in failed.values() if error.reason != "missing"]
+        if broken or len(failed) == len(pictures):
+            told = f"{len(failed)} of {len(wanted)} pictures could not be fetched, those that were are kept"
+            first = (broken or list(failed.values()))[0]
+            raise download.DownloadError(f"{told}; the first: {first}", first.reason)
+        for error in failed.values():
+            _say(f"skipped {error}")
+        return [picture for picture in pictures if picture.path not in failed]
+
+    def _job(self, path, picture):
+        names = {"folder": quote(picture.folder), "file_name": quote(picture.file_name)}
+        return path, [url.format(**names) for url in self.urls], path
+
+
+def _check_picture(path):
+    """Refuse a file that is no picture, such as a login page sent in place of one."""
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except Exception as error:
+        raise DataError(f"{path}: not a picture ({shorten_error(error)})") from None
+
+
+def _decode(pictures, count, split, source, **options):
+    """The first `count` of `pictures` that can be had and read: uint8 (n, 3, S, S), those pictures, all paths tried.
+
+    A picture that cannot be read is named on standard error, and the next one takes its place.
+    """
+    size = options["image_size"]
+    try:
+        pixels = np.empty((count, 3, size, size), dtype=np.uint8)
+    except (MemoryError, ValueError):
+        raise DataError(f"{count} pictures of {size} x {size} do not fit in memory; take fewer") from None
+    kept, tried = [], 0
+    with tqdm(total=count, desc=f"{split} pictures", unit="picture") as bar:
+        while len(kept) < count and tried < len(pictures):
+            batch = pictures[tried : tried + count - len(kept)]
+            tried += len(batch)
+            if source is not None:
+                batch = source.fetch(batch)
+            for picture, prepared in prepare_in_order(batch, **options):
+                if isinstance(prepared, DataError):
+                    _say(f"skipped {prepared}")
+                    continue
+                pixels[len(kept)] = prepared
+                kept.append(picture)
+                bar.update()
+    if not kept:
+        raise DataError(f"none of the {tried} {split} pictures could be read; see the lines above")
+    if tried > len(kept):
+        _say(f"{tried - len(kept)} {split} pictures could not be read, skipped; {len(kept)} are kept")
+    pixels.resize((len(kept), 3, size, size), refcheck=False)  # in place: a slice would be copied when saved
+    return torch.from_numpy(pixels), kept, {picture.path for picture in pictures[:tried]}

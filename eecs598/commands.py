@@ -1,0 +1,27 @@
+"""What every command shares: errors of one line, and option values that are checked where they are read."""
+
+import argparse
+
+import torch
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but wrong usage is one line on standard error."""
+
+    def error(self, message):
+        self.exit(2, f"error: {message}; see --help\n")
+
+
+def positive(text):
+    """An option's value: a whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}, wanted a whole number from 1")
+    return int(text)
+
+
+def device(text):
+    """An option's value: a torch device that is to be had here."""
+    try:
+        return torch.empty(0, device=text).device
+    except (RuntimeError, AssertionError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not to be had here ({str(error).splitlines()[0]})") from None

@@ -1,0 +1,241 @@
+"""The data file of `datasets/README.md`: check it, read it, write it, say what is in it.
+
+Every complaint is a `DataError`, whose message is one line.
+"""
+
+import os
+import pickle
+import re
+import warnings
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from eecs598.captions import CAPTION_LENGTH, END, NULL, SPECIAL_TOKENS, START, UNK, DataError, shorten_error
+from eecs598.files import save_whole
+
+HOW_TO_MAKE = (
+    "get the course's with `python -m eecs598.coco download`, or make one with `python -m eecs598.scenes FILE` "
+    "or `python -m eecs598.coco build`"
+)
+
+
+# --- checks -------------------------------------------------------------------------------------------------
+
+
+def validate_data(data, name="data"):
+    """Raise DataError unless `data` is a data file's dict (`datasets/README.md`); `name` opens the message.
+
+    All captions are read, no picture's bytes are, so that checking a memory-mapped file costs little.
+    """
+    wanted = ["train_images", "val_images", "train_captions", "val_captions", "vocab"]
+    if not isinstance(data, dict):
+        raise DataError(f"{name}: holds {_describe(data)}, wanted a dict with the keys {', '.join(wanted)}")
+    missing = [key for key in wanted if key not in data]
+    if missing:
+        seen = ", ".join(map(str, list(data)[:10])) or "none"
+        raise DataError(f"{name}: lacks {', '.join(missing)}; keys seen: {seen}; wanted: {', '.join(wanted)}")
+    _check_vocabulary(data["vocab"], f"{name}: vocab")
+    for split in ("train", "val"):
+        _check_images(data, split, name)
+        _check_captions(data, split, name)
+        _check_extras(data, split, name)
+
+
+def _describe(value):
+    """What a value is, for an error message: its type, and its size where it has one."""
+    if isinstance(value, torch.Tensor):
+        return f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return f"a {type(value).__name__}"
+
+
+def _check_vocabulary(vocab, name):
+    """The two tables exist, agree and hold the special tokens."""
+    if not isinstance(vocab, dict) or not {"idx_to_token", "token_to_idx"} <= vocab.keys():
+        raise DataError(f"{name}: is {_describe(vocab)}, wanted a dict with idx_to_token and token_to_idx")
+    tokens, ids = vocab["idx_to_token"], vocab["token_to_idx"]
+    if not isinstance(tokens, list) or not isinstance(ids, dict):
+        seen = f"idx_to_token is {_describe(tokens)} and token_to_idx {_describe(ids)}"
+        raise DataError(f"{name}: {seen}, wanted a list and a dict")
+    odd = next((i for i, token in enumerate(tokens) if not isinstance(token, str)), None)
+    if odd is not None:
+        raise DataError(f"{name}: idx_to_token[{odd}] is {_describe(tokens[odd])}, wanted a string")
+    twice = [token for token, count in Counter(tokens).items() if count > 1]
+    if twice:
+        raise DataError(f"{name}: idx_to_token holds {twice[0]!r} twice, wanted each token once")
+    missing = [token for token in SPECIAL_TOKENS if token not in tokens]
+    if missing:
+        raise DataError(f"{name}: lacks {' '.join(missing)}, wanted all of {' '.join(SPECIAL_TOKENS)}")
+    for i, token in enumerate(tokens):
+        if (found := ids.get(token)) != i or type(found) is not int:
+            seen = f"idx_to_token[{i}] is {token!r}, but token_to_idx[{token!r}] is {found!r}"
+            raise DataError(f"{name}: {seen}, wanted {i}")
+    if len(ids) != len(tokens):
+        extra = next(iter(ids.keys() - set(tokens)))
+        raise DataError(f"{name}: token_to_idx holds {extra!r}, which idx_to_token lacks")
+
+
+def _check_images(data, split, name):
+    images, first = data[f"{split}_images"], data["train_images"]
+    good = isinstance(images, torch.Tensor) and images.dtype == torch.uint8 and images.ndim == 4
+    if not good or images.shape[1] != 3 or 0 in images.shape:
+        wanted = "a tensor (n, 3, height, width) of uint8, nowhere 0"
+    elif images.shape[2:] != first.shape[2:]:
+        wanted = f"pictures of {first.shape[2]} x {first.shape[3]} as in train_images"
+    else:
+        return
+    raise DataError(f"{name}: {split}_images is {_describe(images)}, wanted {wanted}")
+
+
+def _check_captions(data, split, name):
+    key, captions, tokens = f"{split}_captions", data[f"{split}_captions"], data["vocab"]["idx_to_token"]
+    rows = len(data[f"{split}_images"])
+    wanted = f"a tensor ({rows}, {CAPTION_LENGTH}) of int64, a row for each of {split}_images"
+    good = isinstance(captions, torch.Tensor) and captions.dtype == torch.int64
+    if not good or tuple(captions.shape) != (rows, CAPTION_LENGTH):
+        raise DataError(f"{name}: {key} is {_describe(captions)}, wanted {wanted}")
+    outside = ((captions < 0) | (captions >= len(tokens))).nonzero()
+    if len(outside):
+        row, column = outside[0].tolist()
+        raise DataError(
+            f"{name}: {key} row {row} holds id {captions[row, column].item()}, "
+            f"but the vocabulary has {len(tokens)} tokens (ids 0 to {len(tokens) - 1})"
+        )
+    unstarted = (captions[:, 0] != data["vocab"]["token_to_idx"][START]).nonzero()
+    if len(unstarted):
+        row = unstarted[0].item()
+        raise DataError(f"{name}: {key} row {row} begins with {tokens[captions[row, 0]]!r}, wanted {START!r}")
+
+
+def _check_extras(data, split, name):
+    """The optional keys, where present: one id and one list of captions for each picture."""
+    rows = len(data[f"{split}_images"])
+    ids = data.get(f"{split}_image_ids", torch.empty(rows, dtype=torch.int64))
+    if not isinstance(ids, torch.Tensor) or ids.dtype != torch.int64 or tuple(ids.shape) != (rows,):
+        raise DataError(f"{name}: {split}_image_ids is {_describe(ids)}, wanted a tensor ({rows},) of int64")
+    references = data.get(f"{split}_references")
+    if references is None:
+        return
+    if not isinstance(references, list) or len(references) != rows:
+        wanted = f"a list of {rows}, one for each of {split}_images"
+        raise DataError(f"{name}: {split}_references is {_describe(references)}, wanted {wanted}")
+    for row, captions in enumerate(references):
+        if not isinstance(captions, list) or not captions or not all(isinstance(c, str) for c in captions):
+            raise DataError(f"{name}: {split}_references row {row} is not a list of one or more strings")
+
+
+# --- reading and writing ------------------------------------------------------------------------------------
+
+
+def load_data(path):
+    """The data file at `path`, checked, as a dict; pictures stay on disk until they are used (memory-mapped).
+
+    Only tensors and plain values are read: a file that holds code is refused. Raises DataError.
+    """
+    path = Path(path)
+    _check_signature(path)
+    try:
+        # A file in torch's format from before version 1.6 is no zip archive and cannot be mapped.
+        mapped = zipfile.is_zipfile(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on the pickle of a file that is refused next
+            data = torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # whatever the unpickler raises on bytes that it does not understand
+        seen = f"foreign or damaged ({shorten_error(error)})"
+        if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to run it
+            code = re.search(r"GLOBAL ([\w.]+)", str(error))
+            seen = f"refused, since it holds code{f' ({code[1]})' if code else ' or is damaged'}"
+        raise DataError(f"{path}: not a data file: {seen}; {HOW_TO_MAKE}") from None
+    validate_data(data, str(path))
+    return data
+
+
+def check_whole(path):
+    """Raise DataError if a byte of the data file has changed since it was written, by the zip archive's CRCs.
+
+    All of the file is read, under a progress bar. Files in torch's older format have no CRCs and pass.
+    """
+    path = Path(path)
+    _check_signature(path)
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            style = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
+            with tqdm(total=sum(entry.file_size for entry in entries), desc=f"checking {path.name}", **style) as bar:
+                for entry in entries:
+                    with archive.open(entry) as member:
+                        while block := member.read(2**20):
+                            bar.update(len(block))
+    except Exception as error:  # zipfile, zlib and struct each raise their own on damaged bytes
+        raise DataError(f"{path}: damaged ({shorten_error(error)}); {HOW_TO_MAKE}") from None
+
+
+def _check_signature(path):
+    """Tell a missing, truncated or foreign file by its first bytes, before torch is asked."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; {HOW_TO_MAKE}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({shorten_error(error)})") from None
+    if head.startswith(b"PK\x03\x04"):  # a zip archive, which is read from its end
+        if not zipfile.is_zipfile(path):
+            raise DataError(f"{path}: truncated: its end is missing; {HOW_TO_MAKE}")
+    elif not head.startswith(b"\x80"):  # a pickle: torch's older format
+        web_page = head.lstrip().startswith(b"<")
+        seen = "a web page" if web_page else f"it begins with {head!r}" if head else "it is empty"
+        raise DataError(f"{path}: not a data file: {seen}; {HOW_TO_MAKE}")
+
+
+def save_data(data, path):
+    """Check `data` and write it to `path`, whole or not at all: a failure leaves what was there before.
+
+    Raises DataError when the data are wrong or the file cannot be written.
+    """
+    path = Path(path)
+    validate_data(data, str(path))
+    try:
+        save_whole({key: _compact(value) for key, value in data.items()}, path)
+    except OSError as error:
+        told = f"{path}: cannot be written ({error.strerror})" if error.strerror else str(error)
+        raise DataError(told) from None
+
+
+def _compact(value):
+    """A tensor without the rest of the storage that it is a slice of: torch.save would write all of it."""
+    if isinstance(value, torch.Tensor) and value.untyped_storage().nbytes() != value.nbytes:
+        return value.clone(memory_format=torch.contiguous_format)
+    return value
+
+
+# --- describing --------------------------------------------------------------------------------------------
+
+
+def describe_data(data):
+    """What is in a data file's dict, as lines of text: counts, sizes, vocabulary, captions, other keys."""
+    tokens, ids = data["vocab"]["idx_to_token"], data["vocab"]["token_to_idx"]
+    lines = []
+    for split in ("train", "val"):
+        images, captions = data[f"{split}_images"], data[f"{split}_captions"]
+        is_word = ~torch.isin(captions, torch.tensor([ids[NULL], ids[START], ids[END]]))
+        words = is_word.sum(1)
+        unknown = (captions == ids[UNK]).sum().item() / max(1, words.sum().item())
+        lengths = f"{words.min()} to {words.max()}, mean {words.double().mean():.1f}"
+        lines += [
+            f"{split}: {len(images)} pictures of {images.shape[2]} x {images.shape[3]}, a caption each",
+            f"  words a caption: {lengths}; {UNK} among them: {unknown:.1%}",
+            f"  first caption: {' '.join(tokens[i] for i in captions[0] if i != ids[NULL])}",
+        ]
+    named = ", ".join(f"{token} {ids[token]}" for token in SPECIAL_TOKENS)
+    extra = data.keys() - {f"{split}_{kind}" for split in ("train", "val") for kind in ("images", "captions")}
+    lines.append(f"vocabulary: {len(tokens)} tokens ({named})")
+    lines.append(f"other keys: {', '.join(sorted(map(str, extra - {'vocab'}))) or 'none'}")
+    return "\n".join(lines)

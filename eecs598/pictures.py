@@ -1,0 +1,75 @@
+"""Photographs as tensors, from any mode, shape and format that Pillow reads."""
+
+import warnings
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from eecs598.captions import DataError, shorten_error
+
+FITS = ("stretch", "crop")
+
+
+def prepare_image(picture, image_size=112, fit="stretch"):
+    """A picture as a model sees it: a uint8 tensor (3, image_size, image_size), RGB.
+
+    `picture` is a path, a binary file or a PIL image, of any mode and shape: turned as its EXIF entry says,
+    the first frame of an animation, transparency over white, 16-bit grey scaled to 8. `fit` is "stretch" (all
+    of the picture, its aspect ratio lost) or "crop" (the largest centred square). Raises DataError.
+    """
+    if fit not in FITS or image_size < 1:
+        raise DataError(f"image_size {image_size}, fit {fit!r}: wanted 1 or more and {' or '.join(FITS)}")
+    given = isinstance(picture, Image.Image)
+    name = (getattr(picture, "filename", "") or "the picture") if given else picture
+    place = ImageOps.fit if fit == "crop" else Image.Image.resize
+    try:
+        if given:
+            rgb = _to_rgb(picture)
+        else:
+            with Image.open(picture) as opened:
+                rgb = _to_rgb(opened)
+        placed = place(rgb, (image_size, image_size), Image.Resampling.BILINEAR)  # antialiased
+    except UnidentifiedImageError:
+        raise DataError(f"{name}: not a picture in a format that Pillow reads") from None
+    except Exception as error:  # a damaged picture raises anything: OSError, SyntaxError, struct.error, ...
+        raise DataError(f"{name}: cannot be read as a picture ({shorten_error(error)})") from None
+    return torch.from_numpy(np.array(placed)).permute(2, 0, 1).contiguous()
+
+
+def _to_rgb(image):
+    """An upright RGB copy of a PIL image of any mode."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips it at 255
+        grey = np.asarray(image, dtype=np.float64) / 257
+        image = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
+    if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def prepare_in_order(pictures, image_size, fit, workers):
+    """Yield (picture, its tensor or DataError) in order, while threads work a few pictures ahead.
+
+    Threads suffice, since Pillow decodes and resizes outside Python's lock.
+    """
+
+    def prepare(picture):
+        try:
+            return prepare_image(picture.path, image_size, fit)
+        except DataError as error:
+            return error
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+        warnings.simplefilter("ignore")  # of odd EXIF entries, in pictures that can be read
+        ahead = deque()
+        for picture in pictures:
+            ahead.append((picture, pool.submit(prepare, picture)))
+            if len(ahead) > 2 * workers:
+                first, future = ahead.popleft()
+                yield first, future.result()
+        for first, future in ahead:
+            yield first, future.result()
