@@ -275,7 +275,7 @@ def load_captioner(path):
         model = make_captioner(CaptioningRNN, {"vocab": vocab}, encoder=encoder, **options)
         model.load_state_dict(checkpoint["state"])
     except ImportError as error:
-        raise DataError(f"{path}: its image encoder needs a package that is missing ({error})") from None
+        raise DataError(f"{path}: its image encoder cannot be made here ({error})") from None
     except Exception as error:  # whatever the unpickler, or a part that is not what it should be, raises
         raise DataError(f"{path}: not a captioner's checkpoint, or a damaged one ({type(error).__name__})") from None
     return model.eval(), vocab["idx_to_token"], preparation

@@ -59,13 +59,15 @@ def build_data(images=None, train_captions=None, val_captions=None, out=None, *,
     """
     if out is not None:
         _prepare_place(Path(out))  # told before the long work
+    if images is None and val_images is not None:
+        raise DataError(f"{val_images}: a folder of validation pictures only; name the training pictures' as well")
     source = _Fetcher(image_url, Path(cache)) if images is None else None
     train, val, told = _read_pictures(train_captions, val_captions, karpathy, year, Path(cache))
     rng = random.Random(seed)
     train = _shuffle(_locate(train, images, source, told[0]), rng)
     if val is None:
         val = train
-        num_val = num_val or _limit(max(1, len(train) // 10), "val", source)
+        num_val = _limit(max(1, len(train) // 10), "val", source) if num_val is None else num_val
     else:
         val = _shuffle(_locate(val, val_images or images, source, told[1]), rng)
         num_val = _limit(len(val), "val", source) if num_val is None else num_val
@@ -147,9 +149,8 @@ def fetch_captions(year, cache=CACHE):
     for path in paths:
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            with zipfile.ZipFile(archive) as zipped, zipped.open(f"annotations/{path.name}") as member:
-                with part.open("wb") as file:
-                    shutil.copyfileobj(member, file)
+            with zipfile.ZipFile(archive) as zipped, part.open("wb") as file:
+                shutil.copyfileobj(zipped.open(f"annotations/{path.name}"), file)
             os.replace(part, path)
         except (OSError, KeyError, zipfile.BadZipFile) as error:
             told = f"{path.name} cannot be unpacked ({shorten_error(error)})"

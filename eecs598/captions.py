@@ -30,13 +30,12 @@ def shorten_error(error):
 
 # --- words --------------------------------------------------------------------------------------------------
 
-# What the Penn Treebank splits: do|n't, dog|'s, should|n't|'ve; can|not, gon|na.
+# What the Penn Treebank splits: do|n't, dog|'s, should|n't|'ve, and these.
 _LETTER, _CLITICS = r"[^\W_]", r"(?:n't|'(?:s|m|d|re|ve|ll))"
 _CLITIC = rf"{_CLITICS}(?={_CLITICS}*(?!{_LETTER}))"
-_SPLIT = re.compile(
-    rf"(?<={_LETTER})(?={_CLITIC})|(?<=\bcan)(?=not\b)|(?<=\bgon)(?=na\b)|(?<=\bwan)(?=na\b)|(?<=\bgot)(?=ta\b)"
-    r"|(?<=\bgim)(?=me\b)|(?<=\blem)(?=me\b)|(?<=\by')(?=all\b)|(?<=(?<!\w)'t)(?=(?:is|was)\b)"
-)
+_SPLIT_CLITIC = re.compile(rf"(?<={_LETTER})(?={_CLITIC})")
+_JOINED = ("can not", "gon na", "wan na", "got ta", "gim me", "lem me", "y' all", "'t is", "'t was")
+_JOINED = {pair.replace(" ", ""): pair.split() for pair in _JOINED}
 # The words whose full stop Stanford's tokenizer keeps, of those that captions hold.
 _ABBREVIATIONS = (
     "mr|mrs|ms|dr|jr|sr|st|mt|ft|ave|blvd|rd|ct|sq|co|inc|ltd|corp|bros|dept|univ|etc|vs|prof|gen|col|capt|lt"
@@ -45,7 +44,7 @@ _ABBREVIATIONS = (
 _TOKEN = re.compile(
     rf"""
     {_CLITIC}
-    | 'n'? (?!\w) | 'em\b | '\d\ds\b | (?<!\w)'t(?=\s(?:is|was)\b) | \by'(?=\sall\b)
+    | 'n'? (?!\w) | 'em\b | '\d\ds\b | (?<!\w)'t(?:(?:is|was)\b|(?=\s(?:is|was)\b)) | \by'(?=\sall\b)
     | (?<![^\W\d_]) [^\W\d_] (?:\.[^\W\d_])* \. (?!{_LETTER})          # plan b., u.s., d.c.
     | \b(?:{_ABBREVIATIONS})\.(?!{_LETTER}) | \bno\.(?=\s?\d)          # st., mr.; no. 5
     | (?<!{_LETTER}) \d+ (?:[:]\d+)+                                   # 10:30, also of 10:30pm
@@ -67,7 +66,8 @@ def tokenize(caption):
     changes nothing.
     """
     text = unicodedata.normalize("NFC", caption).lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    return _TOKEN.findall(_SPLIT.sub(" ", text.replace("\N{SOFT HYPHEN}", "")))
+    found = _TOKEN.findall(_SPLIT_CLITIC.sub(" ", text.replace("\N{SOFT HYPHEN}", "")))
+    return [word for token in found for word in _JOINED.get(token, (token,))]
 
 
 def build_vocabulary(captions, min_count=1):

@@ -27,6 +27,7 @@ from eecs598.captions import (
     shorten_error,
     tokenize,
 )
+from eecs598.commands import Parser, positive
 from eecs598.datafile import check_whole, describe_data, load_data, save_data, validate_data
 from eecs598.download import COCO_IMAGE_URL, COURSE_FILE_URLS, DownloadError, check_torch_file
 from eecs598.download import download as download_file
@@ -172,20 +173,9 @@ SHOW_EXAMPLES = """examples:
   python -m eecs598.coco show datasets/coco.pt --out sheet.png --split train --number 40 --seed 1"""
 
 
-def _positive(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}, wanted a whole number from 1")
-    return int(text)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f"error: {message}; see --help\n")
-
-
 def _parser():
     layout = {"formatter_class": argparse.RawDescriptionHelpFormatter}
-    parser = _Parser(prog="python -m eecs598.coco", description=DESCRIPTION, epilog=EPILOG, **layout)
+    parser = Parser(prog="python -m eecs598.coco", description=DESCRIPTION, epilog=EPILOG, **layout)
     commands = parser.add_subparsers(dest="command", required=True, metavar="download | build | check | show")
     add = commands.add_parser(
         "download", description="Fetch the course's own data file.", epilog=DOWNLOAD_EXAMPLES, **layout
@@ -207,7 +197,7 @@ def _parser():
     add("file", type=Path)
     add("--out", type=Path, required=True, metavar="PNG", help="the picture to write")
     add("--split", choices=("train", "val"), default="val", help="which pictures (val)")
-    add("--number", type=_positive, default=12, metavar="N", help="how many (12)")
+    add("--number", type=positive, default=12, metavar="N", help="how many (12)")
     add("--seed", type=int, default=0, metavar="N", help="chooses them (0)")
     return parser
 
@@ -222,13 +212,13 @@ def _add_build_options(add):
     add("--year", type=int, choices=(2014, 2017), default=2014, help="of COCO's captions, if fetched (2014)")
     add("--cache", type=Path, default=CACHE, metavar="DIR", help=f"keeps what is fetched (datasets/{CACHE.name})")
     add("--image-url", action="append", metavar="URL", help=f"another image host ({COCO_IMAGE_URL})")
-    add("--image-size", type=_positive, default=112, metavar="S", help="pixels a side (112)")
+    add("--image-size", type=positive, default=112, metavar="S", help="pixels a side (112)")
     add("--fit", choices=FITS, default="stretch", help="make it square so (stretch)")
-    add("--num-train", type=_positive, metavar="N", help="how many training pictures (all; fetched: 10000)")
-    add("--num-val", type=_positive, metavar="N", help="validation pictures (all, or a tenth; fetched: 500 at most)")
-    add("--min-count", type=_positive, default=4, metavar="N", help="rarer words become <UNK> (4)")
+    add("--num-train", type=positive, metavar="N", help="how many training pictures (all; fetched: 10000)")
+    add("--num-val", type=positive, metavar="N", help="validation pictures (all, or a tenth; fetched: 500 at most)")
+    add("--min-count", type=positive, default=4, metavar="N", help="rarer words become <UNK> (4)")
     add("--seed", type=int, default=0, metavar="N", help="chooses the pictures and their captions (0)")
-    add("--workers", type=_positive, metavar="N", help="threads; the file does not depend on it (one a core)")
+    add("--workers", type=positive, metavar="N", help="threads; the file does not depend on it (one a core)")
 
 
 def _run(command, options):
@@ -243,7 +233,7 @@ def _run(command, options):
     else:
         build_data(**options | {"image_url": options["image_url"] or IMAGE_URLS})
         path = options["out"]
-    return check(path, quick=True)  # every byte was checked, or was written just now
+    return check(path)
 
 
 def main(arguments=None):

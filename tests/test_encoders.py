@@ -222,3 +222,14 @@ def test_features_without_a_place_for_them(mean_encoder, pictures, tmp_path, cap
     (tmp_path / "file").write_text("in the way")
     features = cached(mean_encoder, pictures, tmp_path / "file")
     assert features.shape == (7, 3, 2, 3) and "could not be kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_an_encoder_is_rebuilt_from_its_description(frozen):
+    for encoder in (encoders.EfficientNetLite0(16, 96), encoders.ImageEncoder(pretrained=False, image_size=64)):
+        encoder.requires_grad_(not frozen)
+        twin = encoders.rebuild_encoder(encoders.describe_encoder(encoder))
+        twin.load_state_dict(encoder.state_dict())
+        assert repr(twin) == repr(encoder) and encoders.is_frozen(twin) == frozen
+    with pytest.raises(ImportError, match=r"eecs598.encoders has no MeanEncoder"):
+        encoders.rebuild_encoder(encoders.describe_encoder(type("MeanEncoder", (torch.nn.Module,), {})()))

@@ -312,7 +312,7 @@ def checkpoint(tmp_path_factory):
 
 
 def assert_refused(path):
-    with pytest.raises(DataError, match="not a captioner's checkpoint, or a damaged one") as caught:
+    with pytest.raises(DataError, match="not a captioner's checkpoint, or a damaged one|cannot be made here") as caught:
         helpers.load_captioner(path)
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
 
