@@ -176,9 +176,9 @@ def show(figure):
 
 def show_source(function):
     """A function's source, coloured, as a cell's value."""
-    from IPython.display import Code
+    from IPython.display import Markdown
 
-    return Code(inspect.getsource(function), language="python")
+    return Markdown(f"```python\n{inspect.getsource(function)}```")
 
 
 def check(part, code):

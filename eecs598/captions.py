@@ -43,7 +43,8 @@ _ABBREVIATIONS = (
 )
 _TOKEN = re.compile(
     rf"""
-    {_CLITIC}
+    [^\W\d_]+(?=\s)  # most words, before the costly rest
+    | {_CLITIC}
     | 'n'? (?!\w) | 'em\b | '\d\ds\b | (?<!\w)'t(?:(?:is|was)\b|(?=\s(?:is|was)\b)) | \by'(?=\sall\b)
     | (?<![^\W\d_]) [^\W\d_] (?:\.[^\W\d_])* \. (?!{_LETTER})          # plan b., u.s., d.c.
     | \b(?:{_ABBREVIATIONS})\.(?!{_LETTER}) | \bno\.(?=\s?\d)          # st., mr.; no. 5

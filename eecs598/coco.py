@@ -18,6 +18,7 @@ from pathlib import Path
 
 from eecs598.builder import CACHE, IMAGE_URLS, build_data
 from eecs598.captions import (
+    END,
     NULL,
     SPECIAL_TOKENS,
     START,
@@ -38,6 +39,7 @@ __all__ = [
     "download", "encode_captions", "load_data", "prepare_image", "save_data", "show", "tokenize", "validate_data",
 ]  # fmt: skip
 
+SHEET_DPI = 120  # shows a picture of 224 x 224 at its full size
 COURSE_FILE = Path(__file__).parents[1] / "datasets" / "coco.pt"
 
 
@@ -81,9 +83,8 @@ def show(path, out=None, *, split="val", number=12, seed=0):
     data = path if isinstance(path, dict) else load_data(path)
     images, captions = data[f"{split}_images"], data[f"{split}_captions"]
     rows = sorted(random.Random(seed).sample(range(len(images)), min(number, len(images))))
-    tokens, ids = data["vocab"]["idx_to_token"], data["vocab"]["token_to_idx"]
-    hidden = {ids[NULL], ids[START]}
-    texts = [" ".join(tokens[i] for i in captions[row].tolist() if i not in hidden) for row in rows]
+    tokens, hidden = data["vocab"]["idx_to_token"], {NULL, START, END}
+    texts = [" ".join(tokens[i] for i in captions[row].tolist() if tokens[i] not in hidden) for row in rows]
     references = [data[f"{split}_references"][row][1:] for row in rows] if f"{split}_references" in data else None
     figure = show_captions([images[row] for row in rows], texts, references)
     if out is not None:
@@ -94,7 +95,7 @@ def show(path, out=None, *, split="val", number=12, seed=0):
 def _save_figure(figure, path):
     drawn, part = io.BytesIO(), path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        figure.savefig(drawn, format=path.suffix.removeprefix(".") or "png")
+        figure.savefig(drawn, format=path.suffix.removeprefix(".") or "png", dpi=SHEET_DPI)
         part.write_bytes(drawn.getvalue())
         os.replace(part, path)
     except (OSError, ValueError) as error:  # ValueError: a format that matplotlib does not write

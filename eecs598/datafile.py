@@ -167,8 +167,9 @@ def check_whole(path):
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-            style = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
-            with tqdm(total=sum(entry.file_size for entry in entries), desc=f"checking {path.name}", **style) as bar:
+            style = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "leave": False}
+            total = sum(entry.file_size for entry in entries)
+            with tqdm(total=total, desc=f"checking {path.name}", **style) as bar:
                 for entry in entries:
                     with archive.open(entry) as member:
                         while block := member.read(2**20):

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import requests
-import torch
 import urllib3
 from filelock import FileLock, Timeout
 from tqdm import tqdm
@@ -32,8 +31,7 @@ COURSE_FILE_URLS = (  # 378 MB; no hash of it was ever published
     "http://web.eecs.umich.edu/~justincj/teaching/eecs498/coco.pt",
     "https://web.eecs.umich.edu/~justincj/teaching/eecs498/coco.pt",
 )
-COCO_FOLDERS = ("train2014", "val2014", "train2017", "val2017")
-COCO_IMAGE_URL = "http://images.cocodataset.org/{folder}/{file_name}"
+COCO_IMAGE_URL = "http://images.cocodataset.org/{folder}/{file_name}"  # folder: train2014, val2017, ...
 # The same bucket by another name: its certificate covers this one, and some networks let only https through.
 COCO_IMAGE_MIRROR_URL = "https://s3.amazonaws.com/images.cocodataset.org/{folder}/{file_name}"
 COCO_ANNOTATIONS_URLS = {
@@ -53,7 +51,7 @@ CONNECT_TIMEOUT = 10  # seconds
 BACKOFF_LIMIT = 30  # seconds
 RETRY_AFTER_LIMIT = 120  # seconds that a server's Retry-After may ask for
 TRANSIENT = {408, 425, 429}  # and all from 500
-HOPELESS = {"network", "space", "folder"}  # reasons that the next file will meet as well
+HOPELESS = {"network", "server", "web page", "space", "folder"}  # what other files are likely to meet too
 
 ADVICE = {
     "content": "nothing wrong was kept: run this again, or give another address",
@@ -151,7 +149,7 @@ def download(
     turns. A length that neither the server nor the caller tells, without a hash or check, goes unverified.
     Raises DownloadError.
     """
-    style = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "delay": 1e-9}  # shown from _move_bar on
+    style = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "delay": 1e-3}  # shown from _move_bar on
     bar = tqdm(desc=Path(path).name, disable=not progress, **style)
     known = {"size": size, "sha256": sha256, "check": check}
     with requests.Session() as session, bar:
@@ -160,8 +158,9 @@ def download(
             return _fetch(urls, task)
         except KeyboardInterrupt:
             bar.close()
-            kept = f"{_length(task.part) / 2**20:.1f} MiB are kept in {task.part}"
-            _say(f"stopped; {kept}, and the next call goes on from there")
+            if task.part.exists():
+                kept = f"{_length(task.part) / 2**20:.1f} MiB are kept in {task.part}"
+                _say(f"stopped; {kept}, and the next call goes on from there")
             raise
 
 
@@ -329,17 +328,15 @@ def _asked_pause(response):
 
 def _check_continuation(response, note, have, task):
     """Raise, and arrange to start over, unless the answer continues the file that the part belongs to."""
-    now = _note_of(response)
-    span = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
+    span = re.fullmatch(r"bytes (\d+|\*)(?:-\d+)?/(\d+|\*)", response.headers.get("Content-Range", ""))
     start, total = span.groups() if span else (None, None)
-    wanted_total = (str(have),) if response.status_code == 416 else ("*", str(note.length or total))
-    same_place = span and total in wanted_total and start in (None, str(have))
-    if response.status_code == 416:
-        same_place = same_place and start is None and note.length is None
+    if response.status_code == 416:  # nothing is left to send: the part is all of a file of untold length
+        fits = start == "*" and total == str(have) and note.length is None
     else:
-        same_place = same_place and start is not None
+        fits = start == str(have) and total in ("*", str(note.length or total))
+    now = _note_of(response)
     changed = any(old and new and old != new for old, new in zip(note[:2], now[:2]))
-    if not same_place or changed or _is_encoded(response):
+    if not fits or changed or _is_encoded(response):
         task.start_over = True
         raise _PassingError("answers with something other than the rest of the file", "server")
 
@@ -418,7 +415,7 @@ def _network_failure(error, task):
     if isinstance(error, requests.TooManyRedirects):
         return _MirrorError("leads from one address to the next without end", "missing")
     if isinstance(error, requests.exceptions.SSLError):
-        return _MirrorError(f"has no valid certificate ({_last_words(cause)})", "network")
+        return _MirrorError(f"makes no secure connection ({_last_words(cause)})", "network")
     if isinstance(error, requests.exceptions.ContentDecodingError):
         return _PassingError("sends damaged compressed data", "server")
     if isinstance(error, requests.ConnectTimeout):
@@ -501,14 +498,18 @@ def _sha256(path):
 
 
 def check_zip(path):
-    """Raise ValueError unless `path` is a whole zip archive: its directory is there, every CRC is right."""
+    """Raise ValueError unless `path` is a zip archive with right CRCs and nothing behind its directory."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
             damaged = archive.testzip()
+            file.seek(-22 - len(archive.comment), os.SEEK_END)  # the record that ends an archive
+            ends = file.read(4) == b"PK\5\6"
     except Exception as error:  # zipfile, zlib and struct each raise their own on damaged bytes
         raise ValueError(f"not a whole zip archive: {error}") from None
     if damaged is not None:
         raise ValueError(f"damaged zip archive: {damaged} has a wrong CRC")
+    if not ends:
+        raise ValueError("damaged zip archive: other bytes follow it")
 
 
 def check_torch_file(path):
@@ -522,6 +523,8 @@ def check_torch_file(path):
     if head != b"\x80\x02":  # protocol 2, with which every such older file begins
         check_zip(path)
         return
+    import torch  # here, since it takes seconds and nothing else in this file needs it
+
     try:
         torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the unpickler raises on bytes that it does not understand
@@ -537,9 +540,10 @@ def fetch_many(jobs, *, workers=16, progress=True, **options):
     jobs: an iterable of (key, urls, path), with `urls` and `path` as for `download`
     options: `size`, `sha256`, `check`, `retries`, `timeout`, `backoff` as for `download`, for every file
 
-    Files that are there already and pass are skipped. Once 2 * workers files in a row have failed for want of
-    a network, of space or of a folder to write to, the others get the last one's error untried. A
-    KeyboardInterrupt stops all workers and leaves whole files and parts, from which the next call goes on.
+    Files that are there already and pass are skipped. Once 2 * workers files in a row have brought nothing
+    for a reason that is not their own (no network, a server in trouble, a full disk), the others get the last
+    one's error untried. A KeyboardInterrupt stops all workers and leaves whole files and parts, from which
+    the next call goes on.
     """
     jobs, local, stop = list(jobs), threading.local(), threading.Event()
     silent = tqdm(disable=True)
@@ -579,7 +583,7 @@ def _in_order(pool, function, items, ahead):
 
 
 def _collect(outcomes, count, patience, bar):
-    """The errors (or None) of `count` files; after `patience` hopeless ones in a row, the rest get that one."""
+    """The errors (or None) of `count` files; after `patience` hopeless ones in a row the rest get it."""
     errors, failed, hopeless = [], 0, 0
     for error, arrived in outcomes:
         errors.append(error)

@@ -319,8 +319,7 @@ def cached_features(encoder, images, folder=None, batch_size=64, device="cpu", p
 def _features_key(encoder, images, device):
     """A name for (weights, structure, pictures, precision): 24 hexadecimal digits."""
     digest = hashlib.sha256(repr((encoder, tuple(images.shape), images.dtype, fast_dtype(device))).encode())
-    for name, tensor in encoder.state_dict().items():
-        digest.update(name.encode())
+    for tensor in encoder.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     for start in range(0, len(images), 256):
         digest.update(images[start : start + 256].cpu().contiguous().view(-1).view(torch.uint8).numpy())

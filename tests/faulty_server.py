@@ -41,7 +41,10 @@ class Remote:
         version = len(self.versions)
         return {
             "etag": {"ETag": f'"version-{version}"'},
-            "weak": {"ETag": f'W/"version-{version}"', "Last-Modified": formatdate(10**9 + version, usegmt=True)},
+            "weak": {
+                "ETag": f'W/"version-{version}"',
+                "Last-Modified": formatdate(10**9 + version, usegmt=True),
+            },
             "date": {"Last-Modified": formatdate(10**9 + version, usegmt=True)},
             "none": {},
         }[self.validators]
@@ -53,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
 
-    def do_GET(self):  # noqa: N802 (the name that http.server calls)
+    def do_GET(self):
         self.remote = remote = self.server.remotes.get(self.path.partition("?")[0])
         if remote is None:
             self.reply(404, b"no such file")
@@ -69,12 +72,13 @@ class Handler(BaseHTTPRequestHandler):
         """The first byte that is asked for: 0 unless a Range applies to the present version."""
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         condition = self.headers.get("If-Range")
-        if not asked or (condition and condition not in self.remote.headers().values()):
+        matches = condition in self.remote.headers().values() and not condition.startswith("W/")
+        if not asked or (condition and not matches):
             return 0
         return int(asked[1])
 
     def reply(self, status, body, *headers, length=None, cut=None):
-        """Answer; `length` lies about the body's (0: no such header), `cut` drops the connection after so many."""
+        """Answer; `length` lies about the body (0: no such header), `cut` drops the connection after that."""
         self.close_connection = self.close_connection or length is not None or cut is not None
         self.send_response(status)
         for name, value in {**(self.remote.headers() if self.remote else {}), **dict(headers)}.items():
@@ -100,24 +104,9 @@ class Handler(BaseHTTPRequestHandler):
         return max(1, len(self.remote.content) - self.start())
 
     def reset(self):
-        """Drop the connection so that the other side sees a reset."""
+        """Have the connection end in a reset, which may also overtake bytes that were sent before."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.connection.close()
-        self.rfile = self.wfile = contextlib.closing(_Nothing())
-        self.rfile = self.wfile = _Nothing()
         self.close_connection = True
-
-
-class _Nothing:
-    """A stream that is closed already."""
-
-    closed = True
-
-    def close(self):
-        pass
-
-    def flush(self):
-        pass
 
 
 # --- faults -------------------------------------------------------------------------------------------------
@@ -178,6 +167,12 @@ def too_short(handler):
 
 
 @fault
+def endless(handler):
+    """More bytes than the file has, and no word on how many."""
+    handler.reply(200, handler.remote.content + bytes(30_000), length=0)
+
+
+@fault
 def no_length(handler):
     handler.reply_rest(length=0)
 
@@ -203,7 +198,9 @@ def send_chunks(handler, last):
         size = handler.random.randrange(1, 9000)
         pieces.append(b"%x\r\n%s\r\n" % (len(body[:size]), body[:size]))
         body = body[size:]
-    sent = b"".join(pieces) + b"0\r\n\r\n" if last else b"".join(pieces[: handler.random.randrange(len(pieces))])
+    sent = (
+        b"".join(pieces) + b"0\r\n\r\n" if last else b"".join(pieces[: handler.random.randrange(len(pieces))])
+    )
     handler.reply(200, sent, ("Transfer-Encoding", "chunked"), length=0)
 
 
@@ -234,7 +231,7 @@ def error_416(handler):
 
 @fault
 def web_page(handler):
-    handler.reply(200, WEB_PAGE, ("Content-Type", "text/html; charset=utf-8"))
+    handler.reply(200, b"<!-- proxy -->" + WEB_PAGE, ("Content-Type", "text/html; charset=utf-8"))
 
 
 @fault
@@ -267,7 +264,9 @@ def wrong_range(handler):
 def other_total(handler):
     """The rest, of a file that is said to have another length."""
     start, content = handler.start(), handler.remote.content
-    handler.reply(206, content[start:], ("Content-Range", f"bytes {start}-{len(content) + 6}/{len(content) + 7}"))
+    handler.reply(
+        206, content[start:], ("Content-Range", f"bytes {start}-{len(content) + 6}/{len(content) + 7}")
+    )
 
 
 @fault

@@ -1,14 +1,19 @@
 """eecs598.coco: words, the data file's checks, reading and writing, pictures, the builder, commands."""
 
 import errno
+import functools
+import http.server
+import importlib.util
 import io
 import json
 import os
 import pickle
 import random
 import re
+import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -20,8 +25,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from eecs598 import coco
+from eecs598.captions import read_captions
 from eecs598.coco import DataError, build_data, prepare_image, save_data, tokenize, validate_data
 
+ROOT = Path(coco.__file__).parents[1]
+PIPES = {"capture_output": True, "text": True, "cwd": ROOT}
 WORDS = ["a", "dog", "runs", "on", "grass", "the", "cat", "sleeps"]
 
 
@@ -83,6 +91,43 @@ def test_tokens_are_plain_words_and_tokenizing_again_changes_nothing(pieces):
     words = tokenize("".join(pieces))
     assert all(re.fullmatch(r"[#&/+]|[a-zé0-9'.,:/_-]*[a-zé0-9][.']?", word) for word in words)
     assert tokenize(" ".join(words)) == words
+
+
+PUNCTUATION = {"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";", "!!", "??", "?!"}
+PUNCTUATION |= {"-lrb-", "-rrb-", "-lcb-", "-rcb-", "-lsb-", "-rsb-"}
+
+
+def stanford_tokens(captions, folder):
+    """What Stanford's own tokenizer makes of captions, as COCO's evaluation code calls it; skips without it.
+
+    Its punctuation list means to drop brackets, but misses them in lower case: they are dropped here.
+    """
+    spec = importlib.util.find_spec("pycocoevalcap")
+    places = [os.environ.get("EECS598_PTB_JAR", "")]
+    places += [str(Path(spec.origin).parent / "tokenizer" / "stanford-corenlp-3.4.1.jar")] if spec else []
+    jar = next((place for place in places if place and Path(place).is_file()), None)
+    if jar is None or shutil.which("java") is None:
+        pytest.skip("no java, or neither EECS598_PTB_JAR nor pycocoevalcap gives stanford-corenlp-3.4.1.jar")
+    (folder / "captions.txt").write_text("\n".join(c.replace("\n", " ") for c in captions), encoding="utf-8")
+    command = ["java", "-cp", jar, "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
+    command += ["-encoding", "utf-8", str(folder / "captions.txt")]
+    lines = subprocess.run(command, capture_output=True, check=True).stdout.decode().split("\n")
+    return [[word for word in line.split() if word not in PUNCTUATION] for line in lines[: len(captions)]]
+
+
+def test_tokens_are_those_of_stanfords_tokenizer(tmp_path):
+    captions = """
+        A dog's ball, the dogs' ball; they're "old"! It's 1.5 miles (or 10:30).
+        Don't! You can't, shouldn't've and cannot; y'all wanna 'tis gonna
+        a t-shirt/jeans, 3-4 people - 1,000 -- red... 1/2 of 10-year-old no. 5
+        #1 dad & $5.00 50% w/ black/white = a + b @ 5 * ~ < > | ^
+        U.S. flag, Mr. Smith Jr., Main St., at 5 p.m. in Washington D.C.
+        slip 'n' slide in the '80s at 12:00pm o'clock ma'am
+        a café_bar on site.com the end.The dog ?!
+        plan B.
+    """.strip().split("\n")
+    captions = [caption.strip() for caption in captions]
+    assert [tokenize(caption) for caption in captions] == stanford_tokens(captions, tmp_path)
 
 
 def test_vocabulary_is_ordered_by_count_then_alphabet():
@@ -327,6 +372,59 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ["tiny.pt"]
     assert_equal(coco.load_data(path), tiny_data())
+
+
+OPENING = """
+import resource, sys, time
+from eecs598.coco import load_data
+memory = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (10 if sys.platform != "darwin" else 20)
+before, start = memory(), time.perf_counter()
+data = load_data(sys.argv[1])
+print(memory() - before, time.perf_counter() - start, *{"matplotlib", "torchvision"} & set(sys.modules))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the resource module is POSIX")
+def test_opening_a_file_of_the_courses_shape_costs_little(tmp_path):
+    data = tiny_data(train=10000, val=500, size=1)
+    for split in ("train", "val"):
+        data[f"{split}_images"] = torch.zeros(len(data[f"{split}_captions"]), 3, 112, 112, dtype=torch.uint8)
+        data[f"{split}_references"] = [["a dog runs on the grass"] * 5 for _ in data[f"{split}_captions"]]
+    torch.save(data, tmp_path / "coco.pt")
+    assert (tmp_path / "coco.pt").stat().st_size > 378 * 2**20
+    done = subprocess.run([sys.executable, "-c", OPENING, str(tmp_path / "coco.pt")], **PIPES)
+    (tmp_path / "coco.pt").unlink()
+    mebibytes, seconds = map(float, done.stdout.split())  # a name after them: what makes importing slow
+    assert mebibytes < 50 and seconds < 0.5
+
+
+def test_a_changed_byte_anywhere_is_found(tmp_path):
+    path = tmp_path / "tiny.pt"
+    save_data(tiny_data(train=40), path)
+    assert ", whole" in coco.check(path)
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        entries = [entry for entry in archive.infolist() if entry.file_size > 100]
+    assert len(entries) >= 5  # the four tensors and the pickle
+    for entry in entries:
+        name, extra = (int.from_bytes(content[entry.header_offset + i :][:2], "little") for i in (26, 28))
+        place = entry.header_offset + 30 + name + extra + entry.file_size // 2
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        assert str(path) in message(coco.check, path)
+    torch.save(tiny_data(), path, _use_new_zipfile_serialization=False)
+    assert ", whole" in coco.check(path)
+
+
+def test_a_quick_check_trusts_the_pictures(tmp_path):
+    path = tmp_path / "tiny.pt"
+    data = tiny_data()
+    data["train_images"][:] = 171
+    save_data(data, path)
+    content = path.read_bytes()
+    assert content.count(b"\xab" * 1000) == 1
+    path.write_bytes(content.replace(b"\xab" * 1000, b"\xab" * 999 + b"\xac"))
+    assert "not checked byte for byte" in coco.check(path, quick=True)
+    assert "damaged" in message(coco.check, path)
 
 
 # --- pictures -----------------------------------------------------------------------------------------------
@@ -633,9 +731,120 @@ def test_the_commands_fail_in_one_line(tmp_path, capsys):
 
 
 def test_the_module_runs_as_a_command(tmp_path):
-    command = [sys.executable, "-m", "eecs598.coco", "check", str(tmp_path / "none.pt")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(coco.__file__).parents[1])
+    done = subprocess.run([sys.executable, "-m", "eecs598.coco", "check", str(tmp_path / "none.pt")], **PIPES)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell's pipe")
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    save_data(tiny_data(), tmp_path / "tiny.pt")
+    command = [sys.executable, "-m", "eecs598.coco", "check", "--quick", str(tmp_path / "tiny.pt")]
+    read, write = os.pipe()
+    os.close(read)  # as if `head` had ended before the first line
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_interruption_is_told_in_one_line(tmp_path, capsys, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(coco, "build_data", interrupt)
+    assert coco.main(["build", "--out", str(tmp_path / "out.pt")]) == 130
+    assert capsys.readouterr().err == "error: stopped; the same command goes on from here\n"
+
+
+@pytest.mark.parametrize("command", [[], ["download"], ["build"], ["check"], ["show"]])
+def test_the_help_teaches_by_example(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        coco.main([*command, "--help"])
+    said = capsys.readouterr().out
+    assert stopped.value.code == 0 and "examples:" in said
+    assert f"  python -m eecs598.coco {' '.join(command)}" in said
+
+
+def test_a_sheet_shows_pictures_of_a_file(tmp_path, capsys):
+    data = tiny_data(train=20, size=16)
+    data["val_references"] = [["a dog", "two dogs"]] * 3
+    save_data(data, tmp_path / "tiny.pt")
+    sheets = [tmp_path / f"{name}.png" for name in "abc"]
+    for sheet, seed in zip(sheets, "001"):
+        options = ["--out", str(sheet), "--number", "5", "--split", "train", "--seed", seed]
+        assert coco.main(["show", str(tmp_path / "tiny.pt"), *options]) == 0
+        assert "sheet" not in capsys.readouterr().err
+        with Image.open(sheet) as picture:
+            assert picture.format == "PNG"
+    first, again, other = (sheet.read_bytes() for sheet in sheets)
+    assert first == again != other
+    figure = coco.show(data)
+    assert len([axes for axes in figure.axes if axes.images]) == 3  # all that there are
+    texts = " ".join(text.get_text() for text in figure.texts)
+    assert "a dog" in texts and "two dogs" in texts and "<NULL>" not in texts and "<START>" not in texts
+    assert "cannot be written" in message(coco.show, data, tmp_path / "none" / "sheet.png")
+    assert "cannot be written" in message(coco.show, data, tmp_path / "sheet.xyz")
+    assert not list(tmp_path.glob(".*"))
+
+
+# --- the course's file --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A folder served on loopback, and its address."""
+    (tmp_path / "site").mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    handler = functools.partial(Handler, directory=tmp_path / "site")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield tmp_path / "site", f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_the_courses_file_is_fetched_and_verified(site, tmp_path, capsys):
+    folder, url = site
+    torch.save(tiny_data(), folder / "coco.pt")
+    out = tmp_path / "data" / "coco.pt"
+    assert coco.main(["download", "--url", f"{url}/gone.pt", "--url", f"{url}/coco.pt", "--out", str(out)]) == 0
+    assert "a data file" in capsys.readouterr().out
+    assert_equal(coco.load_data(out), tiny_data())
+    (folder / "coco.pt").unlink()
+    assert coco.download(out, f"{url}/coco.pt", progress=False) == out  # there, and it passes
+
+
+def test_a_download_that_is_no_data_file_is_refused(site, tmp_path):
+    folder, url = site
+    save_data(tiny_data(train=40), tmp_path / "good.pt")
+    content = (tmp_path / "good.pt").read_bytes()
+    place = content.index(bytes(range(64)))  # in the pictures
+    torch.save({"model": torch.zeros(3)}, tmp_path / "model.pt")
+    torch.save(tiny_data() | {"extra": Bomb()}, tmp_path / "bomb.pt")
+    served = {
+        "damaged": content[:place] + b"?" + content[place + 1 :],
+        "truncated": content[:-100],
+        "web page": b"<!DOCTYPE html><html>404</html>",
+        "other": (tmp_path / "model.pt").read_bytes(),
+        "code": (tmp_path / "bomb.pt").read_bytes(),
+    }
+    out = tmp_path / "coco.pt"
+    for name, wrong in served.items():
+        (folder / "coco.pt").write_bytes(wrong)
+        with pytest.raises(coco.DownloadError) as caught:
+            coco.download(out, f"{url}/coco.pt", progress=False, retries=0)
+        assert "\n" not in str(caught.value) and not out.exists(), name
+    (folder / "coco.pt").write_bytes(content)
+    coco.download(out, f"{url}/coco.pt", progress=False, retries=0)
+    assert out.read_bytes() == content
+
+
+def test_a_download_from_nowhere_is_one_line(site, tmp_path, capsys):
+    assert coco.main(["download", "--url", f"{site[1]}/none.pt", "--out", str(tmp_path / "coco.pt")]) == 1
+    said = capsys.readouterr().err
+    assert said.count("error: ") == 1 and "404" in said and not (tmp_path / "coco.pt").exists()
 
 
 # --- real photographs ---------------------------------------------------------------------------------------
@@ -654,8 +863,8 @@ def test_coco_pictures_build(real, tmp_path):
     data = build_data(folder / "images", folder / "captions.json", out=tmp_path / "coco.pt", num_val=40)
     assert data["train_images"].shape == (360, 3, 112, 112) and len(data["val_images"]) == 40
     modes = {}
-    for picture in coco.read_captions(folder / "captions.json", folder / "images"):
-        with Image.open(picture.path) as image:
+    for picture in read_captions(folder / "captions.json"):
+        with Image.open(folder / "images" / picture.file_name) as image:
             modes[picture.id] = image.mode
     greys = 0
     for split in ("train", "val"):
@@ -674,7 +883,7 @@ def test_flickr_pictures_build(real):
     data = build_data(folder / "images", train, val, num_train=60, num_val=20, image_size=224)
     assert data["train_images"].shape == (60, 3, 224, 224) and len(data["val_references"]) == 20
     assert all(len(captions) == 5 for captions in data["train_references"])
-    with Image.open(coco.read_captions(val, folder / "images")[0].path) as image:
+    with Image.open(folder / "images" / read_captions(val)[0].file_name) as image:
         untouched = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         assert torch.equal(prepare_image(image, 224), untouched)  # already of the size that is wanted
 
@@ -686,5 +895,23 @@ def test_real_captions_tokenize_to_plain_words(real):
             words = tokenize(annotation["caption"])
             count += 1
             assert words and tokenize(" ".join(words)) == words
-            assert all(re.fullmatch(r"n't|'[a-z]+|[a-z0-9]+(['-][a-z0-9]+)*", word) for word in words), words
+            plain = r"[#&=]|'n'|n't|'[a-z]+|[a-z0-9]+(['./:-][a-z0-9]+)*\.?"
+            assert all(re.fullmatch(plain, word) for word in words), words
     assert count == 37000
+
+
+def test_real_captions_give_stanfords_tokens(real, tmp_path):
+    captions = []
+    for name in ("flickr8k/captions_train.json", "flickr8k/captions_val.json", "coco_sample/captions.json"):
+        captions += [entry["caption"] for entry in json.loads((real / name).read_text())["annotations"]]
+    theirs = stanford_tokens(captions, tmp_path)
+    assert [(c, t) for c, t in zip(captions, theirs) if tokenize(c) != t] == []
+
+
+def test_a_sheet_of_real_pictures(real, tmp_path):
+    folder = real / "coco_sample"
+    data = build_data(folder / "images", folder / "captions.json", num_train=2, num_val=12, workers=1)
+    figure = coco.show(data, tmp_path / "sheet.png", number=12)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 4 * 112 and len(np.unique(np.asarray(sheet.convert("L")))) > 200
+    assert len([axes for axes in figure.axes if axes.images]) == 12

@@ -134,9 +134,17 @@ def test_published_parameters_and_no_others():
 @CELLS
 def test_sample_is_the_greedy_loop(make_model, cell_type):
     model = make_model(cell_type)
-    images, _ = batch(6)
-    sampled = model.sample(images, max_length=8)
-    captions = sampled[0] if cell_type == "attn" else sampled
+    images = torch.rand(6, 3, 1, 1, dtype=torch.float64).expand(-1, -1, 12, 18)  # each of a colour of its own
+    model.feature_projection.weight.data *= 10
+    model.output_projection.weight.data *= 5
+    for bias in torch.linspace(0, 6, 61):  # until the captions end at different times
+        model.output_projection.bias.data[END] = bias
+        sampled = model.sample(images, max_length=8)
+        captions = sampled[0] if cell_type == "attn" else sampled
+        if len({row.tolist().index(END) for row in captions if END in row}) > 1:
+            break
+    else:
+        pytest.fail("all captions end at the same step: this test would see nothing")
     assert captions.shape == (6, 8) and captions.dtype == torch.int64 and not captions.requires_grad
     for n in range(6):  # one picture at a time, word by word
         state, word, expected = model.begin(images[n : n + 1]), torch.tensor([START]), []
