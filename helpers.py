@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from eecs598 import commands, encoders, solver, vis
+from eecs598 import coco, commands, encoders, solver, vis
 from eecs598.checks import CHECKS
-from eecs598.coco import DataError, encode_captions, load_data, prepare_image, save_data, tokenize
+from eecs598.coco import DataError, encode_captions, load_data, prepare_image, tokenize
 from eecs598.files import save_whole
 from eecs598.scenes import judge_caption, make_scenes
 from eecs598.utils import reset_seed
@@ -59,13 +59,23 @@ def decode_captions(captions, idx_to_word, specials=True):
 
 
 def open_data(name="scenes", num_train=16_000, num_val=500):
-    """The data by one switch: "scenes" (drawn here, once), "coco" (datasets/coco.pt) or the path of a data file."""
-    if name == "scenes":
-        path = DATASETS / f"scenes-{num_train}-{num_val}.pt"
-        if not path.exists():
-            save_data(make_scenes(num_train, num_val), path)
-        return load_coco_captions(path)
-    return load_coco_captions(DATASETS / "coco.pt" if name == "coco" else name)
+    """The data by one switch: "scenes", drawn here once; "coco", the course's file; or the path of a data file.
+
+    The course's file is downloaded to datasets/coco.pt unless it is there; where that fails a line says so, and the
+    scenes stand in for it.
+    """
+    if name == "coco":
+        try:
+            return load_coco_captions(coco.download())
+        except coco.DownloadError as error:
+            print(f"{error}\nThe notebook goes on with the embedded scenes.")
+            name = "scenes"
+    if name != "scenes":
+        return load_coco_captions(name)
+    path = DATASETS / f"scenes-{num_train}-{num_val}.pt"
+    if not path.exists():
+        coco.save_data(make_scenes(num_train, num_val), path)
+    return load_coco_captions(path)
 
 
 def all_captions(data, split="train"):

@@ -25,13 +25,14 @@ def fault(function):
 class Remote:
     """A file on the server: its bytes, its validators ("etag", "weak", "date" or "none") and faults to come.
 
-    `versions` are all the bytes that have ever been the file; `requests` the Range header of each request.
+    `versions` are all the bytes that have ever been the file; `requests` the Range header of each request,
+    `answers` the status of each answer.
     """
 
     def __init__(self, url, content, faults=(), validators="etag", seed=0, next_content=None):
         self.url, self.validators, self.seed = url, validators, seed
         self.versions, self.next_content = [content], next_content
-        self.faults, self.requests, self.lock = list(faults), [], threading.Lock()
+        self.faults, self.requests, self.answers, self.lock = list(faults), [], [], threading.Lock()
 
     @property
     def content(self):
@@ -80,6 +81,8 @@ class Handler(BaseHTTPRequestHandler):
     def reply(self, status, body, *headers, length=None, cut=None):
         """Answer; `length` lies about the body (0: no such header), `cut` drops the connection after that."""
         self.close_connection = self.close_connection or length is not None or cut is not None
+        if self.remote:
+            self.remote.answers.append(status)
         self.send_response(status)
         for name, value in {**(self.remote.headers() if self.remote else {}), **dict(headers)}.items():
             self.send_header(name, value)

@@ -378,9 +378,9 @@ OPENING = """
 import resource, sys, time
 from eecs598.coco import load_data
 memory = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (10 if sys.platform != "darwin" else 20)
-before, start = memory(), time.perf_counter()
+before, start = memory(), time.process_time()
 data = load_data(sys.argv[1])
-print(memory() - before, time.perf_counter() - start, *{"matplotlib", "torchvision"} & set(sys.modules))
+print(memory() - before, time.process_time() - start, *{"matplotlib", "torchvision"} & set(sys.modules))
 """
 
 

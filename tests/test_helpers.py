@@ -1,6 +1,9 @@
 """What the notebook calls: captions as text, training, captioning, checkpoints."""
 
 import copy
+import functools
+import http.server
+import threading
 
 import pytest
 import torch
@@ -312,7 +315,7 @@ def checkpoint(tmp_path_factory):
 
 
 def assert_refused(path):
-    with pytest.raises(DataError, match="not a captioner's checkpoint, or a damaged one|cannot be made here") as caught:
+    with pytest.raises(DataError, match=r"not a captioner's checkpoint|cannot be made here") as caught:
         helpers.load_captioner(path)
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
 
@@ -353,3 +356,47 @@ def test_checkpoints_that_do_not_fit_together(checkpoint, tmp_path, part, change
     content[part] = content[part] | change if isinstance(change, dict) else change
     torch.save(content, tmp_path / "model.pt")
     assert_refused(tmp_path / "model.pt")
+
+
+# --- the data by one switch -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def course_file(tmp_path, monkeypatch):
+    """The course's file comes from loopback, to a folder of the test's own; returns (served, fetched) folders."""
+    served, fetched = tmp_path / "served", tmp_path / "datasets"
+    served.mkdir()
+    fetched.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    fetch, url = helpers.coco.download, f"http://127.0.0.1:{server.server_address[1]}/coco.pt"
+    monkeypatch.setattr(helpers.coco, "download", lambda: fetch(fetched / "coco.pt", [url], retries=0, progress=False))
+    monkeypatch.setattr(helpers, "DATASETS", fetched)
+    yield served, fetched
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_course_file_is_fetched(course_file, tiny_data):
+    served, fetched = course_file
+    helpers.coco.save_data(tiny_data, served / "coco.pt")
+    data = helpers.open_data("coco", 4, 2)
+    assert torch.equal(data["train_images"], tiny_data["train_images"]) and (fetched / "coco.pt").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"<html>moved</html>"])
+def test_scenes_stand_in_for_a_course_file_that_cannot_be_had(course_file, content, capsys):
+    served, fetched = course_file
+    if content:
+        (served / "coco.pt").write_bytes(content)
+    data = helpers.open_data("coco", 4, 2)
+    assert len(data["train_scenes"]) == 4 and not (fetched / "coco.pt").exists()
+    assert "The notebook goes on with the embedded scenes." in capsys.readouterr().out
+
+
+def test_scenes_are_drawn_once(course_file, monkeypatch):
+    first = helpers.open_data("scenes", 4, 2)
+    monkeypatch.setattr(helpers, "make_scenes", None)  # a second time would fail
+    assert torch.equal(helpers.open_data("scenes", 4, 2)["train_images"], first["train_images"])
+    assert helpers.open_data(course_file[1] / "scenes-4-2.pt")["vocab"] == first["vocab"]
