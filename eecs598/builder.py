@@ -95,9 +95,9 @@ def _prepare_place(out):
     folder = out.absolute().parent
     if not os.access(folder, os.W_OK):
         raise DataError(f"{out}: its folder does not exist or cannot be written to")
-    for path in folder.glob(f".{out.name}.*.part"):
-        number = re.search(r"\.(\d+)\.part$", path.name)
-        if number and not _is_running(int(number[1])):
+    for path in folder.iterdir():
+        leftover = re.fullmatch(rf"\.{re.escape(out.name)}\.(\d+)\.part", path.name)  # as save_whole names it
+        if leftover and not _is_running(int(leftover[1])):
             with contextlib.suppress(OSError):
                 path.unlink()
 
@@ -277,9 +277,9 @@ class _Fetcher:
         failed = {path: error for path, error in failed if error}
         broken = [error for error in failed.values() if error.reason != "missing"]
         if broken or len(failed) == len(pictures):
-            told = f"{len(failed)} of {len(wanted)} pictures could not be fetched, those that were are kept"
             first = (broken or list(failed.values()))[0]
-            raise download.DownloadError(f"{told}; the first: {first}", first.reason)
+            told = f"{len(failed)} of {len(wanted)} pictures could not be fetched; the first: {first}"
+            raise download.DownloadError(told, first.reason)
         for error in failed.values():
             _say(f"skipped {error}")
         return [picture for picture in pictures if picture.path not in failed]
@@ -309,12 +309,12 @@ def _decode(pictures, count, split, source, **options):
     except (MemoryError, ValueError):
         raise DataError(f"{count} pictures of {size} x {size} do not fit in memory; take fewer") from None
     kept, tried = [], 0
-    with tqdm(total=count, desc=f"{split} pictures", unit="picture") as bar:
-        while len(kept) < count and tried < len(pictures):
-            batch = pictures[tried : tried + count - len(kept)]
-            tried += len(batch)
-            if source is not None:
-                batch = source.fetch(batch)
+    while len(kept) < count and tried < len(pictures):
+        batch = pictures[tried : tried + count - len(kept)]
+        tried += len(batch)
+        if source is not None:
+            batch = source.fetch(batch)
+        with tqdm(total=count, initial=len(kept), desc=f"{split} pictures", unit="picture") as bar:
             for picture, prepared in prepare_in_order(batch, **options):
                 if isinstance(prepared, DataError):
                     _say(f"skipped {prepared}")

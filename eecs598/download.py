@@ -368,7 +368,7 @@ def _write(response, note, have, task):
     if have:
         task.joined = True
     else:
-        _start_part(note, _is_encoded(response), task)
+        _start_part(note, task)
     _move_bar(task.bar, have, total)
     with task.part.open("ab") as file:
         for chunk in itertools.chain([first], chunks):
@@ -441,13 +441,10 @@ def _length(path):
     return path.stat().st_size if path.exists() else 0
 
 
-def _start_part(note, encoded, task):
-    """An empty part, with the note of the version that it is to hold."""
+def _start_part(note, task):
+    """No part, and the note of the version that the next one is to hold."""
     task.part.unlink(missing_ok=True)  # first: a part never stands beside another version's note
-    if encoded:  # such an answer cannot be continued
-        task.note.unlink(missing_ok=True)
-    else:
-        task.note.write_text(json.dumps(note._asdict()), encoding="utf-8")
+    task.note.write_text(json.dumps(note._asdict()), encoding="utf-8")
     task.start_over = task.joined = False
 
 
@@ -503,7 +500,7 @@ def check_zip(path):
             file.seek(-22 - len(archive.comment), os.SEEK_END)  # the record that ends an archive
             ends = file.read(4) == b"PK\5\6"
     except Exception as error:  # zipfile, zlib and struct each raise their own on damaged bytes
-        raise ValueError(f"not a whole zip archive: {error}") from None
+        raise ValueError(f"not a whole zip archive: {' '.join(str(error).split()):.150}") from None
     if damaged is not None:
         raise ValueError(f"damaged zip archive: {damaged} has a wrong CRC")
     if not ends:
@@ -526,7 +523,7 @@ def check_torch_file(path):
     try:
         torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the unpickler raises on bytes that it does not understand
-        raise ValueError(f"not a whole file of torch.save: {str(error).splitlines()[0]:.150}") from None
+        raise ValueError(f"not a whole file of torch.save: {' '.join(str(error).split()):.150}") from None
 
 
 # --- many files ---------------------------------------------------------------------------------------------

@@ -342,7 +342,8 @@ def test_module_steps_are_the_sequence():
 
 def test_modules_train_through_the_handwritten_backward(monkeypatch):
     """With the backward function replaced by another, the module's gradients change with it."""
-    for kind, name in [("RNN", "rnn_backward"), ("LSTM", "lstm_backward"), ("AttentionLSTM", "attention_lstm_backward")]:
+    backwards = {"RNN": "rnn_backward", "LSTM": "lstm_backward", "AttentionLSTM": "attention_lstm_backward"}
+    for kind, name in backwards.items():
         layer, real = getattr(rlc, kind)(3, 4), getattr(rlc, name)
         start = torch.randn(2, 4, 2, 2) if kind == "AttentionLSTM" else torch.randn(2, 4)
         monkeypatch.setattr(rlc, name, lambda dh, cache, real=real: tuple(7 * g for g in real(dh, cache)))
