@@ -8,6 +8,7 @@ import collections
 import contextlib
 import copy
 import inspect
+import math
 import sys
 import warnings
 from pathlib import Path
@@ -318,7 +319,8 @@ def train_command(options):
         )  # fmt: skip
         path = options.out / f"{cell_type}.pt"
         save_captioner(model, path, data, options.hidden, options.wordvec)
-        print(f"{path}: last training loss {losses[cell_type][-1]:.3f}")
+        last_epoch = losses[cell_type][-math.ceil(len(captions) / options.batch_size) :]
+        print(f"{path}: training loss {sum(last_epoch) / len(last_epoch):.3f} over the last epoch")
         described[cell_type] = _caption_examples(model, data, options.show)
     vis.plot_losses(losses).savefig(options.out / "losses.png")
     _print_examples(described, data, options.show)
