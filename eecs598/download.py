@@ -268,10 +268,12 @@ def _wait(retry, failure, task):
     except urllib3.exceptions.MaxRetryError:
         raise failure from None
     pause = max(retry.get_backoff_time(), failure.pause)
-    task.bar.set_postfix_str(f"{failure}; next attempt in {pause:.0f} s" if pause >= 1 else "")
+    if pause >= 1:
+        task.bar.delay = 0
+        task.bar.set_postfix_str(f"{failure}; next attempt in {pause:.0f} s")
     task.stop.wait(pause)
     _check_stop(task)
-    task.bar.set_postfix_str("")
+    task.bar.set_postfix_str("", refresh=False)
     return retry
 
 

@@ -232,6 +232,15 @@ def test_versions_are_never_joined_where_the_condition_is_ignored(add, path, mon
     assert_whole(path, NEXT_CONTENT[: len(CONTENT)])
 
 
+@pytest.mark.parametrize("fault", ["wrong_range", "other_total", "no_range_header", "error_416"])
+def test_an_answer_that_does_not_fit_starts_over_and_later_drops_resume(add, path, fault):
+    remote = add(fault, CONTENT, faults=["drop", fault, "drop"], seed=3)
+    download(remote.url, path, **FAST)
+    assert [bool(asked) for asked in remote.requests] == [False, True, False, True]
+    assert remote.answers == [200, 416 if "416" in fault else 206, 200, 206]
+    assert_whole(path, CONTENT)
+
+
 @pytest.mark.parametrize("calls", [1, 2])
 def test_a_wrong_mixture_is_fetched_anew(add, path, calls):
     """Without validators a part is continued only if a check will tell, and then the check does."""
@@ -274,11 +283,37 @@ def test_a_drop_is_noticed_by_the_size_alone(add, path):
     assert_whole(path, CONTENT)
 
 
-def test_a_complete_part_needs_no_server(add, path, monkeypatch):
+def leave_complete_part(remote, path):
+    """As when the process ends between the last byte and the renaming."""
+
+    def end(task):
+        raise KeyboardInterrupt
+
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, "_finish", lambda task: (_ for _ in ()).throw(KeyboardInterrupt))
-        download(add("complete", CONTENT).url, path, **FAST)
+        patch.setattr(module, "_finish", end)
+        download(remote.url, path, **FAST)
+
+
+def test_a_complete_part_needs_no_server(add, path):
+    leave_complete_part(add("complete", CONTENT), path)
     download(f"http://127.0.0.1:{unused_port()}/", path, **FAST)
+    assert_whole(path, CONTENT)
+
+
+def test_a_complete_part_of_untold_length_is_recognized(add, path):
+    remote = add("untold", CONTENT, faults=["no_length"])
+    leave_complete_part(remote, path)
+    download(remote.url, path, **FAST)
+    assert remote.answers == [200, 416]
+    assert_whole(path, CONTENT)
+
+
+@pytest.mark.parametrize(("chunk", "answer"), [(1, 416), (1024, 206)])  # the rest of a last chunk is lost
+def test_a_server_that_contradicts_itself_on_the_length_is_asked_again(add, path, monkeypatch, chunk, answer):
+    monkeypatch.setattr(module, "CHUNK", chunk)
+    remote = add("contradicts", CONTENT, faults=["too_long"])
+    download(remote.url, path, **FAST)
+    assert remote.answers == [200, answer, 200]
     assert_whole(path, CONTENT)
 
 
@@ -323,6 +358,18 @@ def test_pauses_double_and_attempts_end(add, path, pauses):
     assert error.reason == "server" and "500" in str(error) and len(remote.requests) == 6
     assert pauses[0] == 0 and len(pauses) == 5
     assert all(2**n <= pause <= 2**n + 1 for n, pause in enumerate(pauses[1:], start=1))
+
+
+def test_pauses_are_told(add, path, pauses, capsys):
+    busy = add("told", CONTENT, faults=["error_500"] * 2)
+    download(busy.url, path, **{**FAST, "progress": True, "backoff": 1})
+    assert "answers 500 Internal Server Error; next attempt in" in capsys.readouterr().err
+    busy.faults = ["error_500"] * 9
+    get_error(busy.url, path.with_name("other"), progress=True, backoff=1, retries=2)
+    assert capsys.readouterr().err.endswith("\n")
+    with pytest.raises(DownloadError):  # told soon: nothing to show
+        download(f"http://127.0.0.1:{unused_port()}/", path.with_name("other"), **{**FAST, "progress": True})
+    assert not capsys.readouterr().err
 
 
 def test_retry_after_is_honoured_up_to_a_limit(add, path, pauses, monkeypatch):
@@ -596,6 +643,13 @@ def test_many_files_are_given_up_without_a_network(add, tmp_path):
     errors = [error for _, error in results if error]
     assert len(results) == 400 and len(errors) > 300 and {error.reason for error in errors} == {"network"}
     assert len(tried) < 60
+
+
+def test_many_files_are_given_up_where_the_server_is_in_trouble(add, tmp_path):
+    remote = add("trouble", CONTENT, faults=["error_503"] * 999)
+    jobs = [(i, remote.url, tmp_path / str(i)) for i in range(200)]
+    results = fetch_many(jobs, workers=2, retries=0, **FAST)
+    assert [error.reason for _, error in results] == ["server"] * 200 and len(remote.requests) < 30
 
 
 def test_many_files_stop_at_once(add, tmp_path):
