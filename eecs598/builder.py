@@ -1,6 +1,7 @@
 """Build a data file from photographs and their captions, from folders or fetched from COCO's image host."""
 
 import contextlib
+import hashlib
 import os
 import random
 import re
@@ -26,8 +27,10 @@ from eecs598.captions import (
     shorten_error,
 )
 from eecs598.datafile import save_data
+from eecs598.files import save_whole
 from eecs598.pictures import prepare_in_order
 
+SHARD = 64  # pictures that are decoded between two saves
 CACHE = Path(__file__).parents[1] / "datasets" / "coco_images"
 IMAGE_URLS = (download.COCO_IMAGE_URL, download.COCO_IMAGE_MIRROR_URL)
 COURSE_COUNTS = {"train": 10000, "val": 500}  # of the course's own file
@@ -54,7 +57,8 @@ def build_data(images=None, train_captions=None, val_captions=None, out=None, *,
     One row for each picture: `*_captions` holds one of its captions, drawn among those of at most 15 words
     where there are any, and `*_references` all of them, that one first, tokenized and joined by spaces. The
     vocabulary counts all captions of the training pictures. No training picture is also a validation picture.
-    After an interruption the same call goes on: what was fetched is kept, and only decoding starts again.
+    After an interruption the same call goes on where it was: what was fetched is kept, and so is what was decoded, in
+    a folder beside `out` until that is written.
     Raises DataError, and DownloadError where something cannot be fetched.
     """
     if out is not None:
@@ -73,7 +77,9 @@ def build_data(images=None, train_captions=None, val_captions=None, out=None, *,
         num_val = _limit(len(val), "val", source) if num_val is None else num_val
     _check_counts(train, val, num_train, num_val)
 
-    decode = {"image_size": image_size, "fit": fit, "workers": workers or min(16, os.cpu_count() or 1)}
+    shards = None if out is None else Path(out).with_name(f".{Path(out).name}.decoded")
+    workers = workers or min(16, os.cpu_count() or 1)
+    decode = {"image_size": image_size, "fit": fit, "workers": workers, "shards": shards}
     val_pixels, val, tried = _decode(val, num_val, "val", source, **decode)
     train = [picture for picture in train if picture.path not in tried]
     num_train = num_train or _limit(len(train), "train", source)
@@ -87,6 +93,7 @@ def build_data(images=None, train_captions=None, val_captions=None, out=None, *,
         data[f"{split}_references"] = [picture.captions for picture in pictures]
     if out is not None:
         save_data(data, out)
+        shutil.rmtree(shards, ignore_errors=True)
     return data
 
 
@@ -315,8 +322,8 @@ def _decode(pictures, count, split, source, **options):
         if source is not None:
             batch = source.fetch(batch)
         with tqdm(total=count, initial=len(kept), desc=f"{split} pictures", unit="picture") as bar:
-            for picture, prepared in prepare_in_order(batch, **options):
-                if isinstance(prepared, DataError):
+            for picture, prepared in _prepare(batch, **options):
+                if isinstance(prepared, str):
                     _say(f"skipped {prepared}")
                     continue
                 pixels[len(kept)] = prepared
@@ -328,3 +335,36 @@ def _decode(pictures, count, split, source, **options):
         _say(f"{tried - len(kept)} {split} pictures could not be read, skipped; {len(kept)} are kept")
     pixels.resize((len(kept), 3, size, size), refcheck=False)  # in place: a slice would be copied when saved
     return torch.from_numpy(pixels), kept, {picture.path for picture in pictures[:tried]}
+
+
+def _prepare(pictures, image_size, fit, workers, shards):
+    """Yield (picture, its tensor or what is wrong with it) in order.
+
+    Finished runs of SHARD pictures are kept in the folder `shards`, if any, where a later call finds them.
+    """
+    for start in range(0, len(pictures), SHARD):
+        part = pictures[start : start + SHARD]
+        shard = shards and shards / f"{_shard_name(part, image_size, fit)}.pt"
+        prepared = _load_shard(shard)
+        if prepared is None:
+            results = [result for _, result in prepare_in_order(part, image_size, fit, workers)]
+            prepared = [str(result) if isinstance(result, DataError) else result for result in results]
+            if shards is not None:
+                with contextlib.suppress(OSError):  # without room for it a later call decodes again
+                    shards.mkdir(exist_ok=True)
+                    save_whole(prepared, shard)
+        yield from zip(part, prepared)
+
+
+def _shard_name(pictures, image_size, fit):
+    """A name for these pictures as they are now on the disk, prepared so."""
+    facts = [(str(p.path), p.path.stat().st_size, p.path.stat().st_mtime_ns) for p in pictures]
+    return hashlib.sha256(repr((facts, image_size, fit)).encode()).hexdigest()[:24]
+
+
+def _load_shard(shard):
+    """What was saved there; None if there is nothing, or nothing that can be read."""
+    try:
+        return torch.load(shard, weights_only=True) if shard and shard.exists() else None
+    except Exception:  # a damaged file raises anything
+        return None

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import http.server
+import itertools
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import threading
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -327,6 +329,39 @@ def test_a_killed_build_goes_on_and_never_looks_finished(tmp_path, host):
     assert_equal(data, wanted)
     assert_equal(coco.load_data(out), wanted)
     assert not list(tmp_path.glob(".*.part"))
+
+
+def test_decoding_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+    """What was decoded before an interruption is not decoded again, unless the picture has changed since."""
+    images, captions = write_folder(tmp_path, range(40))
+    spoiled = sorted(images.iterdir())[3]
+    spoiled.write_bytes(b"no picture")
+    wanted, out, decoded = build_data(images, captions, image_size=9, num_val=4), tmp_path / "out.pt", []
+    prepare_in_order = builder.prepare_in_order
+
+    def prepare(pictures, *options):
+        if len(decoded) == limit:
+            raise KeyboardInterrupt
+        decoded.append([picture.path for picture in pictures])
+        return prepare_in_order(pictures, *options)
+
+    monkeypatch.setattr(builder, "SHARD", 4)
+    monkeypatch.setattr(builder, "prepare_in_order", prepare)
+    for limit in (3, 6):  # interrupted after 3 shards, then after 3 more
+        with pytest.raises(KeyboardInterrupt):
+            build_data(images, captions, out=out, image_size=9, num_val=4)
+        assert not out.exists() and len(decoded) == limit
+    changed = decoded[4][0]
+    os.utime(changed, (1, 1))
+    name = builder._shard_name([SimpleNamespace(path=path) for path in decoded[1]], 9, "stretch")
+    (tmp_path / ".out.pt.decoded" / f"{name}.pt").write_bytes(b"damaged")
+    limit = None
+    assert_equal(build_data(images, captions, out=out, image_size=9, num_val=4), wanted)
+    before, after = (list(itertools.chain(*part)) for part in (decoded[:6], decoded[6:]))
+    again = [path for path in after if path in before]
+    assert sorted(again) == sorted(decoded[4] + decoded[1])
+    assert not (tmp_path / ".out.pt.decoded").exists()
+    assert capsys.readouterr().err.count(f"skipped {spoiled}") >= 1
 
 
 def test_leftovers_of_killed_builds_are_removed_and_those_at_work_are_not(tmp_path):
