@@ -152,8 +152,8 @@ BUILD_EXAMPLES = """examples:
   your own pictures and one captions file, a tenth of the pictures kept for validation:
     python -m eecs598.coco build --images photos --train-captions captions.json --out datasets/photos.pt
 
-Interrupted, or the connection lost? Give the same command again: fetched pictures are kept in
---cache, decoding them again takes a minute, and the file is there only once it is whole.
+Interrupted, or the connection lost? Give the same command again: fetched and decoded pictures are
+kept until the file is written, and it is there only once it is whole.
 
 Pictures of 112 x 112 are what the course trains an encoder on; for a frozen encoder take --image-size 224.
 

@@ -5,8 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from eecs598.coco import build_vocabulary, encode_captions
+
+# In continuous integration the same examples every time; at a developer's desk new ones.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session")
