@@ -8,7 +8,7 @@ EXECUTE := .venv/bin/jupyter nbconvert --to notebook --execute --ExecutePreproce
 # A second pass: of each progress bar only the last state is kept, not every step of it.
 TIDY := .venv/bin/jupyter nbconvert --CoalesceStreamsPreprocessor.enabled=True
 
-.PHONY: run test lab notebook lint clean
+.PHONY: run test lab notebook bench lint clean
 
 run: .venv/ready  ## execute the notebook on the embedded data, write build/rnn_lstm_captioning.html
 	$(EXECUTE) --output-dir build $(NOTEBOOK)
@@ -24,6 +24,18 @@ lab: .venv/ready  ## open the notebook in JupyterLab
 notebook: .venv/ready  ## execute the notebook and keep its outputs in it
 	$(EXECUTE) --inplace $(NOTEBOOK)
 	$(TIDY) --to notebook --inplace $(NOTEBOOK)
+
+# INSTRUCTORS ONLY: these lines are not in the student edition.
+.PHONY: handout
+
+handout: .venv/ready  ## write the student edition to build/handout and build/handout.zip; OPTIONS="--published"
+	.venv/bin/python -m eecs598.handout build/handout $(OPTIONS)
+
+# END INSTRUCTORS
+
+bench: .venv/ready  ## how fast the hand-written code is on this machine, side by side with PyTorch's
+	mkdir -p build
+	.venv/bin/python -m eecs598.bench --json build/bench.json --png build/bench.png
 
 lint: .venv/ready
 	.venv/bin/ruff check .

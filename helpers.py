@@ -9,7 +9,9 @@ import contextlib
 import copy
 import inspect
 import math
+import re
 import sys
+import traceback
 import warnings
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from eecs598 import coco, commands, encoders, solver, vis
 from eecs598.checks import CHECKS
 from eecs598.coco import DataError, encode_captions, load_data, prepare_image, tokenize
 from eecs598.files import save_whole
+from eecs598.grad import CheckError
 from eecs598.scenes import judge_caption, make_scenes
 from eecs598.utils import reset_seed
 
@@ -128,13 +131,15 @@ def make_captioner(captioner_class, data, cell_type, encoder, hidden_dim=512, wo
 def train_captioner(
     model, image_data, caption_data, num_epochs, batch_size, learning_rate, lr_decay=1, device=None, *,
     image_index=None, val_data=None, freeze_encoder=None, features_folder=None, seed=0, progress=True, plot=True,
+    precision="float32",
 ):  # fmt: skip
     """Train a captioner; all examples are seen once an epoch, in a new order. Returns model, loss_history.
 
     image_data (n, 3, H, W) pictures; caption_data (m, T + 1) int64; image_index (m,): each caption's picture,
     where m is not n. device: CUDA where it is, if None. val_data: (pictures, captions), for the validation loss
     after each epoch. freeze_encoder: train the decoder alone, on features that are computed once and kept in
-    features_folder; if None, on a CPU yes and elsewhere no. plot: draw the losses, in a notebook.
+    features_folder; if None, on a CPU yes and elsewhere no. plot: draw the losses, in a notebook. precision of the
+    products: "float32", "bfloat16", or "auto" for the one that this device multiplies faster.
     loss_history: the loss of every iteration. Raises ValueError and eecs598.solver.TrainingError.
     """
     device = torch.device(device or default_device())
@@ -148,7 +153,7 @@ def train_captioner(
         history = solver.train(
             model, image_data, caption_data, num_epochs=num_epochs, batch_size=batch_size, seed=seed,
             learning_rate=learning_rate, lr_decay=lr_decay, image_index=image_index, val_data=val_data,
-            progress=progress,
+            progress=progress, precision=precision,
         )  # fmt: skip
     if plot:
         show(plot_history(history))
@@ -186,10 +191,11 @@ def show(figure):
 
 
 def show_source(function):
-    """A function's source, coloured, as a cell's value."""
+    """A function's source, coloured, as a cell's value; without the marks that the student edition is cut by."""
     from IPython.display import Markdown
 
-    return Markdown(f"```python\n{inspect.getsource(function)}```")
+    source = re.sub(r"^ *# ANSWER .*\n(?: *# {3}.*\n)*", "", inspect.getsource(function), flags=re.MULTILINE)
+    return Markdown(f"```python\n{source}```")
 
 
 def check(part, code):
@@ -202,7 +208,38 @@ def check(part, code):
     missing = [name for name in needs if not hasattr(code, name)]
     if missing:
         return print(f"{part}: skipped, {', '.join(missing)} is not in {code.__name__}")
-    return CHECKS[part].run(*(getattr(code, name) for name in needs))
+    try:
+        return CHECKS[part].run(*(getattr(code, name) for name in needs))
+    except CheckError as error:
+        undone = re.search(r"(\S+) is not written yet: it raises", str(error))
+        if not undone:
+            raise
+        raise CheckError(_still_to_do(undone[1], Path(code.__file__)), error.table) from None
+
+
+def explain_todos():
+    """From now on a part that is still to do stops a notebook's cell with one sentence, not with a traceback."""
+    from IPython import get_ipython
+
+    get_ipython().set_custom_exc((NotImplementedError,), _show_todo)
+
+
+def _show_todo(shell, kind, error, trace, tb_offset=None):
+    """What IPython calls for a NotImplementedError: the sentence, if it is a part's."""
+    name = str(error).removeprefix("TODO: ")
+    if name == str(error):
+        return shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
+    innermost = traceback.extract_tb(trace)[-1]
+    sentence = f"{kind.__name__}: {_still_to_do(name, Path(innermost.filename))}"
+    shell._showtraceback(kind, error, [sentence])
+    return [sentence]
+
+
+def _still_to_do(name, path):
+    """What to do about an unwritten part: where it is."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    line = next((f", line {n}" for n, text in enumerate(lines, 1) if f'"TODO: {name}"' in text), "")
+    return f"{name} is still to do. Write it in {path.name}{line}, where its box says what; then run this cell again."
 
 
 def show_examples(model, data, rows):
@@ -315,7 +352,7 @@ def train_command(options):
         model, losses[cell_type] = train_captioner(
             model, data["train_images"], captions, options.epochs, options.batch_size, options.learning_rate,
             options.lr_decay, device, image_index=image_index, val_data=(data["val_images"], data["val_captions"]),
-            seed=options.seed,
+            seed=options.seed, precision=options.precision,
         )  # fmt: skip
         path = options.out / f"{cell_type}.pt"
         save_captioner(model, path, data, options.hidden, options.wordvec)
@@ -384,6 +421,7 @@ def _parser():
     add("--show", type=int, default=8, metavar="N", help="val pictures captioned at the end (8)")
     add("--device", type=commands.device, help="cpu, cuda, ... (cuda where it is)")
     add("--seed", type=int, default=0, help="weights and order (0)")
+    add("--precision", choices=("auto", *solver.PRECISIONS), default="auto", help="auto: the faster one here (auto)")
     train.set_defaults(run=train_command)
     caption = subparsers.add_parser("caption", help="caption photographs of any size and kind")
     caption.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="written by train")

@@ -16,9 +16,10 @@ side in the order i, f, o, g (input, forget, output, candidate), so its weights 
 The *step* functions say the mathematics as plainly as it can be said. The *sequence* functions do the same
 mathematics fast: the inputs of all steps meet Wx in one matrix product, each weight's gradient is one product
 at the end, and steps that are only padding are not computed. The modules train through the sequence functions:
-autograd only calls them (see `RNNFunction` and its siblings).
+autograd only calls them (see `SequenceFunction`).
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -26,7 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from eecs598 import decoding
 from eecs598.encoders import ImageEncoder
 
 CELL_TYPES = ("rnn", "lstm", "attn")
@@ -36,7 +39,7 @@ CELL_TYPES = ("rnn", "lstm", "attn")
 # Captions of different lengths in one batch
 # ---------------------------------------------------------------------------------------------------------
 # Sorted longest first, the captions that still run at step t are the first sizes[t] rows of the batch. Packed,
-# a sequence (N, T, D) is the real rows of step 0, then those of step 1, and so on: (P, D).
+# a sequence (T, N, D) is the real rows of step 0, then those of step 1, and so on: (P, D).
 
 
 def _step_sizes(x: Tensor, lengths: Tensor | None) -> list[int]:
@@ -50,24 +53,42 @@ def _step_sizes(x: Tensor, lengths: Tensor | None) -> list[int]:
 
 
 def _pack(x: Tensor, sizes: list[int]) -> Tensor:
-    return torch.cat([x[:n, t] for t, n in enumerate(sizes)])  # (N, T, D) -> (P, D)
+    if sizes[-1] == x.shape[1]:
+        return x.flatten(0, 1)  # no padding
+    return torch.cat([x_t[:n] for x_t, n in zip(x, sizes)])  # (T, N, D) -> (P, D)
 
 
 def _unpack(packed: Tensor, sizes: list[int], N: int) -> Tensor:
-    x = packed.new_zeros(N, len(sizes), packed.shape[1])
-    for t, rows in enumerate(packed.split(sizes)):
-        x[: len(rows), t] = rows
-    return x  # (P, D) -> (N, T, D), zero where a caption has ended
+    if sizes[-1] == N:
+        return packed.unflatten(0, (len(sizes), N))
+    return torch.stack([_grow(rows, N) for rows in packed.split(sizes)])  # (P, D) -> (T, N, D), zero after the end
 
 
 def _grow(rows: Tensor, n: int) -> Tensor:
-    """Going back in time captions join in: append the zero gradient that they bring from later steps."""
+    """Rows for captions that have ended, or, going back in time, not yet joined in: append zeros up to n rows."""
     return rows if len(rows) == n else F.pad(rows, (0, 0, 0, n - len(rows)))
 
 
-def _previous(start: Tensor, states: Tensor, sizes: list[int]) -> Tensor:
-    """The packed states that each step began from: `start`, then every step's state but the last's."""
-    return torch.cat([state[:n] for state, n in zip((start, *states.split(sizes)), sizes)])
+BLOCK_ROWS = 512  # enough for a product at full speed, and da still in the processor's cache
+
+
+def _steps_back(z, sizes, dW, db):
+    """Go back in time: yield each step t, last first, with the rows of da that the loop's body is to fill.
+
+    Meanwhile adds z_t^T da_t to dW and da_t to db, z being packed: as many steps in one product as make up
+    BLOCK_ROWS rows. So da never exists for all steps at once, which is as fast as one product, and lighter.
+    """
+    starts, end = [0, *itertools.accumulate(sizes)], len(z)
+    steps = max(1, BLOCK_ROWS // max(1, sizes[0]))
+    da = z.new_empty(min(len(z), steps * sizes[0]), dW.shape[1])
+    for t in reversed(range(len(sizes))):
+        first = starts[t - t % steps]
+        yield t, da[starts[t] - first : starts[t + 1] - first]
+        if t % steps == 0:
+            later = 0 if end == len(z) else 1  # the first product fills dW, the others add to it
+            dW.addmm_(z[first:end].t(), da[: end - first], beta=later)
+            db.add_(da[: end - first].sum(0))
+            end = first
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -85,10 +106,9 @@ class RNNStepCache(NamedTuple):
 
 class RNNCache(NamedTuple):
     x: Tensor  # packed
-    h0: Tensor
+    h: Tensor  # h0, then the state after each step: (T + 1, N, H)
     Wx: Tensor
     Wh: Tensor
-    h: Tensor  # packed
     sizes: list[int]
 
 
@@ -97,12 +117,15 @@ def rnn_step_forward(x, prev_h, Wx, Wh, b):
 
     x (N, D), prev_h (N, H), Wx (D, H), Wh (H, H), b (H,). Returns next_h (N, H) and a cache.
     """
+    # ANSWER rnn_step_forward: keep in the cache what the backward step needs, as a tuple, a list or a dict.
     next_h = torch.tanh(x @ Wx + prev_h @ Wh + b)
     return next_h, RNNStepCache(x, prev_h, Wx, Wh, next_h)
 
 
 def rnn_step_backward(dnext_h, cache):
     """Gradient of one RNN step. dnext_h (N, H). Returns dx (N, D), dprev_h (N, H), dWx, dWh, db."""
+    # ANSWER rnn_step_backward: Formula: da = dnext_h * (1 - next_h^2); dx = da Wx^T; dWx = x^T da; db = da, summed
+    #   over the batch. Hint: a gradient has its quantity's shape.
     x, prev_h, Wx, Wh, next_h = cache
     da = dnext_h * (1 - next_h**2)  # tanh'(a) = 1 - tanh(a)^2
     dx = da @ Wx.t()
@@ -119,15 +142,16 @@ def rnn_forward(x, h0, Wx, Wh, b, lengths=None):
     x (N, T, D), h0 (N, H), Wx (D, H), Wh (H, H), b (H,). lengths (N,), longest first: steps beyond a row's
     length are not computed, their h is 0. Returns the states after each step, h (N, T, H), and a cache.
     """
+    # ANSWER rnn_forward: Formula: h_t = tanh(x_t Wx + h_(t-1) Wh + b). Hint: loop over rnn_step_forward and keep each
+    #   step's cache; lengths, for speed, may stay unused.
     sizes = _step_sizes(x, lengths)
-    packed = _pack(x, sizes)
+    packed = _pack(x.transpose(0, 1), sizes)
     projected = torch.addmm(b, packed, Wx)  # all steps at once: (P, D) @ (D, H) -> (P, H)
-    states, prev_h = [], h0
+    states = [h0]
     for a in projected.split(sizes):
-        prev_h = torch.tanh(torch.addmm(a, prev_h[: len(a)], Wh))
-        states.append(prev_h)
-    h = torch.cat(states)
-    return _unpack(h, sizes, len(x)), RNNCache(packed, h0, Wx, Wh, h, sizes)
+        states.append(torch.addmm(a, states[-1][: len(a)], Wh).tanh_())
+    h = torch.stack([_grow(state, len(x)) for state in states])
+    return h[1:].transpose(0, 1), RNNCache(packed, h, Wx, Wh, sizes)
 
 
 @torch.no_grad()
@@ -137,17 +161,20 @@ def rnn_backward(dh, cache):
     dh (N, T, H): the gradient that reaches each state from outside the RNN (not from later steps: those
     gradients are added here). Returns dx (N, T, D), dh0 (N, H), dWx, dWh, db.
     """
-    x, h0, Wx, Wh, h, sizes = cache
-    N, T = dh.shape[:2]
-    da = torch.empty_like(h)
-    dprev_h = h.new_zeros(0, h.shape[1])
-    for t, (da_t, h_t) in reversed(list(enumerate(zip(da.split(sizes), h.split(sizes))))):
-        dh_t = dh[: len(h_t), t] + _grow(dprev_h, len(h_t))  # from the loss, and from step t + 1
-        torch.mul(dh_t, 1 - h_t**2, out=da_t)
+    # ANSWER rnn_backward: Formula: dh_t = dh[:, t] + dprev_h of step t + 1; dWx, dWh, db are sums over the steps.
+    #   Hint: loop over rnn_step_backward from the last step to the first.
+    x, h, Wx, Wh, sizes = cache
+    N = len(dh)
+    da = x.new_empty(len(x), h.shape[2])
+    dprev_h = h.new_zeros(0, h.shape[2])
+    for t, da_t in reversed(list(enumerate(da.split(sizes)))):
+        n = sizes[t]
+        dh_t, h_t = dh[:n, t] + _grow(dprev_h, n), h[t + 1, :n]  # from the loss, and from step t + 1
+        torch.addcmul(dh_t, dh_t * h_t, h_t, value=-1, out=da_t)  # dh (1 - h^2)
         dprev_h = da_t @ Wh.t()
-    dx = _unpack(da @ Wx.t(), sizes, N)
+    dx = _unpack(da @ Wx.t(), sizes, N).transpose(0, 1)
     dWx = x.t() @ da  # the sum over steps is part of the product: (D, P) @ (P, H)
-    dWh = _previous(h0, h, sizes).t() @ da
+    dWh = _pack(h[:-1], sizes).t() @ da
     return dx, _grow(dprev_h, N), dWx, dWh, da.sum(0)
 
 
@@ -170,15 +197,10 @@ class LSTMStepCache(NamedTuple):
 
 
 class LSTMCache(NamedTuple):
-    x: Tensor  # packed
-    h0: Tensor
-    c0: Tensor
-    Wx: Tensor
-    Wh: Tensor
-    gates: Tensor  # packed, (P, 4H)
-    h: Tensor  # packed
-    c: Tensor  # packed
-    sizes: list[int]
+    z: Tensor  # packed inputs and states side by side: x_t, h_{t-1}
+    W: Tensor  # Wx above Wh
+    gates: list[Tensor]  # i, f, o, g of each step, (n, 4H)
+    c: list[Tensor]  # c0, then the cell state after each step, (n, H)
 
 
 def lstm_step_forward(x, prev_h, prev_c, Wx, Wh, b):
@@ -189,6 +211,7 @@ def lstm_step_forward(x, prev_h, prev_c, Wx, Wh, b):
 
     x (N, D), prev_h and prev_c (N, H), Wx (D, 4H), Wh (H, 4H), b (4H,). Returns next_h, next_c (N, H), a cache.
     """
+    # ANSWER lstm_step_forward: chunk a into four gates, in the order i, f, o, g.
     a = x @ Wx + prev_h @ Wh + b
     a_i, a_f, a_o, a_g = a.chunk(4, dim=1)  # (N, 4H) -> 4 x (N, H)
     i, f, o, g = torch.sigmoid(a_i), torch.sigmoid(a_f), torch.sigmoid(a_o), torch.tanh(a_g)
@@ -199,6 +222,9 @@ def lstm_step_forward(x, prev_h, prev_c, Wx, Wh, b):
 
 def lstm_step_backward(dnext_h, dnext_c, cache):
     """Gradient of one LSTM step. dnext_h, dnext_c (N, H). Returns dx, dprev_h, dprev_c, dWx, dWh, db."""
+    # ANSWER lstm_step_backward: Formula: dc = dnext_c + dnext_h o tanh'(next_c); do = dnext_h tanh(next_c); di = dc g;
+    #   df = dc prev_c; dg = dc i; dprev_c = dc f. Hint: then through the nonlinearities to da, whose parts lie as a's
+    #   do; from there as in the RNN.
     x, prev_h, prev_c, Wx, Wh, i, f, o, g, next_c = cache
     tanh_c = torch.tanh(next_c)
     dc = dnext_c + dnext_h * o * (1 - tanh_c**2)  # the cell is reached from step t + 1 and through next_h
@@ -208,70 +234,77 @@ def lstm_step_backward(dnext_h, dnext_c, cache):
     return da @ Wx.t(), da @ Wh.t(), dc * f, x.t() @ da, prev_h.t() @ da, da.sum(0)
 
 
-def _cell_forward_(a, prev_c):
-    """The LSTM's nonlinear half, in place: a (n, 4H) becomes the gates. Returns next_h, next_c (n, H)."""
+def _cell_forward_(a, prev_c, next_h):
+    """The LSTM's nonlinear half, in place: a (n, 4H) becomes the gates, next_h (n, H) is filled. Returns next_c."""
     H = prev_c.shape[1]
     a[:, : 3 * H].sigmoid_()
     a[:, 3 * H :].tanh_()
     i, f, o, g = a.chunk(4, dim=1)
     next_c = (f * prev_c).addcmul_(i, g)
-    return o * torch.tanh(next_c), next_c
+    torch.mul(o, torch.tanh(next_c), out=next_h)
+    return next_c
 
 
 def _cell_backward(dh, dc, gates, prev_c, next_c, da):
     """Gradient of `_cell_forward_`: fills da (n, 4H), returns dprev_c. The lines of `lstm_step_backward`.
 
-    In place and without temporaries: da begins as the nonlinearities' slopes, s - s^2 and 1 - g^2, in one pass each.
+    In place, and multiplied out: u s (1 - s) is v - v s with v = u s, and most of the v are needed anyway.
     """
-    (i, f, o, g), (di, df, do, dg), one = gates.chunk(4, dim=1), da.chunk(4, dim=1), gates.new_ones(())
-    sigmoids, tanh_c = gates[:, : -g.shape[1]], torch.tanh(next_c)
-    dc = torch.addcmul(dc, dh * o, torch.addcmul(one, tanh_c, tanh_c, value=-1))
-    torch.addcmul(sigmoids, sigmoids, sigmoids, value=-1, out=da[:, : -g.shape[1]])
-    torch.addcmul(one, g, g, value=-1, out=dg)
-    di.mul_(dc).mul_(g)
-    df.mul_(dc).mul_(prev_c)
-    do.mul_(dh).mul_(tanh_c)
-    dg.mul_(dc).mul_(i)
-    return dc.mul_(f)
+    (i, f, o, g), (di, df, do, dg), tanh_c = gates.chunk(4, dim=1), da.chunk(4, dim=1), torch.tanh(next_c)
+    torch.mul(dh, o, out=do)
+    dc = dc + do
+    dc.addcmul_(do.mul_(tanh_c), tanh_c, value=-1)  # dc + dh o (1 - tanh_c^2)
+    torch.mul(dc, i, out=dg)
+    torch.mul(dg, g, out=di)
+    dg.addcmul_(di, g, value=-1)  # dc i (1 - g^2)
+    dprev_c = dc.mul_(f)
+    torch.mul(dprev_c, prev_c, out=df)
+    sigmoids, dsigmoids = gates[:, : -g.shape[1]], da[:, : -g.shape[1]]
+    dsigmoids.addcmul_(dsigmoids, sigmoids, value=-1)  # dc g i, dc prev_c f and dh tanh_c o, each times (1 - s)
+    return dprev_c
 
 
 @torch.no_grad()
 def lstm_forward(x, h0, c0, Wx, Wh, b, lengths=None):
-    """An LSTM over a whole sequence. Autograd does not record it: `LSTMFunction` joins it to `lstm_backward`.
+    """An LSTM over a whole sequence. Autograd does not record it: `SequenceFunction` joins it to `lstm_backward`.
 
     x (N, T, D), h0 and c0 (N, H), Wx (D, 4H), Wh (H, 4H), b (4H,); lengths as in `rnn_forward`. Returns the
     states after each step, h (N, T, H), and a cache.
     """
+    # ANSWER lstm_forward: Formula: h_t, c_t = lstm_step_forward(x_t, h_(t-1), c_(t-1), Wx, Wh, b). Hint: first a loop
+    #   that is right; then, if you like, x Wx of all steps at once. lengths may stay unused.
     sizes = _step_sizes(x, lengths)
-    packed = _pack(x, sizes)
-    gates = torch.addmm(b, packed, Wx)  # all steps at once: (P, D) @ (D, 4H) -> (P, 4H)
-    hs, cs, prev_h, prev_c = [], [], h0, c0
-    for a in gates.split(sizes):
-        a.addmm_(prev_h[: len(a)], Wh)
-        prev_h, prev_c = _cell_forward_(a, prev_c[: len(a)])
-        hs.append(prev_h)
-        cs.append(prev_c)
-    h, c = torch.cat(hs), torch.cat(cs)
-    return _unpack(h, sizes, len(x)), LSTMCache(packed, h0, c0, Wx, Wh, gates, h, c, sizes)
+    W = torch.cat([Wx, Wh])  # x Wx + h Wh is one product of [x, h] with Wx above Wh
+    z = x.new_empty(sum(sizes), len(W))
+    h = x.new_empty(len(sizes), *h0.shape)
+    prev_h, gates, c = h0, [], [c0]
+    for t, z_t in enumerate(z.split(sizes)):
+        n = sizes[t]
+        torch.cat([x[:n, t], prev_h[:n]], dim=1, out=z_t)
+        a, prev_h = (z_t @ W).add_(b), h[t, :n]
+        h[t, n:] = 0
+        c.append(_cell_forward_(a, c[t][:n], prev_h))
+        gates.append(a)
+    return h.transpose(0, 1), LSTMCache(z, W, gates, c)
 
 
 @torch.no_grad()
 def lstm_backward(dh, cache):
     """Gradient of `lstm_forward`. dh (N, T, H), from outside. Returns dx, dh0, dc0, dWx, dWh, db."""
-    x, h0, c0, Wx, Wh, gates, h, c, sizes = cache
-    N, T = dh.shape[:2]
-    da, before = torch.empty_like(gates), _previous(c0, c, sizes)
-    steps = list(zip(range(T), gates.split(sizes), before.split(sizes), c.split(sizes), da.split(sizes)))
-    dprev_h = dprev_c = h.new_zeros(0, h.shape[1])
-    for t, gates_t, prev_c, next_c, da_t in reversed(steps):
-        n = len(da_t)
+    # ANSWER lstm_backward: Formula: dh_t = dh[:, t] + dprev_h of step t + 1; dc_t = dprev_c of step t + 1; dWx, dWh,
+    #   db are sums. Hint: loop over lstm_step_backward from the last step to the first; both states go back.
+    z, W, gates, c = cache
+    (N, T, H), D = dh.shape, len(W) - dh.shape[2]
+    sizes = [len(gates_t) for gates_t in gates]
+    dx, dW, db = dh.new_zeros(N, T, D), torch.empty_like(W), W.new_zeros(4 * H)
+    dprev_h = dprev_c = dh.new_zeros(0, H)
+    for t, da_t in _steps_back(z, sizes, dW, db):
+        n = sizes[t]
         dh_t = dh[:n, t] + _grow(dprev_h, n)  # from the loss, and from step t + 1
-        dprev_c = _cell_backward(dh_t, _grow(dprev_c, n), gates_t, prev_c, next_c, da_t)
-        dprev_h = da_t @ Wh.t()
-    dx = _unpack(da @ Wx.t(), sizes, N)
-    dWx = x.t() @ da  # the sum over steps is part of the product: (D, P) @ (P, 4H)
-    dWh = _previous(h0, h, sizes).t() @ da
-    return dx, _grow(dprev_h, N), _grow(dprev_c, N), dWx, dWh, da.sum(0)
+        dprev_c = _cell_backward(dh_t, _grow(dprev_c, n), gates[t], c[t][:n], c[t + 1], da_t)
+        dz = da_t @ W.t()
+        dx[:n, t], dprev_h = dz[:, :D], dz[:, D:]
+    return dx, _grow(dprev_h, N), _grow(dprev_c, N), dW[:D], dW[D:], db
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -287,6 +320,8 @@ def dot_product_attention(prev_h, A):
 
     prev_h (N, H), A (N, H, h, w). Returns attn (N, H) and attn_weights (N, h, w), each picture's sum 1.
     """
+    # ANSWER dot_product_attention: flatten the grid to (N, H, L), it need not be square; give the weights its shape at
+    #   the end.
     H = A.shape[1]
     cells = A.flatten(2)  # (N, H, h, w) -> (N, H, L)
     scores = torch.einsum("nh,nhl->nl", prev_h, cells) / math.sqrt(H)
@@ -297,6 +332,9 @@ def dot_product_attention(prev_h, A):
 
 def dot_product_attention_backward(dattn, prev_h, A, attn_weights):
     """Gradient of `dot_product_attention`. dattn (N, H). Returns dprev_h (N, H), dA (N, H, h, w)."""
+    # ANSWER dot_product_attention_backward: Formula: dw = dattn . A; ds = w (dw - sum of w dw); dprev_h = sum of ds A
+    #   / sqrt(H); dA = w dattn + ds prev_h / sqrt(H). Hint: s are the scores, w the weights, the sums go over the
+    #   cells.
     H = A.shape[1]
     cells, weights = A.flatten(2), attn_weights.flatten(1)
     dweights = torch.einsum("nh,nhl->nl", dattn, cells)
@@ -308,17 +346,12 @@ def dot_product_attention_backward(dattn, prev_h, A, attn_weights):
 
 
 class AttentionLSTMCache(NamedTuple):
-    x: Tensor  # packed
+    z: Tensor  # packed inputs, states and views side by side: x_t, h_{t-1}, attn_t
+    W: Tensor  # Wx above Wh above Wattn
+    gates: list[Tensor]  # i, f, o, g of each step, (n, 4H)
+    c: list[Tensor]  # c0, then the cell state after each step, (n, H)
     A: Tensor
-    Wx: Tensor
-    Wh: Tensor
-    Wattn: Tensor
-    gates: Tensor  # packed, (P, 4H)
-    h: Tensor  # packed
-    c: Tensor  # packed
-    attn: Tensor  # packed
-    weights: Tensor  # packed, (P, L)
-    sizes: list[int]
+    weights: Tensor  # (T, N, L)
 
 
 def attention_lstm_step_forward(x, prev_h, prev_c, attn, Wx, Wh, Wattn, b):
@@ -327,12 +360,15 @@ def attention_lstm_step_forward(x, prev_h, prev_c, attn, Wx, Wh, Wattn, b):
     That is an LSTM step whose input is x and attn side by side. x (N, D), prev_h, prev_c and attn (N, H),
     Wx (D, 4H), Wh and Wattn (H, 4H), b (4H,). Returns next_h, next_c (N, H) and a cache.
     """
+    # ANSWER attention_lstm_step_forward: x and attn side by side are one input, and Wx above Wattn its weight.
     seen = torch.cat([x, attn], dim=1)  # (N, D + H)
     return lstm_step_forward(seen, prev_h, prev_c, torch.cat([Wx, Wattn]), Wh, b)
 
 
 def attention_lstm_step_backward(dnext_h, dnext_c, cache):
     """Gradient of `attention_lstm_step_forward`. Returns dx, dprev_h, dprev_c, dattn, dWx, dWh, dWattn, db."""
+    # ANSWER attention_lstm_step_backward: Formula: as in an LSTM; dattn = da Wattn^T; dWattn = attn^T da. Hint: what
+    #   the forward put side by side comes apart again.
     dseen, dprev_h, dprev_c, dW, dWh, db = lstm_step_backward(dnext_h, dnext_c, cache)
     H = dnext_h.shape[1]
     dx, dattn = dseen[:, :-H], dseen[:, -H:]
@@ -346,52 +382,57 @@ def attention_lstm_forward(x, A, Wx, Wh, Wattn, b, lengths=None):
 
     x (N, T, D), A (N, H, h, w), Wx (D, 4H), Wh and Wattn (H, 4H), b (4H,); h0 = c0 = mean of A over the grid;
     lengths as in `rnn_forward`. Returns h (N, T, H), attn_weights (N, T, h, w) and a cache. Autograd does not
-    record it: `AttentionLSTMFunction` joins it to `attention_lstm_backward`.
+    record it: `SequenceFunction` joins it to `attention_lstm_backward`.
     """
+    # ANSWER attention_lstm_forward: Formula: attn_t = dot_product_attention(h_(t-1), A); h_t, c_t = the step with x_t,
+    #   attn_t. Hint: loop over the steps; lengths may stay unused.
     sizes = _step_sizes(x, lengths)
-    packed = _pack(x, sizes)
-    gates = torch.addmm(b, packed, Wx)  # (P, D) @ (D, 4H) -> (P, 4H)
-    prev_h = prev_c = A.mean(dim=(2, 3))
-    hs, cs, attns, maps = [], [], [], []
-    for a in gates.split(sizes):
-        n = len(a)
-        attn, weights = dot_product_attention(prev_h[:n], A[:n])
-        a.addmm_(prev_h[:n], Wh).addmm_(attn, Wattn)
-        prev_h, prev_c = _cell_forward_(a, prev_c[:n])
-        for kept, value in zip((hs, cs, attns, maps), (prev_h, prev_c, attn, weights.flatten(1))):
-            kept.append(value)
-    h, c, attn, weights = (torch.cat(kept) for kept in (hs, cs, attns, maps))
-    cache = AttentionLSTMCache(packed, A, Wx, Wh, Wattn, gates, h, c, attn, weights, sizes)
-    N = len(x)
-    return _unpack(h, sizes, N), _unpack(weights, sizes, N).unflatten(2, A.shape[2:]), cache
+    N, H, L = A.flatten(2).shape
+    W = torch.cat([Wx, Wh, Wattn])  # one product of [x, h, attn] with the three weights stacked
+    z = x.new_empty(sum(sizes), len(W))
+    h, weights = x.new_empty(len(sizes), N, H), x.new_zeros(len(sizes), N, L)
+    prev_h = A.mean(dim=(2, 3))
+    gates, c = [], [prev_h]
+    for t, z_t in enumerate(z.split(sizes)):
+        n = sizes[t]
+        attn, weights_t = dot_product_attention(prev_h[:n], A[:n])
+        torch.cat([x[:n, t], prev_h[:n], attn], dim=1, out=z_t)
+        a, prev_h = (z_t @ W).add_(b), h[t, :n]
+        h[t, n:] = 0
+        c.append(_cell_forward_(a, c[t][:n], prev_h))
+        gates.append(a)
+        weights[t, :n] = weights_t.flatten(1)
+    cache = AttentionLSTMCache(z, W, gates, c, A, weights)
+    return h.transpose(0, 1), weights.transpose(0, 1).unflatten(2, A.shape[2:]), cache
 
 
 @torch.no_grad()
 def attention_lstm_backward(dh, cache):
     """Gradient of `attention_lstm_forward`. dh (N, T, H). Returns dx, dA, dWx, dWh, dWattn, db."""
-    x, A, Wx, Wh, Wattn, gates, h, c, attn, weights, sizes = cache
-    (N, T), (H, L), scale = dh.shape[:2], A.flatten(2).shape[1:], 1 / math.sqrt(A.shape[1])
-    cells, start = A.flatten(2), A.mean(dim=(2, 3))
-    da, dattn, dscores = torch.empty_like(gates), torch.empty_like(h), torch.empty_like(weights)
-    before = _previous(start, c, sizes)
-    packed = (gates, weights, before, c, da, dattn, dscores)
-    steps = list(zip(range(T), *(p.split(sizes) for p in packed)))
-    dprev_h = dprev_c = h.new_zeros(0, H)
-    for t, gates_t, weights_t, prev_c, next_c, da_t, dattn_t, dscores_t in reversed(steps):
-        n = len(da_t)
+    # ANSWER attention_lstm_backward: Formula: dh_(t-1) comes from the step and from where it looked; dA is the sum of
+    #   all steps', and (dh0 + dc0) / L in each cell. Hint: loop over the two backward functions above, from the last
+    #   step.
+    z, W, gates, c, A, weights = cache
+    (N, T, H), D, L, scale = dh.shape, len(W) - 2 * dh.shape[2], weights.shape[2], 1 / math.sqrt(dh.shape[2])
+    sizes, cells = [len(gates_t) for gates_t in gates], A.flatten(2)
+    dx, dW, db = dh.new_zeros(N, T, D), torch.empty_like(W), W.new_zeros(4 * H)
+    dattn, dscores = dh.new_zeros(T, N, H), dh.new_zeros(T, N, L)
+    dprev_h = dprev_c = dh.new_zeros(0, H)
+    for t, da_t in _steps_back(z, sizes, dW, db):
+        n = sizes[t]
         dh_t = dh[:n, t] + _grow(dprev_h, n)  # from the loss, and from step t + 1
-        dprev_c = _cell_backward(dh_t, _grow(dprev_c, n), gates_t, prev_c, next_c, da_t)
-        torch.mm(da_t, Wattn.t(), out=dattn_t)
-        dweights = torch.einsum("nh,nhl->nl", dattn_t, cells[:n])
-        torch.mul(weights_t, dweights - (weights_t * dweights).sum(1, keepdim=True), out=dscores_t)
-        dprev_h = (da_t @ Wh.t()).add_(torch.einsum("nl,nhl->nh", dscores_t, cells[:n]), alpha=scale)
-    prev_h = _previous(start, h, sizes)
+        dprev_c = _cell_backward(dh_t, _grow(dprev_c, n), gates[t], c[t][:n], c[t + 1], da_t)
+        dz = da_t @ W.t()
+        dx[:n, t], dprev_h, dattn[t, :n] = dz[:, :D], dz[:, D:-H], dz[:, -H:]
+        weights_t, dweights = weights[t, :n], torch.einsum("nh,nhl->nl", dattn[t, :n], cells[:n])
+        dscores[t, :n] = scale * weights_t * (dweights - (weights_t * dweights).sum(1, keepdim=True))
+        dprev_h = dprev_h + torch.einsum("nl,nhl->nh", dscores[t, :n], cells[:n])
     # For each picture the sum over steps is a product, (H, T) @ (T, L): as values, and as keys.
-    dcells = _unpack(dattn, sizes, N).mT @ _unpack(weights, sizes, N)
-    dcells += _unpack(prev_h, sizes, N).mT @ _unpack(dscores, sizes, N) * scale
+    prev_h = _unpack(z[:, D:-H], sizes, N)
+    dcells = torch.bmm(dattn.permute(1, 2, 0), weights.transpose(0, 1))
+    dcells.baddbmm_(prev_h.permute(1, 2, 0), dscores.transpose(0, 1))
     dcells += _grow(dprev_h + dprev_c, N).unsqueeze(2) / L  # through h0 = c0 = mean of A
-    dx = _unpack(da @ Wx.t(), sizes, N)
-    return dx, dcells.unflatten(2, A.shape[2:]), x.t() @ da, prev_h.t() @ da, attn.t() @ da, da.sum(0)
+    return dx, dcells.unflatten(2, A.shape[2:]), *dW.split([D, H, H]), db
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -411,22 +452,28 @@ class TemporalAffineCache(NamedTuple):
 
 def word_embedding_forward(x, W_embed):
     """Look words up. x (N, T) int64 ids, W_embed (V, W). Returns out (N, T, W) and a cache."""
+    # ANSWER word_embedding_forward: Formula: out[n, t] = W_embed[x[n, t]]. Hint: a tensor of ids is an index.
     return W_embed[x], WordEmbeddingCache(x, len(W_embed))
 
 
 def word_embedding_backward(dout, cache):
     """Gradient of the look-up: each word's row gathers the gradients of its occurrences. Returns dW_embed (V, W)."""
+    # ANSWER word_embedding_backward: Formula: dW_embed[v] = sum of dout[n, t] where x[n, t] = v. Hint: words repeat,
+    #   so add up (index_add_).
     dW_embed = dout.new_zeros(cache.vocab_size, dout.shape[-1])
     return dW_embed.index_add_(0, cache.x.flatten(), dout.flatten(0, -2))
 
 
 def temporal_affine_forward(h, W, b):
     """Scores for every step: h W + b. h (..., D), W (D, M), b (M,). Returns scores (..., M) and a cache."""
+    # ANSWER temporal_affine_forward: a matrix product takes any dimensions before the last.
     return h @ W + b, TemporalAffineCache(h, W)
 
 
 def temporal_affine_backward(dout, cache):
     """Gradient of `temporal_affine_forward`. dout (..., M). Returns dh (..., D), dW (D, M), db (M,)."""
+    # ANSWER temporal_affine_backward: Formula: dh = dout W^T; dW = h^T dout and db = dout, summed over batch and
+    #   steps. Hint: flatten to (N * T, D).
     h, W = cache
     rows, drows = h.flatten(0, -2), dout.flatten(0, -2)  # (N, T, D) -> (N * T, D)
     return dout @ W.t(), rows.t() @ drows, drows.sum(0)
@@ -440,6 +487,8 @@ def temporal_softmax_loss(x, y, ignore_index=None):
     x (N, T, V) scores, y (N, T) int64 ids. Steps where y is ignore_index count nothing. Returns a scalar, in
     float32 at least.
     """
+    # ANSWER temporal_softmax_loss: log_softmax is safe for large scores; autograd may differentiate PyTorch's own
+    #   functions here.
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     return TemporalSoftmaxFunction.apply(x, y, ignore_index)
 
@@ -449,10 +498,11 @@ def temporal_softmax_backward(x, y, ignore_index=None):
 
     Returns dx (N, T, V).
     """
+    # ANSWER temporal_softmax_backward: from softmax(x) take 1 at each right word; then the mask, then 1 / N.
     target, real = _targets(y, ignore_index)
     dx = torch.softmax(x, dim=2)
     dx.scatter_add_(2, target, dx.new_full((), -1.0).expand_as(target))
-    return dx.mul_(real).div_(len(x))
+    return dx.mul_(real.to(dx.dtype) / len(x))
 
 
 def _targets(y, ignore_index):
@@ -469,52 +519,32 @@ def _targets(y, ignore_index):
 # a weight that was changed in between. Nothing here computes; what trains a model is the mathematics above.
 
 
-class RNNFunction(torch.autograd.Function):
-    """`rnn_forward` and `rnn_backward` as one node of autograd's graph: (x, h0, Wx, Wh, b, lengths) -> h."""
+def _keep(ctx, cache):
+    """Give autograd the tensors of a cache, whatever nest of tuples, lists and dicts it is."""
+    leaves, ctx.structure = tree_flatten(cache)
+    ctx.save_for_backward(*(leaf if torch.is_tensor(leaf) else None for leaf in leaves))
+    ctx.others = [None if torch.is_tensor(leaf) else leaf for leaf in leaves]
+
+
+def _kept(ctx):
+    leaves = [other if tensor is None else tensor for tensor, other in zip(ctx.saved_tensors, ctx.others)]
+    return tree_unflatten(leaves, ctx.structure)
+
+
+class SequenceFunction(torch.autograd.Function):
+    """A cell's forward and backward over a sequence as one node: (forward, backward, *inputs, lengths) -> h."""
 
     @staticmethod
-    def forward(ctx, *inputs):
-        h, cache = rnn_forward(*inputs)
-        ctx.sizes = cache.sizes
-        ctx.save_for_backward(*cache[:-1])
+    def forward(ctx, forward, backward, *inputs):
+        h, *_, cache = forward(*inputs)
+        ctx.backward_by_hand = backward
+        _keep(ctx, cache)
         return h
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dh):
-        return *rnn_backward(dh, RNNCache(*ctx.saved_tensors, ctx.sizes)), None
-
-
-class LSTMFunction(torch.autograd.Function):
-    """`lstm_forward` and `lstm_backward` as one node: (x, h0, c0, Wx, Wh, b, lengths) -> h."""
-
-    @staticmethod
-    def forward(ctx, *inputs):
-        h, cache = lstm_forward(*inputs)
-        ctx.sizes = cache.sizes
-        ctx.save_for_backward(*cache[:-1])
-        return h
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dh):
-        return *lstm_backward(dh, LSTMCache(*ctx.saved_tensors, ctx.sizes)), None
-
-
-class AttentionLSTMFunction(torch.autograd.Function):
-    """`attention_lstm_forward` and `attention_lstm_backward` as one node: (x, A, Wx, Wh, Wattn, b, lengths) -> h."""
-
-    @staticmethod
-    def forward(ctx, *inputs):
-        h, _, cache = attention_lstm_forward(*inputs)
-        ctx.sizes = cache.sizes
-        ctx.save_for_backward(*cache[:-1])
-        return h
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dh):
-        return *attention_lstm_backward(dh, AttentionLSTMCache(*ctx.saved_tensors, ctx.sizes)), None
+        return None, None, *ctx.backward_by_hand(dh, _kept(ctx)), None
 
 
 class WordEmbeddingFunction(torch.autograd.Function):
@@ -523,16 +553,16 @@ class WordEmbeddingFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, W_embed):
         out, cache = word_embedding_forward(x, W_embed)
-        ctx.vocab_size = cache.vocab_size
-        ctx.save_for_backward(x)
+        _keep(ctx, cache)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dout):
-        return None, word_embedding_backward(dout, WordEmbeddingCache(*ctx.saved_tensors, ctx.vocab_size))
+        return None, word_embedding_backward(dout, _kept(ctx))
 
 
+# ANSWER temporal_softmax_loss
 class TemporalSoftmaxFunction(torch.autograd.Function):
     """The loss and `temporal_softmax_backward` as one node: (x, y, ignore_index) -> loss."""
 
@@ -559,11 +589,11 @@ def _match_autocast(*tensors):
     return tuple(t.to(dtype) if t.is_floating_point() else t for t in tensors)
 
 
-def _run(function, *tensors, lengths=None):
-    """Apply one of the functions above. Its own products are in the tensors' precision: no autocast inside."""
+def _run(forward, backward, *tensors, lengths=None):
+    """A sequence, differentiable by hand. Its products are in the tensors' precision: no autocast inside."""
     tensors = _match_autocast(*tensors)
     with torch.autocast(tensors[0].device.type, enabled=False):
-        return function.apply(*tensors, lengths)
+        return SequenceFunction.apply(forward, backward, *tensors, lengths)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -587,7 +617,7 @@ class RNN(nn.Module):
 
     def forward(self, x, h0, lengths=None):
         """x (N, T, D), h0 (N, H), lengths as in `rnn_forward`. Returns the states h (N, T, H)."""
-        return _run(RNNFunction, x, h0, self.Wx, self.Wh, self.b, lengths=lengths)
+        return _run(rnn_forward, rnn_backward, x, h0, self.Wx, self.Wh, self.b, lengths=lengths)
 
     def step_forward(self, x, prev_h):
         """x (N, D), prev_h (N, H). Returns next_h (N, H)."""
@@ -605,10 +635,15 @@ class LSTM(nn.Module):
 
     def forward(self, x, h0, lengths=None):
         """x (N, T, D), h0 (N, H), lengths as in `rnn_forward`; c0 is zero. Returns the states h (N, T, H)."""
-        return _run(LSTMFunction, x, h0, torch.zeros_like(h0), self.Wx, self.Wh, self.b, lengths=lengths)
+        # ANSWER lstm_module: Task: The whole sequence. Formula: c_0 = 0; h_t, c_t = a step from h_(t-1), c_(t-1).
+        #   Hint: as RNN.forward does, or loop over step_forward under autograd.
+        weights = self.Wx, self.Wh, self.b
+        return _run(lstm_forward, lstm_backward, x, h0, torch.zeros_like(h0), *weights, lengths=lengths)
 
     def step_forward(self, x, prev_h, prev_c):
         """x (N, D), prev_h and prev_c (N, H). Returns next_h and next_c (N, H)."""
+        # ANSWER lstm_module: Task: One step. Formula: a = x Wx + prev_h Wh + b, then the gates. Hint: the weights are
+        #   self.Wx, self.Wh, self.b.
         return lstm_step_forward(x, prev_h, prev_c, self.Wx, self.Wh, self.b)[:2]
 
 
@@ -624,10 +659,15 @@ class AttentionLSTM(nn.Module):
 
     def forward(self, x, A, lengths=None):
         """x (N, T, D), A (N, H, h, w), lengths as in `rnn_forward`; h0 = c0 = mean of A. Returns h (N, T, H)."""
-        return _run(AttentionLSTMFunction, x, A, self.Wx, self.Wh, self.Wattn, self.b, lengths=lengths)
+        # ANSWER attention_lstm_module: Task: The whole sequence. Formula: attn_t = dot_product_attention(h_(t-1), A).
+        #   Hint: as RNN.forward does, or loop over step_forward under autograd.
+        weights = self.Wx, self.Wh, self.Wattn, self.b
+        return _run(attention_lstm_forward, attention_lstm_backward, x, A, *weights, lengths=lengths)
 
     def step_forward(self, x, prev_h, prev_c, attn):
         """x (N, D), prev_h, prev_c and attn (N, H). Returns next_h and next_c (N, H)."""
+        # ANSWER attention_lstm_module: Task: One step. Formula: a = x Wx + prev_h Wh + attn Wattn + b, then the gates.
+        #   Hint: the caller has looked already.
         weights = self.Wx, self.Wh, self.Wattn, self.b
         return attention_lstm_step_forward(x, prev_h, prev_c, attn, *weights)[:2]
 
@@ -641,6 +681,8 @@ class WordEmbedding(nn.Module):
 
     def forward(self, x):
         """x (N, T) or (N,) int64 ids. Returns the word vectors, (N, T, W) or (N, W)."""
+        # ANSWER word_embedding_module: Task: Look words up. Formula: out[n, t] = W_embed[x[n, t]]. Hint: autograd
+        #   knows the gradient of indexing.
         return WordEmbeddingFunction.apply(x, self.W_embed)
 
 
@@ -681,7 +723,10 @@ class CaptioningRNN(nn.Module):
             raise ValueError(f"word_to_idx lacks {' '.join(missing)}; build the vocabulary with eecs598.coco")
         self.cell_type, self.ignore_index = cell_type, ignore_index
         self.null, self.start, self.end = (word_to_idx[token] for token in ("<NULL>", "<START>", "<END>"))
+        self.unk = word_to_idx.get("<UNK>")
         self.image_encoder = ImageEncoder(pretrained=image_encoder_pretrained)
+        # ANSWER captioner_init: Task: The decoder's layers. Formula: feature_projection (C to H), word_embedding,
+        #   cell, output_projection (H to V). Hint: set them as self.NAME with these names; the maps are nn.Linear.
         self.feature_projection = nn.Linear(input_dim, hidden_dim)
         self.word_embedding = WordEmbedding(len(word_to_idx), wordvec_dim)
         self.cell = {"rnn": RNN, "lstm": LSTM, "attn": AttentionLSTM}[cell_type](wordvec_dim, hidden_dim)
@@ -693,14 +738,17 @@ class CaptioningRNN(nn.Module):
         images (N, 3, H, W), uint8 or float in [0, 1]; captions (N, T + 1) int64, each <START> words <END>
         <NULL>... . The words before (N, T) predict the words after (N, T). Returns `temporal_softmax_loss`.
         """
+        # ANSWER captioner_forward: Formula: features -> h0, for attn the grid A -> states -> scores -> loss. Hint:
+        #   captions[:, :-1] go in, captions[:, 1:] should come out; the loss needs ignore_index.
         self._check_captions(images, captions)
         features = self.image_encoder(images)
         real = self._real_steps(captions)
         order = real.sum(1).argsort(descending=True, stable=True)  # longest first: the cell skips the padding
         features, captions, real = features[order], captions[order], real[order]
         h = self._states(features, self.word_embedding(captions[:, :-1]), lengths=real.sum(1))
-        scores = self.output_projection(h[real])  # (N, T, H) -> (P, H) -> (P, V): no scores for padding
-        target = captions[:, 1:][real]
+        steps = real.t().flatten().nonzero().squeeze(1)  # the real ones among T * N: no scores for padding
+        scores = self.output_projection(h.transpose(0, 1).flatten(0, 1).index_select(0, steps))  # (P, H) -> (P, V)
+        target = captions[:, 1:].t().flatten().index_select(0, steps)
         loss = temporal_softmax_loss(scores.unsqueeze(0), target.unsqueeze(0), self.ignore_index)
         return loss / len(captions)
 
@@ -732,10 +780,14 @@ class CaptioningRNN(nn.Module):
 
     def begin(self, images):
         """The state from which a caption of each picture begins."""
+        # ANSWER captioner_step: Formula: h = feature_projection(mean of the features), c = 0; for attn A of every
+        #   cell, h = c = mean of A. Hint: return a DecoderState.
         return self._first_state(self.image_encoder(images))
 
     def step(self, words, state):
         """One word on: words (N,) int64. Returns scores (N, V), the next state, attn_weights (N, h, w) or None."""
+        # ANSWER captioner_step: Task: One word on. Formula: h (and c) = cell.step_forward; scores =
+        #   output_projection(h). Hint: for attn, look with the state before.
         x, weights = self.word_embedding(words), None
         if self.cell_type == "rnn":
             state = DecoderState(self.cell.step_forward(x, state.h))
@@ -747,30 +799,42 @@ class CaptioningRNN(nn.Module):
         return self.output_projection(state.h), state, weights
 
     @torch.no_grad()
-    def sample(self, images, max_length=15):
+    def sample(
+        self, images, max_length=15, *, beam_size=1, temperature=None, top_k=None, top_p=None, length_penalty=0.0,
+        no_repeat_ngram=0, generator=None,
+    ):  # fmt: skip
         """Caption pictures greedily: at each step the word with the highest score.
 
         images (N, 3, H, W). Returns captions (N, max_length) int64, <NULL> after <END>; for attn also the
         weights (N, max_length, h, w) on the CPU, zero after <END>. Stops early when every caption has ended.
+        With any of the options the caption is searched for or drawn by `eecs598.decoding.decode`, which says what
+        they mean, gives several captions a picture and their probabilities, and never says <UNK>.
         """
+        search = beam_size != 1 or length_penalty != 0 or no_repeat_ngram != 0
+        if search or any(option is not None for option in (temperature, top_k, top_p, generator)):
+            best = decoding.decode(
+                self, images, max_length, beam_size=beam_size, length_penalty=length_penalty,
+                no_repeat_ngram=no_repeat_ngram, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator,
+            )  # fmt: skip
+            return best.words[:, 0] if best.weights is None else (best.words[:, 0], best.weights[:, 0])
+        # ANSWER captioner_sample: Formula: word_0 = <START>; word_t = argmax of the scores after word_(t-1). Hint:
+        #   carry every state on, c too.
         if max_length < 1:
             raise ValueError(f"max_length is {max_length}; it must be at least 1")
-        was_training = self.image_encoder.training
-        self.image_encoder.eval()  # a caption must not depend on the other pictures of its batch
-        state = self.begin(images)
-        self.image_encoder.train(was_training)
-        words = torch.full((len(images),), self.start, device=state.h.device)
+        captions, maps = torch.full((len(images), max_length), self.null, device=images.device), []
+        words = torch.full((len(images),), self.start, device=images.device)
         ended = torch.zeros_like(words, dtype=torch.bool)
-        captions, maps = torch.full((len(images), max_length), self.null, device=words.device), []
-        for t in range(max_length):
-            scores, state, weights = self.step(words, state)
-            words = scores.argmax(dim=1).masked_fill(ended, self.null)
-            captions[:, t] = words
-            if weights is not None:
-                maps.append(weights.masked_fill(ended[:, None, None], 0))
-            ended |= words == self.end
-            if ended.all():
-                break
+        with decoding.evaluating(self):
+            state = self.begin(images)
+            for t in range(max_length):
+                scores, state, weights = self.step(words, state)
+                words = scores.argmax(dim=1).masked_fill(ended, self.null)
+                captions[:, t] = words
+                if weights is not None:
+                    maps.append(weights.masked_fill(ended[:, None, None], 0))
+                ended |= words == self.end
+                if ended.all():
+                    break
         if self.cell_type != "attn":
             return captions
         weights = torch.stack(maps, dim=1)

@@ -15,15 +15,18 @@ import re
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache, wraps
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
-from eecs598 import formulas
-from eecs598.formulas import MAIN, SIZES, Case
-from eecs598.grad import NUMERIC, TIGHT, CheckTable, compute_numeric_gradient, rel_error
+from eecs598 import encoders, formulas
+from eecs598.formulas import GRID, MAIN, SIZES, SPECIALS, Case
+from eecs598.grad import NUMERIC, CheckTable, compute_numeric_gradient, rel_error
 
 SAME = 1e-6  # a wrong output within this of a mistake's value is that mistake
 SINGLE = 1e-5  # an error below this is float32's rounding
@@ -45,6 +48,63 @@ RATIOS = (
 
 
 # ---------------------------------------------------------------------------------------------------------
+# How strict to be
+# ---------------------------------------------------------------------------------------------------------
+
+LESSON, PUBLISHED, BEYOND = "lesson", "published", "beyond"
+_level = LESSON
+
+
+@contextmanager
+def at_level(level):
+    """Inside, the checks ask what `level` asks.
+
+    LESSON: all that a learner should know. PUBLISHED: no more than the published assignment's checks accept, that is
+    the values and the gradients on a square grid, to single precision, in any floating dtype; inputs may be changed.
+    BEYOND: edge shapes alone, a row each.
+    """
+    global _level
+    before, _level = _level, level
+    try:
+        yield
+    finally:
+        _level = before
+
+
+def _lesson_only(add):
+    """A function that adds rows: it does so at the level LESSON alone."""
+
+    @wraps(add)
+    def add_in_lesson(*args):
+        return add(*args) if _level == LESSON else None
+
+    return add_in_lesson
+
+
+def _cases(formula, cases):
+    """The cases of a formula, or some of them, at this level."""
+    cases = formula.cases if cases is None else cases
+    if _level == LESSON:
+        return [case for case in cases if not case.beyond]
+    square = {"sizes": {**cases[0].sizes, **(GRID if "hw" in formula.inputs else {})}}
+    if _level == PUBLISHED:
+        return [replace(cases[0], **square), *(case for case in cases if case.published)]
+    dims = "N" if "W_feature" in formula.inputs else "NTDHW"  # a captioner takes long to build for every size
+    edges = {f"{dim} = 1": {dim: 1} for dim in dims if re.search(rf":\w*{dim}", formula.inputs)}
+    edges = {label: sizes | ({"G": 4} if "H" in sizes else {}) for label, sizes in edges.items()}
+    if "hw" in formula.inputs:
+        edges |= {"a 3 x 5 grid": {"h": 3, "w": 5}, "a 1 x 6 grid": {"h": 1, "w": 6}}
+    first = replace(cases[0], hint="")
+    shaped = [replace(first, label=label, sizes=first.sizes | sizes) for label, sizes in edges.items()]
+    others = [case for case in cases[1:] if not case.published and "N" not in case.sizes]
+    return [*shaped, replace(first, **square, label="inputs that are not contiguous", strided=True), *others]
+
+
+def _limit(formula):
+    return max(formula.limit, SINGLE if _level == PUBLISHED else 0)
+
+
+# ---------------------------------------------------------------------------------------------------------
 # Running what may be wrong in any way
 # ---------------------------------------------------------------------------------------------------------
 
@@ -57,8 +117,9 @@ def _attempt(name, function, *args, **kwargs):
     """function(*args, **kwargs); whatever it raises becomes an `OutputError` that quotes the learner's line."""
     try:
         return function(*args, **kwargs)
-    except NotImplementedError:
-        raise OutputError(f"{name} is not written yet: it raises NotImplementedError") from None
+    except NotImplementedError as error:
+        todo = re.fullmatch(r"TODO: (\S+)", str(error))  # it may be a function that this one calls
+        raise OutputError(f"{todo[1] if todo else name} is not written yet: it raises NotImplementedError") from None
     except Exception as error:
         reason = (str(error).strip() or "no message").splitlines()[0]
         advice = f" ({OWN_DTYPE})" if re.search("dtype|Double|Float", reason) else ""
@@ -69,6 +130,8 @@ def _attempt(name, function, *args, **kwargs):
 def _learners_line(error):
     """The innermost line of the traceback that is neither ours nor PyTorch's."""
     libraries = {Path(__file__).parent, Path(torch.__file__).parent}
+    if hasattr(error, "learners_line"):  # it was raised in another process
+        return error.learners_line
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [frame for frame in frames if not libraries & set(Path(frame.filename).parents)]
     if not theirs:
@@ -116,11 +179,12 @@ def _run_backward(name, run_forward, backward, formula, arguments):
     return run
 
 
-def _run_module(name, Class, dims, formula, method="forward"):
+def _run_module(name, Class, formula, method="forward"):
     """Build the module, put the inputs that are parameters in their place, call it with the others."""
 
     def run(inputs, incoming, options):
-        module = _attempt(name, Class, *(SIZES[dim] for dim in dims))
+        sizes = inputs["W_embed"].shape if "W_embed" in inputs else (len(inputs["Wx"]), len(inputs["Wh"]))
+        module = _attempt(name, Class, *sizes)
         if not isinstance(module, nn.Module):
             raise OutputError(f"{name} is no torch.nn.Module: derive it from nn.Module, call super().__init__()")
         _place(name, module.double(), {key: value for key, value in inputs.items() if key in PARAMETERS})
@@ -178,10 +242,11 @@ def _compare(table, formula, run, value, cases=None, label=""):
     instead of one an output. Returns what the first case gave, None where that cannot be compared.
     """
     first = None
-    for case in formula.cases if cases is None else cases:
+    for case in _cases(formula, cases):
         inputs, incoming = formula.draw(case)
         want = value(formula.reference, inputs, incoming, case.options)
-        copies = {name: v.clone() for name, v in inputs.items()}, [d.clone() for d in incoming]
+        copy = _strided_copy if case.strided else torch.clone
+        copies = {name: copy(v) for name, v in inputs.items()}, [copy(d) for d in incoming]
         news = not table.hints
         try:
             got = run(*copies, case.options)
@@ -195,27 +260,34 @@ def _compare(table, formula, run, value, cases=None, label=""):
                 continue
             _try_square_grid(table, formula, run, value)
             return None
-        missed = _add_rows(table, label or case.label, got, want)
+        missed = _add_rows(table, label or case.label, got, want, _limit(formula))
         if missed and news:
             table.hint(case.hint)
             _explain(table, formula, value, (inputs, incoming, case.options), missed, got, want)
         if first is None:
             first = got
             _add_unchanged(table, formula, inputs, incoming, *copies)
-    return first
+    return None if _level == BEYOND else first
 
 
-def _add_rows(table, label, got, want):
+def _strided_copy(value):
+    """An equal tensor whose elements do not lie side by side."""
+    return torch.stack([value, value], dim=-1)[..., 0]
+
+
+def _add_rows(table, label, got, want, limit):
     """Add a row an output, or one, `label`, with the worst of them. Returns the outputs that missed."""
     errors = {}
     for name in want:
-        comparable = got[name].shape == want[name].shape and got[name].dtype == want[name].dtype
+        same_dtype = got[name].dtype == want[name].dtype or (_level == PUBLISHED and got[name].is_floating_point())
+        comparable = got[name].shape == want[name].shape and same_dtype
         errors[name] = rel_error(got[name], want[name]) if comparable else math.inf
     for name, error in ({label: max(errors.values())} if label else errors).items():
-        table.add(name, error)
-    return [name for name, error in errors.items() if error > TIGHT]
+        table.add(name, error, limit)
+    return [name for name, error in errors.items() if error > limit]
 
 
+@_lesson_only
 def _add_unchanged(table, formula, inputs, incoming, inputs_after, incoming_after):
     names = [*inputs, *(f"d{name}" for name in formula.outputs[: len(incoming)])]
     before, after = [*inputs.values(), *incoming], [*inputs_after.values(), *incoming_after]
@@ -226,6 +298,7 @@ def _add_unchanged(table, formula, inputs, incoming, inputs_after, incoming_afte
         table.hint(f"changed in place: {', '.join(changed)}; make a new tensor (a = a + b), not a += b")
 
 
+@_lesson_only
 def _try_square_grid(table, formula, run, value):
     """After an error: would it be right if the grid were square, as it is in the published assignment?"""
     if "hw" in formula.inputs:
@@ -235,6 +308,7 @@ def _try_square_grid(table, formula, run, value):
             table.hint("it is right on a 4 x 4 grid: take h and w from A.shape[2:], the grid need not be square")
 
 
+@_lesson_only
 def _add_numeric(table, formula, forward_name, run_forward, gradients):
     """Add a row: the gradients against differences of the learner's own forward, and what that tells.
 
@@ -257,7 +331,7 @@ def _add_numeric(table, formula, forward_name, run_forward, gradients):
     numeric = table.add("numeric, along random directions", worst, NUMERIC)
     if numeric.passed and exact > NUMERIC:
         table.hints.insert(0, f"the backward is right for your own forward: mend {forward_name} first")
-    if not numeric.passed and exact <= TIGHT:
+    if not numeric.passed and exact <= formula.limit:
         table.hint(f"the backward is right, but {forward_name} computes something else: mend that")
 
 
@@ -286,13 +360,13 @@ def _guard(table, add, *args):
 
 def _explain(table, formula, value, given, missed, got, want):
     """Add hints: the fewest known mistakes that give the missed outputs' numbers, else how these differ."""
-    found = []
+    found, same = [], max(SAME, _limit(formula))
     for sentence, mistake in formula.mistakes:
         wrong = value(lambda mistake=mistake, **p: mistake(formula.compute, p), *given)
-        alike = {name for name in want if _alike(got[name], wrong[name])}
+        alike = {name for name in want if _alike(got[name], wrong[name], same)}
         # Zeros tell little: they count where the mistake gives all the other outputs too.
         telling = {name for name in alike if got[name].any() or len(alike) == len(want)}
-        found.append((sentence, {name for name in telling if not _alike(wrong[name], want[name])}, len(alike)))
+        found.append((sentence, {name for name in telling if not _alike(wrong[name], want[name], same)}, len(alike)))
     left = set(missed)
     while left:
         sentence, names, _ = max(found, key=lambda entry: (len(entry[1] & left), entry[2]))
@@ -307,8 +381,8 @@ def _explain(table, formula, value, given, missed, got, want):
             table.hint(_sizes(formula, MAIN))
 
 
-def _alike(got, wrong):
-    return got.shape == wrong.shape and rel_error(got, wrong) < SAME
+def _alike(got, wrong, same=SAME):
+    return got.shape == wrong.shape and rel_error(got, wrong) < same
 
 
 def _sizes(formula, case):
@@ -354,7 +428,7 @@ def _shape_slip(got, want):
 
 def _place_of_difference(got, want):
     """Which steps of a sequence (N, T, ...) are wrong; where that does not tell, the largest difference."""
-    difference = (got - want).abs()
+    difference = (got - want).abs().double()
     if got.dim() > 2 and got.shape[1] == SIZES["T"]:
         wrong = difference.transpose(0, 1).flatten(1).amax(1) > SAME * want.abs().max()
         if not wrong.all():
@@ -369,6 +443,7 @@ def _place_of_difference(got, want):
 # ---------------------------------------------------------------------------------------------------------
 
 
+@_lesson_only
 def _weigh_cells(table, run, values):
     """A picture's weights sum to 1; permuting the cells of the grid permutes the weights."""
     weights = values["attn_weights"]
@@ -383,6 +458,7 @@ def _weigh_cells(table, run, values):
     table.add("cells permuted, weights permuted", rel_error(shuffled, shuffle(weights)))
 
 
+@_lesson_only
 def _ignore_padding(table, run, values):
     """The padding after a caption must not move a weight, not even by a rounding error."""
     y = formulas.TEMPORAL_SOFTMAX.draw(formulas.IGNORING)[0]["y"]
@@ -395,7 +471,7 @@ def _differentiate(name, formula, then=None, **how):
     """Autograd's gradients through the forward, once its values are right; then: a property of these."""
 
     def add(table, run, values):
-        if table.passed:
+        if table.passed and values is not None:
             by_autograd = _run_autograd(name, run, formula)
             gradients = _compare(table, formula, by_autograd, formula.derivatives, formula.cases[:1], **how)
             if then and _comparable(table, gradients):
@@ -480,20 +556,177 @@ def _backward_check(forward_name, name, formula, add=None, spare=("cache",), arg
     return _register(name, (forward_name, name), check, about)
 
 
-def _module_check(part, name, dims, formula, step=None):
+def _module_check(part, name, formula, step=None):
     """A check of a module: values, then gradients (once the values are right), then the step that sampling uses."""
 
     def check(module_class):
         table = CheckTable(f"{name} against {formula.against}")
-        run = _run_module(name, module_class, dims, formula)
+        run = _run_module(name, module_class, formula)
         _differentiate(name, formula)(table, run, _compare(table, formula, run, formula.values))
         if step:
-            run_step = _run_module(name, module_class, dims, step, "step_forward")
+            run_step = _run_module(name, module_class, step, "step_forward")
             _compare(table, step, run_step, step.values, [MAIN])
         return table.raise_on_miss()
 
     about = f"values, and gradients through the module, against {formula.against}" + ("; its step" if step else "")
     return _register(part, (name,), check, about)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The captioner: any student's, whatever its layers are called
+# ---------------------------------------------------------------------------------------------------------
+
+ROLES = {  # weight -> what it is, and the bias that goes with it
+    "W_feature": ("the affine map of the image features", "b_feature"),
+    "W_out": ("the affine map to the vocabulary", "b_out"),
+}
+
+
+@cache
+def _vocabulary(size, specials):
+    names = dict(zip(specials, ("<NULL>", "<START>", "<END>")))
+    return {names.get(word, f"word{word}"): word for word in range(size)}
+
+
+def _build_captioner(captioner_class, cell_type, inputs, specials):
+    """A captioner of these sizes. Raises `OutputError`."""
+    (C, H), (V, W), null = inputs["W_feature"].shape, inputs["W_embed"].shape, specials[0]
+    given = {"input_dim": C, "wordvec_dim": W, "hidden_dim": H, "cell_type": cell_type, "ignore_index": null}
+    words = dict(_vocabulary(V, specials))
+    return _attempt("CaptioningRNN", captioner_class, words, **given, image_encoder_pretrained=False)
+
+
+def _weights_by_name(model, inputs):
+    """The inputs that are weights, in the shapes and under the names that they have in a student's captioner.
+
+    Both layouts of a matrix will do, and so will a 1 x 1 convolution. Raises `OutputError` where one is missing.
+    """
+    try:
+        parent, attribute = encoders.find_encoder(model)
+    except (ValueError, AttributeError) as error:
+        raise OutputError(str(error)) from None
+    encoder = {id(parameter) for parameter in getattr(parent, attribute).parameters()}
+    owned = {name: p for name, p in model.named_parameters() if id(p) not in encoder}
+    listed = ", ".join(f"{name} {tuple(p.shape)}" for name, p in owned.items()) or "none"
+    placed = {}
+    for name, value in inputs.items():
+        if name in ROLES:
+            fitting = {key: _fit(value, p) for key, p in owned.items() if _is_matrix(key, p, value)}
+            biases = {_sibling(key, "bias"): inputs[ROLES[name][1]] for key in fitting}
+            biases = {key: bias for key, bias in biases.items() if key in owned}
+            lacking = f"{ROLES[name][0]} {tuple(value.shape)}" if not fitting else f"a bias of {ROLES[name][0]}"
+            if not fitting or not biases:
+                raise OutputError(f"CaptioningRNN has no parameter that is {lacking}; its parameters: {listed}")
+            placed |= fitting | biases
+        elif name in PARAMETERS:
+            fitting = {key: value for key, p in owned.items() if _is_named(key, name) and p.shape == value.shape}
+            if not fitting:
+                wanted = f"{name} {tuple(value.shape)}"
+                raise OutputError(f"CaptioningRNN has no parameter {wanted}; its parameters: {listed}")
+            placed |= fitting
+    return placed
+
+
+def _is_matrix(key, parameter, value):
+    shape = tuple(parameter.flatten(1).shape) if parameter.dim() in (2, 4) else ()
+    return shape in (tuple(value.shape), tuple(value.t().shape)) and key.rpartition(".")[2] not in PARAMETERS
+
+
+def _fit(value, parameter):
+    """A matrix in the layout of a parameter: its own, transposed as nn.Linear keeps it, or a convolution's."""
+    flat = parameter.flatten(1).shape
+    return (value if flat == value.shape else value.t()).reshape(parameter.shape)
+
+
+def _is_named(key, name):
+    """nn.Embedding's weight will do as W_embed: it has the same layout."""
+    return key.rpartition(".")[2] == name or (name == "W_embed" and key.rpartition(".")[2] == "weight")
+
+
+def _sibling(key, leaf):
+    parent, _, own = key.rpartition(".")
+    return f"{parent}.{leaf}" if own == "weight" else key.replace("W", "b").replace("weight", leaf)
+
+
+def _run_captioner(captioner_class, cell_type, formula, method):
+    """Runs a captioner in float32 on features, which stand in for its encoder's; see `encoders.fed_with_features`."""
+    build = cache(lambda sizes, specials: _build_captioner(captioner_class, cell_type, dict(build.inputs), specials))
+
+    def run(inputs, incoming, options):
+        build.inputs, specials = inputs, options.get("specials", SPECIALS)
+        model = build(tuple(value.shape for key, value in inputs.items() if "_" in key), specials)  # the weights' sizes
+        weights = {name: value.float() for name, value in _weights_by_name(model, inputs).items()}
+        with encoders.fed_with_features(model):
+            return method(model, weights, inputs, options, specials)
+
+    return run
+
+
+def _captioner_loss(model, weights, inputs, options, specials):
+    name, given = "CaptioningRNN.forward", (inputs["features"].float(), inputs["captions"])
+    loss = _named(name, _attempt(name, functional_call, model, weights, given), ("loss",))["loss"]
+    if loss.dim():
+        raise OutputError(f"{name} returned a loss of shape {tuple(loss.shape)}, wanted a single number")
+    return {"loss": loss.double()}
+
+
+@torch.no_grad()
+def _captioner_sample(model, weights, inputs, options, specials):
+    """The captions up to <END>: a student's may end early, or go on as it likes after <END>."""
+    owned, outputs = dict(model.named_parameters()), ("captions",)
+    for name, value in weights.items():
+        owned[name].copy_(value)
+    length, name = options.get("max_length", 15), "CaptioningRNN.sample"
+    if "Wattn" in inputs:
+        outputs = "captions", "attn_weights"
+    model.eval()
+    sampled = _named(name, _attempt(name, model.sample, inputs["features"].float(), max_length=length), outputs)
+    captions, maps = sampled["captions"], sampled.get("attn_weights")
+    N, H = len(inputs["features"]), inputs["features"].shape[2:]
+    if captions.dim() != 2 or len(captions) != N or not 0 < captions.shape[1] <= length:
+        raise OutputError(f"{name} returned captions of shape {tuple(captions.shape)}, wanted ({N}, {length})")
+    if maps is not None and (maps.shape[:1] != (N,) or maps.shape[2:] != H or maps.shape[1] < captions.shape[1]):
+        wanted = f"({N}, {length}, {H[0]}, {H[1]})"
+        raise OutputError(f"{name} returned attention weights of shape {tuple(maps.shape)}, wanted {wanted}")
+    if maps is not None and maps.device.type != "cpu":
+        raise OutputError(f"{name} returned attention weights on {maps.device}, wanted them on the CPU: .cpu()")
+    shown = None if maps is None else maps[:, : captions.shape[1]].double()
+    missing, pad = length - captions.shape[1], nn.functional.pad
+    ended, shown = formulas.end_captions(captions.long(), shown, specials)
+    values = {"captions": pad(ended, (0, missing), value=specials[0]), "goes on": (captions != ended).any()}
+    return values if maps is None else values | {"attn_weights": pad(shown, (0, 0, 0, 0, 0, missing))}
+
+
+def _add_silence(table, formula, run):
+    """Add a row: whether there is nothing but <NULL> after <END>. The published assignment does not ask for it."""
+    case = formula.cases[0]
+    goes_on = run(*formula.draw(case), case.options)["goes on"]
+    if not table.add("only <NULL> after <END>", math.inf if goes_on else 0.0, limit=0).passed:
+        table.hint("sample() goes on after <END>: write <NULL> from there on, and stop when every caption has ended")
+
+
+def _captioner_checks(cell_type, loss, sample):
+    """Register the check of a captioner's loss, values and gradients, and that of its captions."""
+
+    def check_loss(captioner_class):
+        table = CheckTable(f"CaptioningRNN's loss, cell_type {cell_type!r}, against {loss.against}")
+        run = _run_captioner(captioner_class, cell_type, loss, _captioner_loss)
+        _differentiate("CaptioningRNN", loss)(table, run, _compare(table, loss, run, loss.values))
+        return table.raise_on_miss()
+
+    def check_sample(captioner_class):
+        table = CheckTable(f"CaptioningRNN.sample, cell_type {cell_type!r}, against {sample.against}")
+        run = _run_captioner(captioner_class, cell_type, sample, _captioner_sample)
+        _compare(table, sample, run, sample.values)
+        if _level == BEYOND:
+            _guard(table, _add_silence, table, sample, run)
+        return table.raise_on_miss()
+
+    about = f"the captioner with cell_type {cell_type!r} against PyTorch's layers: "
+    return (
+        _register(f"{cell_type}_captioner_loss", ("CaptioningRNN",), check_loss, f"{about}loss, gradients"),
+        _register(f"{cell_type}_captioner_sample", ("CaptioningRNN",), check_sample, f"{about}captions, attention"),
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -517,15 +750,13 @@ check_rnn_forward = _forward_check(
     _differentiate("rnn_forward", formulas.RNN_SEQUENCE, label="gradients by autograd"),
 )
 check_rnn_backward = _backward_check("rnn_forward", "rnn_backward", formulas.RNN_SEQUENCE)
-check_rnn_module = _module_check("rnn_module", "RNN", "DH", formulas.RNN_SEQUENCE, formulas.RNN_STEP)
+check_rnn_module = _module_check("rnn_module", "RNN", formulas.RNN_SEQUENCE, formulas.RNN_STEP)
 
 check_word_embedding_forward = _forward_check("word_embedding_forward", formulas.WORD_EMBEDDING)
 check_word_embedding_backward = _backward_check(
     "word_embedding_forward", "word_embedding_backward", formulas.WORD_EMBEDDING
 )
-check_word_embedding_module = _module_check(
-    "word_embedding_module", "WordEmbedding", "VW", formulas.WORD_EMBEDDING
-)
+check_word_embedding_module = _module_check("word_embedding_module", "WordEmbedding", formulas.WORD_EMBEDDING)
 check_temporal_affine_forward = _forward_check("temporal_affine_forward", formulas.TEMPORAL_AFFINE)
 check_temporal_affine_backward = _backward_check(
     "temporal_affine_forward", "temporal_affine_backward", formulas.TEMPORAL_AFFINE
@@ -544,12 +775,18 @@ check_temporal_softmax_backward = _backward_check(
     spare=(),
     arguments=_inputs_only,
 )
+check_rnn_captioner_loss, check_rnn_captioner_sample = _captioner_checks(
+    "rnn", formulas.RNN_CAPTIONER_LOSS, formulas.RNN_CAPTIONER_SAMPLE
+)
 
 check_lstm_step_forward = _forward_check("lstm_step_forward", formulas.LSTM_STEP)
 check_lstm_step_backward = _backward_check("lstm_step_forward", "lstm_step_backward", formulas.LSTM_STEP)
 check_lstm_forward = _forward_check("lstm_forward", formulas.LSTM_SEQUENCE)
 check_lstm_backward = _backward_check("lstm_forward", "lstm_backward", formulas.LSTM_SEQUENCE)
-check_lstm_module = _module_check("lstm_module", "LSTM", "DH", formulas.LSTM_FROM_H0, formulas.LSTM_STEP)
+check_lstm_module = _module_check("lstm_module", "LSTM", formulas.LSTM_FROM_H0, formulas.LSTM_STEP)
+check_lstm_captioner_loss, check_lstm_captioner_sample = _captioner_checks(
+    "lstm", formulas.LSTM_CAPTIONER_LOSS, formulas.LSTM_CAPTIONER_SAMPLE
+)
 
 check_dot_product_attention = _forward_check(
     "dot_product_attention", formulas.DOT_PRODUCT_ATTENTION, _weigh_cells, spare=()
@@ -572,7 +809,9 @@ check_attention_lstm_backward = _backward_check(
 check_attention_lstm_module = _module_check(
     "attention_lstm_module",
     "AttentionLSTM",
-    "DH",
     formulas.ATTENTION_LSTM_STATES,
     formulas.ATTENTION_LSTM_STEP,
+)
+check_attn_captioner_loss, check_attn_captioner_sample = _captioner_checks(
+    "attn", formulas.ATTN_CAPTIONER_LOSS, formulas.ATTN_CAPTIONER_SAMPLE
 )

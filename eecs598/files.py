@@ -8,7 +8,12 @@ import torch
 
 
 def save_whole(value, path):
-    """torch.save `value` to `path` under a temporary name beside it, flush it, and only then rename it.
+    """torch.save `value` to `path`, whole or not at all: see `write_whole`."""
+    write_whole(path, lambda file: torch.save(value, file))
+
+
+def write_whole(path, write):
+    """`write(file)`, a binary file of a temporary name beside `path`, which is flushed and only then renamed.
 
     A failure leaves what was there before and no partial file. Raises OSError, which names `path`.
     """
@@ -16,7 +21,7 @@ def save_whole(value, path):
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
-            torch.save(value, file)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)

@@ -14,10 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eecs598.grad import TIGHT
+
 # All different, so that no wrong axis fits by chance; G = 4H, the LSTM's gates side by side.
-SIZES = {"N": 3, "T": 4, "D": 6, "H": 5, "G": 20, "V": 11, "W": 8, "h": 2, "w": 7}
+SIZES = {"N": 3, "T": 4, "D": 6, "H": 5, "G": 20, "V": 11, "W": 8, "C": 9, "K": 10, "h": 2, "w": 7}
 SEED = 601  # with it words repeat in a batch, word 0 occurs, and so does IGNORED
 IGNORED = 5  # not word 0: to know that padding is often 0 is not to read ignore_index
+SPECIALS = (0, 1, 2)  # the ids of <NULL>, <START> and <END> in every file of the published assignment
+GRID = {"h": 4, "w": 4}  # that of the published assignment
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Case:
     """One run of a check. The main case has no label and a row an output; any other has one row, its worst.
 
     sizes, and scale (input name -> factor), replace the usual ones; options are further arguments; hint is
-    what to say when this case misses and those before it pass.
+    what to say when this case misses and those before it pass. published: the published assignment asks for it
+    too; beyond: the lesson does not. strided: the inputs are not contiguous.
     """
 
     label: str = ""
@@ -33,6 +38,9 @@ class Case:
     scale: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)
     hint: str = ""
+    published: bool = False
+    beyond: bool = False
+    strided: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Formula:
     inputs: "x:NTD y:NT<V": names with their dimensions, "<V" for integers below V. outputs: names. compute: the
     formula, compute(**inputs, **options) -> outputs. reference: the same from PyTorch; against: its name there.
     mistakes: pairs of a sentence, to follow "what comes out when", and a function of `compute` and its arguments.
-    driven: how many of the outputs have a gradient coming in.
+    driven: how many of the outputs have a gradient coming in. limit: the error up to which an output is right.
     """
 
     inputs: str
@@ -53,6 +61,8 @@ class Formula:
     mistakes: tuple
     cases: tuple[Case, ...]
     driven: int = 1
+    limit: float = TIGHT
+    seed: int = SEED
 
     @property
     def gradients(self):
@@ -61,7 +71,7 @@ class Formula:
 
     def draw(self, case):
         """The case's inputs, by name, and the gradients that come in, one for each driven output."""
-        generator = torch.Generator().manual_seed(SEED)
+        generator = torch.Generator().manual_seed(self.seed)
         sizes, inputs = SIZES | case.sizes, {}
         for part in self.inputs.split():
             name, dims, bound = re.fullmatch(r"(\w+):(\w+)<?(\w*)", part).groups()
@@ -218,6 +228,66 @@ def temporal_softmax(x, y, ignore_index=None, axis=2, slope=2, pick=_same, sprea
         tangent = (x.softmax(slope).detach() * x).sum(2, keepdim=True)
         normalizer = normalizer.detach() + tangent - tangent.detach()
     return (total((spread(normalizer) - pick(right)).squeeze(2) * real, real),)
+
+
+def _features_to_grid(features, W_feature, b_feature):
+    """The affine map of the image features, cell by cell: (N, C, h, w) -> (N, H, h, w)."""
+    return torch.einsum("nchw,cd->ndhw", features, W_feature) + b_feature[:, None, None]
+
+
+def _average(grid):
+    return grid.mean(dim=(2, 3))
+
+
+def _shifted(captions):
+    """The words that go in, and those that are to come out."""
+    return captions[:, :-1], captions[:, 1:]
+
+
+def captioner_loss(layer, loss, attends):
+    """The captioning loss of layer(words, first state or grid, weights) and loss(scores, targets, ignored)."""
+
+    def compute(features, captions, W_feature, b_feature, W_embed, W_out, b_out, specials=SPECIALS, ignore=_same,
+                see=_same, pool=_average, feed=_shifted, cell=None, total=None, **weights):  # fmt: skip
+        grid = see(_features_to_grid(features, W_feature, b_feature))
+        words, targets = feed(captions)
+        h = layer(W_embed[words], grid if attends else pool(grid), **weights, **(cell or {}))[0]
+        return loss(h @ W_out + b_out, targets, ignore(specials[0]), **({"total": total} if total else {}))
+
+    return compute
+
+
+def captioner_sample(step, attend, memory):
+    """Greedy captions: `step` is a step of the cell, `attend` the attention or None, memory whether there is a c."""
+
+    def compute(features, W_feature, b_feature, W_embed, W_out, b_out, specials=SPECIALS, max_length=15, first=1,
+                see=_same, carry=_same, carry_c=_same, c0=None, feed=_same, late=False, **weights):  # fmt: skip
+        grid = see(_features_to_grid(features, W_feature, b_feature))
+        h = _average(grid)
+        state = (h, (c0 or (_same if attend else _zero))(h)) if memory else (h,)
+        words = torch.full((len(grid),), specials[first])
+        captions, maps = [], []
+        for _ in range(max_length):
+            attn, weights_now = attend(state[0], grid) if attend else (None, grid[:, 0])
+            seen = (attn,) if attend else ()
+            state = step(W_embed[words], *state, *seen, **weights)
+            maps.append(attend(state[0], grid)[1] if late else weights_now)
+            chosen = (state[0] @ W_out + b_out).argmax(1)
+            captions.append(chosen)
+            words = feed(chosen, torch.full_like(chosen, specials[1]))
+            state = (carry(state[0], h), *map(carry_c, state[1:]))
+        captions, maps = end_captions(torch.stack(captions, 1), torch.stack(maps, 1), specials)
+        return (captions, maps) if attend else (captions,)
+
+    return compute
+
+
+def end_captions(captions, maps, specials):
+    """Captions (N, L) with <NULL> after each one's first <END>, and maps (N, L, ...), or None, with zeros there."""
+    null, _, end = specials
+    ended = (captions == end).cumsum(1) - (captions == end).long() > 0
+    captions = captions.masked_fill(ended, null)
+    return captions, None if maps is None else maps.masked_fill(ended.view(*ended.shape, *[1] * (maps.dim() - 2)), 0)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -447,6 +517,48 @@ SOFTMAX = (
     ("1 is not subtracted at the right word", _with(pick=_detach)),
     ("the softmax is missing, only the right word gets a gradient", _with(spread=_detach)),
 )
+NOT_SEEN = ("the picture is not used: every picture begins with zeros", _with(see=_zero))
+FEATURES_AGAIN = (
+    ("the pictures are divided by 255 once more", lambda f, p: f(**{**p, "features": p["features"] / 255})),
+)
+CAPTIONER = (
+    NOT_SEEN,
+    *FEATURES_AGAIN,
+    ("every picture gets the features of the batch's mean",
+     lambda f, p: f(**{**p, "features": p["features"].mean(0, keepdim=True).expand_as(p["features"])})),
+    ("<NULL> is not ignored: hand ignore_index on to the loss", _with(ignore=lambda null: None)),
+    *((sentence, mistake) for sentence, mistake in SOFTMAX[:4]),
+    ("the words that go in are also those to come out: the targets are captions[:, 1:]",
+     _with(feed=lambda captions: (captions[:, :-1], captions[:, :-1]))),
+    ("the words that come out go in: the inputs are captions[:, :-1]",
+     _with(feed=lambda captions: (captions[:, 1:], captions[:, 1:]))),
+    ("inputs and targets change places", _with(feed=lambda captions: (captions[:, 1:], captions[:, :-1]))),
+    ("the picture's features are projected, but its bias is left out", _on(b_feature=_zero)),
+    ("the scores' bias is left out", _on(b_out=_zero)),
+)
+POOLED = (
+    ("the features are summed over the grid; they are averaged", _with(pool=lambda grid: grid.sum(dim=(2, 3)))),
+    ("the features' largest value over the grid is taken; they are averaged", _with(pool=lambda A: A.amax(dim=(2, 3)))),
+    ("one cell of the grid is taken; the features are averaged over it", _with(pool=lambda grid: grid[:, :, 0, 0])),
+)
+SAMPLE = (
+    NOT_SEEN,
+    *FEATURES_AGAIN,
+    ("the first word fed is <NULL>; it is <START>", _with(first=0)),
+    ("the first word fed is <END>; it is <START>", _with(first=2)),
+    ("<START> is fed at every step; it is the word that was chosen last", _with(feed=lambda chosen, start: start)),
+    ("h is not carried on: every word begins with the first h", _with(carry=lambda h, h0: h0)),
+    ("h is not carried on: every word begins with zeros", _with(carry=_zero)),
+    ("the word with the lowest score is chosen", _on(W_out=torch.neg, b_out=torch.neg)),
+    ("the scores' bias is left out", _on(b_out=_zero)),
+)
+SAMPLE_CELL = (("the cell state c is not carried on: it is zero at every word", _with(carry_c=_zero)),)
+SAMPLE_LSTM = (*SAMPLE_CELL, ("c0 is h0; it is zero", _with(c0=_same)))
+SAMPLE_ATTENTION = (
+    *SAMPLE_CELL,
+    ("c0 is zero; it is the mean of A, as h0", _with(c0=_zero)),
+    ("a word's attention weights are those of the word after it: keep them before the step", _with(late=True)),
+)
 # fmt: on
 
 
@@ -467,6 +579,7 @@ ONE_IGNORING = replace(BATCH_OF_ONE, options=IGNORING.options)
 LARGE_SCORES = Case("large scores", scale={"x": 3000}, options=IGNORING.options, hint=LARGE)
 COUNTING_ALL = Case(
     "no ignore_index",
+    published=True,
     hint="ignore_index=None counts every step; F.cross_entropy takes no None: leave it out there, or mask by hand",
 )
 
@@ -508,3 +621,69 @@ TEMPORAL_SOFTMAX = Formula(
     "x:NTV y:NT<V", ("loss",), temporal_softmax, torch_temporal_softmax, "F.cross_entropy",
     SOFTMAX, (IGNORING, COUNTING_ALL, ONE_IGNORING, LARGE_SCORES))
 # fmt: on
+
+
+# The captioner is checked in float32, as it trains: of a wrong dtype inside a student's model nothing is said here.
+
+
+@dataclass(frozen=True)
+class CaptionerLoss(Formula):
+    """A captioner's loss: the gradients are those of its own weights, and the captions are like real ones."""
+
+    @property
+    def gradients(self):
+        return super().gradients[1:]  # not that of the features
+
+    def draw(self, case):
+        inputs, incoming = super().draw(case)
+        null, start, end = case.options.get("specials", SPECIALS)
+        words = [word for word in range(SIZES["V"]) if word not in (null, start, end)]
+        lengths, captions = (3, 8, 1), torch.full((3, SIZES["K"]), null)
+        for row, length in zip(captions, lengths):
+            said = [words[(3 * length + k * k) % len(words)] for k in range(length)]
+            row[: length + 2] = torch.tensor([start, *said, end])
+        return inputs | {"captions": captions[: len(inputs["features"])]}, incoming
+
+
+MAIN_SQUARE = Case(sizes=GRID)
+OTHER_IDS = Case("<NULL>, <START>, <END> at other ids", sizes=GRID, options={"specials": (5, 3, 8)},
+                 hint="only other ids miss: look <NULL>, <START> and <END> up in word_to_idx")  # fmt: skip
+SHORT = Case("max_length 7", sizes=GRID, options={"max_length": 7}, beyond=True, hint="max_length is not used")
+FEATURE_INPUTS = "features:NChw {}W_feature:CH b_feature:H W_embed:VW {} W_out:HV b_out:V"
+RNN_WEIGHTS, LSTM_WEIGHTS, ATTN_WEIGHTS = "Wx:WH Wh:HH b:H", "Wx:WG Wh:HG b:G", "Wx:WG Wh:HG Wattn:HG b:G"
+
+
+def _captioner_formulas(weights, layers, steps, attends, memory, against, mistakes, sample_mistakes, seed, sharp):
+    """The loss's formula and the sample's. layers, steps: (written out, PyTorch's).
+
+    seed and sharp, the scale of W_out: with these one caption fills all 15 words, two end earlier, at different words,
+    no two scores are close, and each mistake listed changes a caption.
+    """
+    scale = {"features": 2, "W_embed": 2, "Wx": 1.5, "W_out": sharp}
+    (layer, torch_layer), (step, torch_step) = layers, steps
+    loss = CaptionerLoss(
+        FEATURE_INPUTS.format("captions:NK<V ", weights), ("loss",), captioner_loss(layer, temporal_softmax, attends),
+        captioner_loss(torch_layer, torch_temporal_softmax, attends), against,
+        (*CAPTIONER, *(() if attends else POOLED), *mistakes), (MAIN_SQUARE, OTHER_IDS), limit=1e-5)  # fmt: skip
+    attention_pair = (attention, torch_attention) if attends else (None, None)
+    sample = Formula(
+        FEATURE_INPUTS.format("", weights), ("captions", "attn_weights") if attends else ("captions",),
+        captioner_sample(step, attention_pair[0], memory), captioner_sample(torch_step, attention_pair[1], memory),
+        f"{against}Cell", (*SAMPLE, *sample_mistakes),
+        tuple(replace(case, scale=scale) for case in (MAIN_SQUARE, OTHER_IDS, SHORT)),
+        limit=1e-4, seed=seed)  # fmt: skip
+    return loss, sample
+
+
+RNN_CAPTIONER_LOSS, RNN_CAPTIONER_SAMPLE = _captioner_formulas(
+    RNN_WEIGHTS, (rnn, torch_rnn), (rnn_step, torch_rnn_step), False, False, "torch.nn.RNN", (), (), 2552, 4
+)
+LSTM_CAPTIONER_LOSS, LSTM_CAPTIONER_SAMPLE = _captioner_formulas(
+    LSTM_WEIGHTS, (lstm_from_h0, torch_lstm_from_h0), (lstm_step, torch_lstm_step), False, True, "torch.nn.LSTM",
+    (("c0 is h0; it is zero", _with(cell={"c0": _same})),), SAMPLE_LSTM, 1663, 3)  # fmt: skip
+ATTN_CAPTIONER_LOSS, ATTN_CAPTIONER_SAMPLE = _captioner_formulas(
+    ATTN_WEIGHTS, (attention_lstm, torch_attention_lstm), (attention_lstm_step, torch_attention_lstm_step), True, True,
+    "torch.nn.LSTM",
+    (("h0 and c0 are zero; both are the mean of A over the grid", _with(cell={"start": lambda m: (0 * m, 0 * m)})),
+     ("c0 is zero; it is the mean of A, as h0", _with(cell={"start": lambda m: (m, 0 * m)}))),
+    SAMPLE_ATTENTION, 20, 3)  # fmt: skip

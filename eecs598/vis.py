@@ -236,6 +236,69 @@ def plot_gradient_norms(norms):
     return fig
 
 
+@_styled
+def plot_ratios(rows, machine=None):
+    """Measured pairs as bars, ours to the other, on a logarithmic scale; left of 1 ours is the faster.
+
+    rows: with name, size, against, ours, other, unit, ratio, low, high (`bench.Row`), the quartiles low and high drawn
+    as whiskers. machine: a line for the title. Raises ValueError where there are none.
+    """
+    if not rows:
+        raise ValueError("got no rows: measure some first, with eecs598.bench.run")
+    labels = [f"{row.name} ({row.size})\nagainst {row.against}" for row in rows]
+    left = 0.15 + max(_text_width(line, 8) for label in labels for line in label.split("\n"))
+    head = _wrap(machine, left + 5, 9)
+    top = 0.12 + _height(head, 9)
+    fig = _new_figure(left + 5.4, top + 0.42 * len(rows) + 0.6)
+    _write(fig, 0.1, 0.04, head, 9)
+    ax = _place_axes(fig, left, top, 3.9, 0.42 * len(rows))
+    places = np.arange(len(rows))[::-1]
+    ratios = np.array([row.ratio for row in rows])
+    spread = np.array([[row.ratio - row.low, row.high - row.ratio] for row in rows]).T
+    colours = [GOOD if ratio <= 1 else BAD for ratio in ratios]
+    ax.barh(places, ratios, 0.6, color=colours, xerr=spread, error_kw={"lw": 1.2, "capsize": 2, "ecolor": GREY})
+    for place, row in zip(places, rows):
+        text = f" {row.ratio:.2g}: {row.ours:,.3g} / {row.other:,.3g} {row.unit}"
+        ax.annotate(text, (max(row.high, row.ratio), place), va="center", fontsize=8, annotation_clip=False)
+    ax.set_xscale("log")
+    ax.set_xlim(min(0.5, 0.7 * ratios.min()), max(1.5, 1.3 * ratios.max()))
+    ax.axvline(1, color=INK, lw=1)
+    ax.set_yticks(places, labels, fontsize=8, parse_math=False)
+    ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
+    ax.xaxis.set_minor_formatter(ticker.NullFormatter())
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_xlabel("ours / other: left of 1 ours takes less")
+    return fig
+
+
+@_styled
+def plot_growth(rows):
+    """How the time of two ways grows with one size at a time: a panel for each size, both axes logarithmic.
+
+    rows: named "LSTM, H=64" and so on (`bench.growth_pairs`), with ours, other, unit and against.
+    """
+    panels = {}
+    for row in rows:
+        name, value = row.name.split(", ")[-1].split("=")
+        panels.setdefault(name, []).append((int(value), row))
+    fig = _new_figure(0.8 + 3.6 * len(panels), 3.3)
+    for k, (name, points) in enumerate(panels.items()):
+        ax = _place_axes(fig, 0.75 + 3.6 * k, 0.12, 2.75, 2.65)
+        sizes = [value for value, _ in points]
+        for side, label, mark in (("ours", "by hand", 0), ("other", points[0][1].against, 1)):
+            times = [getattr(row, side) for _, row in points]
+            ax.plot(sizes, times, LINES[mark], marker=MARKERS[mark], color=COLOURS[mark], label=label)
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(sizes, [str(size) for size in sizes])
+        _use_log_axis(ax, max(times) / min(times))
+        ax.grid(True, color="#dddddd")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.set(xlabel=name, ylabel=f"{points[0][1].unit}, forward and backward" if k == 0 else "")
+        ax.legend(frameon=False)
+    return fig
+
+
 # ---- arrays ----
 
 

@@ -59,6 +59,94 @@ def test_calibrated_features_are_centred_and_scaled(stride):
         encoder.calibrate(pictures)
 
 
+ENCODERS = pytest.mark.parametrize("make_encoder", [
+    lambda: encoders.EfficientNetLite0(16), lambda: encoders.EfficientNetLite0(32, 80),
+    lambda: encoders.ImageEncoder(pretrained=False),
+])  # fmt: skip
+
+
+def unsettle(encoder):
+    """Give the batch norms statistics and weights of their own, as training would."""
+    generator = torch.Generator().manual_seed(0)
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                tensor.data *= 1 + 0.2 * torch.rand(tensor.shape, generator=generator)
+    return encoder
+
+
+@ENCODERS
+@pytest.mark.parametrize("size", [(64, 96), (45, 33)])
+def test_folded_normalization_gives_the_same_features(make_encoder, size):
+    encoder = unsettle(make_encoder())
+    pictures = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+    folded = encoders.fold_normalization(encoder)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    with torch.no_grad():
+        features, expected = folded(pictures), encoder.eval()(pictures)
+    assert expected.std() > 0.01
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+@ENCODERS
+def test_folding_leaves_the_encoder_and_the_random_numbers_alone(make_encoder):
+    """It still trains, its statistics too, and gives the folded copy's features afterwards."""
+    encoder = make_encoder().train()
+    before, state = repr(encoder), {name: value.clone() for name, value in encoder.state_dict().items()}
+    random = torch.get_rng_state()
+    encoders.fold_normalization(encoder)
+    assert torch.equal(torch.get_rng_state(), random) and repr(encoder) == before and encoder.training
+    assert all(torch.equal(value, state[name]) for name, value in encoder.state_dict().items())
+    pictures = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=1e-4)
+    encoder(pictures).square().mean().backward()
+    optimizer.step()
+    assert all(parameter.grad.isfinite().all() for parameter in encoder.parameters())
+    moved = [name for name, value in encoder.state_dict().items() if not torch.equal(value, state[name])]
+    assert any(name.endswith("running_mean") for name in moved) and any(name.endswith("weight") for name in moved)
+    with torch.no_grad():
+        expected = encoder.eval()(pictures)
+        torch.testing.assert_close(encoders.fold_normalization(encoder)(pictures), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_an_encoder_of_another_make_is_only_copied():
+    """Nothing tells in which order its parts run: here the norm comes first."""
+
+    class NormFirst(torch.nn.Module):
+        out_channels = 4
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(3)
+
+        def forward(self, images):
+            return self.conv(self.norm(images))
+
+    encoder, pictures = unsettle(NormFirst()), torch.rand(2, 3, 8, 8)
+    copied = encoders.fold_normalization(encoder)
+    assert copied is not encoder and not copied.training and encoder.training
+    with torch.no_grad():
+        torch.testing.assert_close(copied(pictures), encoder.eval()(pictures))
+
+
+@pytest.mark.parametrize("stride", [16, 32])
+def test_features_of_a_frozen_encoder_are_the_encoders(stride, monkeypatch):
+    """To float16's rounding in float32; in bfloat16 folded ones are no farther from float32's than plain ones."""
+    pictures = torch.randint(0, 256, (5, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pictures = torch.nn.functional.interpolate(pictures.float(), (96, 128), mode="bicubic").clamp(0, 255).byte()
+    encoder = encoders.EfficientNetLite0(stride).calibrate(pictures)
+    with torch.no_grad():
+        exact = encoder(pictures)
+        plain = encoders.copy.deepcopy(encoder).bfloat16()(pictures).float()
+    far = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(encoders, "fast_dtype", lambda device, dtype=dtype: dtype)
+        features = encoders.encode_images(encoder, pictures, 2, progress=False).float()
+        far[dtype] = float((features - exact).norm() / exact.norm())
+    assert far[torch.float32] < 1e-3
+    assert far[torch.bfloat16] < 1.25 * float((plain - exact).norm() / exact.norm()) < 0.5
+
+
 def test_wrong_stride_is_named():
     with pytest.raises(ValueError, match="stride is 8; EfficientNet-Lite0 gives features at stride 16 or 32"):
         encoders.EfficientNetLite0(8)
@@ -205,6 +293,14 @@ def test_other_pictures_or_weights_have_other_features(mean_encoder, pictures, t
         mean_encoder.scale += 1e-6
     cached(mean_encoder, pictures, tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_features_computed_in_an_older_way_are_not_read(mean_encoder, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoders, "FEATURES_VERSION", encoders.FEATURES_VERSION - 1)
+    cached(mean_encoder, pictures, tmp_path)
+    monkeypatch.undo()
+    cached(mean_encoder, pictures, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_damaged_cache_is_computed_again(mean_encoder, pictures, tmp_path, capsys):

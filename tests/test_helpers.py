@@ -162,7 +162,7 @@ def test_on_a_cpu_the_encoder_is_frozen_unless_told_otherwise(tiny_data, tmp_pat
 def test_the_encoder_is_put_back_when_training_fails(tiny_data, mean_encoder, tmp_path):
     model = make(tiny_data, mean_encoder)
     with pytest.raises(TrainingError, match="lower the learning rate"):
-        helpers.train_captioner(model, *pairs(tiny_data), 5, 4, 1e30, **QUIET, features_folder=tmp_path)
+        helpers.train_captioner(model, *pairs(tiny_data), 5, 4, 1e38, **QUIET, features_folder=tmp_path)
     assert model.image_encoder is mean_encoder
     with pytest.raises(ValueError, match="num_epochs is 0"):
         helpers.train_captioner(model, *pairs(tiny_data), 0, 4, 1e-3, **QUIET, features_folder=tmp_path)

@@ -223,24 +223,27 @@ def test_attention_lstm_sequence(shape):
 @settings(max_examples=30, deadline=None)
 @given(N=st.integers(1, 4), T=st.integers(1, 6), D=st.integers(1, 4), H=st.integers(1, 5), data=st.data())
 def test_sequences_equal_looped_steps_and_skip_padding(N, T, D, H, data):
-    """For any shape and any lengths, h and gradients are those of the plain steps, with nothing from padding."""
+    """For any shape, lengths and block of steps, h and gradients are the plain steps', with nothing from padding."""
     lengths = torch.tensor(sorted(data.draw(st.lists(st.integers(0, T), min_size=N, max_size=N)), reverse=True))
     real = (torch.arange(T) < lengths[:, None]).double().unsqueeze(2)
     grid = data.draw(st.sampled_from([(1, 1), (2, 3), (4, 2)]))
+    rlc.BLOCK_ROWS = data.draw(st.sampled_from([1, 2, 5, 9, 512]))  # few rows: many blocks, the last one short
     cases = [
-        (rlc.RNNFunction, loop_rnn, rnn_inputs(N, T, D, H)),
-        (rlc.LSTMFunction, loop_lstm, lstm_inputs(N, T, D, H)),
-        (rlc.AttentionLSTMFunction, loop_attention, attention_inputs(N, T, D, H, grid)),
+        (rlc.rnn_forward, rlc.rnn_backward, loop_rnn, rnn_inputs(N, T, D, H)),
+        (rlc.lstm_forward, rlc.lstm_backward, loop_lstm, lstm_inputs(N, T, D, H)),
+        (rlc.attention_lstm_forward, rlc.attention_lstm_backward, loop_attention, attention_inputs(N, T, D, H, grid)),
     ]
-    for function, loop, inputs in cases:
+    for forward, backward, loop, inputs in cases:
         leaves = [x.requires_grad_() for x in inputs]
-        h, expected = function.apply(*leaves, lengths), loop(*leaves) * real
+        h, expected = rlc.SequenceFunction.apply(forward, backward, *leaves, lengths), loop(*leaves) * real
         torch.testing.assert_close(h, expected, rtol=0, atol=1e-12)
         dh = torch.randn_like(h)
         for a, b in zip(torch.autograd.grad(h, leaves, dh), torch.autograd.grad(expected, leaves, dh)):
             torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
-        dx = torch.autograd.grad(function.apply(*leaves, lengths), leaves[0], dh)[0]
+        h = rlc.SequenceFunction.apply(forward, backward, *leaves, lengths)
+        dx = torch.autograd.grad(h, leaves[0], dh)[0]
         assert (dx * (1 - real) == 0).all()
+    rlc.BLOCK_ROWS = 512
 
 
 @pytest.mark.parametrize("lengths", [[1, 2], [3], [5, 1], [2, 2, 1]])

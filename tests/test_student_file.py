@@ -78,7 +78,9 @@ LIBRARY = {
 }
 PUBLISHED_CHECKS = [
     "rnn_step_forward", "rnn_step_backward", "rnn_forward", "rnn_backward", "rnn_module", "word_embedding_module",
-    "temporal_softmax_loss", "lstm_module", "dot_product_attention", "attention_lstm_module",
+    "temporal_softmax_loss", "rnn_captioner_loss", "rnn_captioner_sample", "lstm_module", "lstm_captioner_loss",
+    "lstm_captioner_sample", "dot_product_attention", "attention_lstm_module", "attn_captioner_loss",
+    "attn_captioner_sample",
 ]  # fmt: skip
 
 

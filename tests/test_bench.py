@@ -1,0 +1,196 @@
+"""The bench: that both sides of a pair do the same, that they run in turns, and that its commands behave."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+import rnn_lstm_captioning as rlc
+from eecs598 import bench, solver, vis
+
+SMALL = bench.Sizes(N=5, T=4, W=3, H=6, V=13, C=7, grid=2)
+
+
+def copy_weights(plain, ours):
+    """The captioner's weights into the plain one's places."""
+    cell = dict(ours.cell.named_parameters())
+    places = {
+        plain.feature_projection.weight: ours.feature_projection.weight,
+        plain.feature_projection.bias: ours.feature_projection.bias,
+        plain.word_embedding.weight: ours.word_embedding.W_embed,
+        plain.output_projection.weight: ours.output_projection.weight,
+        plain.output_projection.bias: ours.output_projection.bias,
+        **dict(zip(plain.weights, [cell[name] for name in ("Wx", "Wh", "Wattn") if name in cell])),
+        plain.bias: ours.cell.b,
+    }
+    assert len(places) == len(list(plain.parameters()))
+    with torch.no_grad():
+        for place, value in places.items():
+            place.copy_(value)
+    return places
+
+
+@pytest.mark.parametrize("cell_type", ["rnn", "lstm", "attn"])
+def test_the_plain_captioner_is_the_same_captioner(cell_type):
+    ours, plain, batch = bench.captioner_and_data(rlc, SMALL, cell_type, padding=0.3)
+    places = copy_weights(plain, ours)
+    assert (batch[1] == 0).any()
+    losses = ours(*batch), plain(*batch)
+    torch.testing.assert_close(*losses)
+    for loss in losses:
+        loss.backward()
+    for theirs, mine in places.items():
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("group", ["layers", "growth"])
+def test_both_sides_of_a_layer_take_the_same_gradients(group):
+    """Each side ends with the gradient of its own weights, and both with the shared inputs' gradients anew."""
+    pairs = list(bench.PAIRS[group](rlc, SMALL, "cpu"))
+    for pair in pairs[:2]:
+        pair.ours()
+        pair.other()
+    names = [pair.name for pair in pairs]
+    assert names == (["LSTM", "RNN", "attention LSTM", "attention LSTM"] if group == "layers" else
+                     [f"LSTM, H={H}" for H in (64, 128, 256, 512)] + [f"LSTM, T={T}" for T in (4, 8, 16, 32)])
+
+
+def test_gradients_begin_anew():
+    x = torch.ones(3, requires_grad=True)
+    step = bench._step(lambda: (2 * x).sum(), [x])
+    step()
+    step()
+    assert x.grad.tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("padding", [0.1, 0.28, 0.42, 0.6])
+def test_lengths_have_the_share_of_padding_asked_for(padding):
+    lengths = bench.draw_lengths(500, 16, padding, torch.Generator().manual_seed(0))
+    assert lengths.min() >= 3 and lengths.max() <= 16 and len(lengths.unique()) > 5
+    assert 1 - lengths.float().mean() / 16 == pytest.approx(padding, abs=0.005)
+
+
+def test_a_pair_runs_in_turns_and_the_first_round_does_not_count(monkeypatch):
+    clock, ran = [0.0], []
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    seconds = {"ours": iter([99, 2, 3, 1, 2]), "other": iter([99, 4, 4, 4, 8])}
+
+    def side(name):
+        def run():
+            ran.append(name)
+            clock[0] += next(seconds[name])
+        return run
+
+    row = bench.compare(bench.Pair("a", "b", "c", side("ours"), side("other")), rounds=4)
+    assert ran == ["other", "ours"] * 5
+    assert (row.ours, row.other) == (2000, 4000)  # medians of 2 3 1 2 and 4 4 4 8, in ms
+    assert row.ratio == pytest.approx(0.375)  # median of 1/2 3/4 1/4 1/4: not the ratio of the medians
+    assert row.low <= row.ratio <= row.high
+
+
+def test_no_scores_for_padding():
+    """The vocabulary product sees the real steps only."""
+    ours, _, (features, captions) = bench.captioner_and_data(rlc, SMALL, "attn", padding=0.3)
+    seen = []
+    ours.output_projection.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
+    ours(features, captions)
+    assert seen == [(int((captions[:, 1:] != 0).sum()), SMALL.V)]
+
+
+@pytest.mark.skipif(not bench.Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
+def test_a_training_step_takes_less_memory_than_the_plain_one():
+    rows = list(bench.memory_rows(bench.load_module(bench.MODULE), bench.Sizes(N=128, H=256), "cpu"))
+    assert [row.name for row in rows] == ["peak memory, attn", "peak memory, lstm"]
+    assert all(1 < row.ours < 0.8 * row.other and row.unit == "MB" for row in rows)
+
+
+def test_bfloat16_trains_as_float32_does():
+    """The same epochs in both precisions end within 1 % of each other's loss."""
+    final = {}
+    for precision in solver.PRECISIONS:
+        torch.manual_seed(0)
+        sizes = bench.Sizes(64, 8, 16, 48, 40, 12, 3)
+        ours, _, (features, captions) = bench.captioner_and_data(rlc, sizes, "attn", 0.3)
+        history = solver.train(
+            ours, features, captions, num_epochs=25, batch_size=16, learning_rate=5e-3, progress=False,
+            precision=precision,
+        )  # fmt: skip
+        assert ours.cell.Wx.dtype == ours.cell.Wx.grad.dtype == torch.float32
+        final[precision] = sum(history.losses[-4:]) / 4
+    assert final["bfloat16"] != final["float32"]  # or it was float32 twice
+    assert final["bfloat16"] == pytest.approx(final["float32"], rel=0.01)
+
+
+def test_auto_takes_the_faster_precision(monkeypatch):
+    slow = {torch.float32: 1.0, torch.bfloat16: 0.9}
+    monkeypatch.setattr(solver, "_time_product", lambda a, b: slow[a.dtype])
+    solver.best_precision.cache_clear()
+    assert solver.best_precision("cpu") == "float32"  # a tenth is within the noise
+    slow[torch.bfloat16] = 0.5
+    solver.best_precision.cache_clear()
+    assert solver.best_precision("cpu") == "bfloat16"
+    solver.best_precision.cache_clear()
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match="precision is 'half'; it must be auto or one of float32, bfloat16"):
+        solver.autocast("cpu", "half")
+
+
+def some_rows():
+    pairs = [("LSTM", 0.9), ("beam 3", 0.05), *((f"LSTM, {n}={v}", 1.1) for n in "HT" for v in (4, 8))]
+    return [bench.Row(name, "N=2", "torch.nn.LSTM", 10 * k, 10.0, k, k - 0.01, k + 0.01) for name, k in pairs]
+
+
+def test_the_command_prints_a_table_and_writes_what_it_is_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "run", lambda *args: some_rows())
+    bench.main(["--json", str(tmp_path / "b.json"), "--png", str(tmp_path / "b.png")])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split() == ["against", "ours", "other", "ratio", "quartiles"]
+    assert printed[1].split()[0] == "LSTM" and "0.90" in printed[1] and "0.89 to 0.91" in printed[1]
+    assert len({len(line) for line in printed[:-1]}) == 1 and "threads, torch" in printed[-1]
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert found["machine"] == printed[-1] and found["rows"][1]["ratio"] == 0.05
+    sizes = [Image.open(tmp_path / name).size for name in ("b.png", "b-growth.png")]
+    assert min(map(min, sizes)) > 200 and len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["--rows", "speed"], "invalid choice: 'speed'"),
+    (["--rounds", "0"], "wanted a whole number from 1"),
+    (["--module", "nowhere.py"], "nowhere.py is not a file"),
+])
+def test_wrong_usage_is_one_line(arguments, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        bench.main(arguments)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and said in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_a_students_file_can_be_measured():
+    module = bench.load_module(bench.MODULE.parent / "tests" / "student" / "rnn_lstm_captioning.py")
+    try:
+        pair = next(bench.layer_pairs(module, SMALL, "cpu"))
+        assert bench.compare(pair, rounds=2).ours > 0
+    finally:
+        sys.modules["rnn_lstm_captioning"] = rlc
+
+
+def test_bars_and_whiskers_show_the_ratios():
+    rows = some_rows()[:2]
+    axes = vis.plot_ratios(rows, "a machine").axes[-1]
+    assert [bar.get_width() for bar in axes.patches] == [0.9, 0.05]
+    assert axes.get_xscale() == "log" and axes.get_xlim()[0] < 0.05
+    with pytest.raises(ValueError, match="got no rows"):
+        vis.plot_ratios([])
+
+
+def test_growth_has_a_panel_for_each_size():
+    axes = vis.plot_growth(some_rows()[2:]).axes
+    assert [ax.get_xlabel() for ax in axes] == ["H", "T"]
+    ours, other = axes[0].lines
+    assert list(ours.get_xdata()) == [4, 8]
+    assert list(ours.get_ydata()) == [11, 11] and list(other.get_ydata()) == [10, 10]
