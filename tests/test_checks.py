@@ -16,7 +16,7 @@ from eecs598.formulas import MAIN, Case, Formula
 from eecs598.grad import NUMERIC, CheckError, CheckTable, rel_error
 
 CAPTIONER = [part for part in CHECKS if "captioner" in part]  # of a whole model, in float32
-PARTS = [part for part in CHECKS if part not in CAPTIONER]
+FUNCTIONS = [part for part in CHECKS if part not in CAPTIONER]
 FORMULAS = {name: f for name, f in vars(formulas).items() if isinstance(f, Formula)}
 
 
@@ -297,7 +297,7 @@ def hints(part, names):
 
 
 @pytest.mark.parametrize("names", [vars(ours), student()], ids=["ours", "a student's"])
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", FUNCTIONS)
 def test_right_functions_pass(part, names):
     table = run(part, names)
     assert isinstance(table, CheckTable) and table.passed and not table.hints
@@ -369,12 +369,11 @@ def test_formula_equals_reference(name):
     formula = FORMULAS[name]
     for case in formula.cases:
         inputs, incoming = formula.draw(case)
-        for value in (formula.values, formula.derivatives):
+        for value in (formula.values, formula.derivatives)[: 1 if name.endswith("SAMPLE") else 2]:  # words have no gradient
             written = value(formula.compute, inputs, incoming, case.options)
             torchs = value(formula.reference, inputs, incoming, case.options)
             assert written.keys() == torchs.keys()
-            limit = 1e-4 if name.endswith("CAPTIONER_SAMPLE") else 1e-12  # attention weights leave a sample in float32
-            assert all(rel_error(written[key], torchs[key]) < limit for key in written)
+            assert all(rel_error(written[key], torchs[key]) < 1e-12 for key in written)
 
 
 def test_reference_is_the_torch_module():
@@ -743,7 +742,7 @@ def test_no_check_breaks_on_rubbish(part):
             assert hints(part, names)
 
 
-@pytest.mark.parametrize("part", [part for part in PARTS if not part.endswith("module")])
+@pytest.mark.parametrize("part", [part for part in FUNCTIONS if not part.endswith("module")])
 @pytest.mark.parametrize("fails", ["raises", "gives another shape"])
 def test_no_check_breaks_on_a_function_that_fails_now_and_then(part, fails):
     """Each of the runs of a check may be the one that fails."""
