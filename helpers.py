@@ -435,7 +435,7 @@ def main(arguments=None):
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, OSError, solver.TrainingError) as error:
+    except (ValueError, OSError, NotImplementedError, solver.TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
