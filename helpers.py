@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from eecs598 import coco, commands, encoders, solver, vis
+from eecs598 import coco, commands, decoding, encoders, solver, vis
 from eecs598.checks import CHECKS
 from eecs598.coco import DataError, encode_captions, load_data, prepare_image, tokenize
 from eecs598.files import save_whole
@@ -262,30 +262,55 @@ def people(data, rows):
     return [known[row] for row in rows]
 
 
-@torch.no_grad()
-def caption_pictures(model, images, idx_to_word, max_length=16, batch_size=64):
-    """Caption any number of pictures greedily. images (n, 3, H, W).
+def caption_pictures(model, images, idx_to_word, max_length=16, batch_size=64, **options):
+    """Caption any number of pictures, greedily or by the options of `CaptioningRNN.sample`. images (n, 3, H, W).
 
     A frozen encoder computes their features just as it did for training. Returns a list of n strings; for an attention
-    model also the weights (n, max_length, h, w).
+    model also the weights (n, max_length, h, w). Raises ValueError.
     """
+    if options:
+        _check_steps(model)
     if len(images) == 0:
         return []
-    device, encoder, captions, weights = next(model.parameters()).device, encoders.get_encoder(model), [], []
-    was_training = model.training
-    model.eval()  # a student's sample() may leave that to its caller
-    with contextlib.ExitStack() as stack:
-        if encoders.is_frozen(encoder):
-            images = encoders.encode_images(encoder, images, batch_size, device, progress=False)
-            stack.enter_context(encoders.fed_with_features(model))
-        for part in images.split(batch_size):
-            sampled = model.sample(part.to(device), max_length)
-            if isinstance(sampled, tuple):
-                sampled, maps = sampled
-                weights.append(maps)
-            captions += decode_captions(sampled.cpu(), idx_to_word, specials=False)
-    model.train(was_training)
+    captions, weights = [], []
+    for sampled in _in_batches(model, images, batch_size, lambda part: model.sample(part, max_length, **options)):
+        if isinstance(sampled, tuple):
+            sampled, maps = sampled
+            weights.append(maps)
+        captions += decode_captions(sampled.cpu(), idx_to_word, specials=False)
     return (captions, torch.cat(weights)) if weights else captions
+
+
+def decode_pictures(model, images, max_length=16, batch_size=64, **options):
+    """Several captions of each of any number of pictures, with their probabilities. images (n, 3, H, W), n at least 1.
+
+    options: those of eecs598.decoding.decode. Returns eecs598.decoding.Captions, on the CPU. Raises ValueError.
+    """
+    _check_steps(model)
+    if len(images) == 0:
+        raise ValueError("there are no pictures to caption")
+    batches = _in_batches(model, images, batch_size, lambda part: decoding.decode(model, part, max_length, **options))
+    parts = zip(*batches)
+    return decoding.Captions(*(None if part[0] is None else torch.cat(part).cpu() for part in parts))
+
+
+def _check_steps(model):
+    missing = [name for name in ("begin", "step") if not hasattr(model, name)]
+    if missing:
+        raise ValueError(f"{type(model).__name__} has no {' and no '.join(missing)}, which all decoding but the greedy "
+                         "one takes: caption without options, or with this project's rnn_lstm_captioning.py")
+
+
+@torch.no_grad()
+def _in_batches(model, images, batch_size, decode):
+    """[decode(part) for parts of the images], with the model in evaluation mode and a frozen encoder's features."""
+    device, encoder = next(model.parameters()).device, encoders.get_encoder(model)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(decoding.evaluating(model))  # a student's sample() may leave that to its caller
+        if encoders.is_frozen(encoder):
+            images = encoders.encode_images(encoder, images, device=device, progress=False)
+            stack.enter_context(encoders.fed_with_features(model))
+        return [decode(part.to(device)) for part in images.split(batch_size)]
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -389,18 +414,41 @@ def _drawing_names(photos):
 
 
 def caption_command(options):
-    """Caption photographs; with --out, draw where an attention model looked."""
+    """Caption photographs; with --out, draw where an attention model looked for its first caption."""
     model, idx_to_word, preparation = load_captioner(options.checkpoint)
+    decoder = _decoder(options)
     drawings = _drawing_names(options.photos)
     for photo, drawing in zip(options.photos, drawings):
         image = prepare_image(photo, **preparation)
-        captions = caption_pictures(model, image[None], idx_to_word)
-        text, weights = (captions[0][0], captions[1][0]) if isinstance(captions, tuple) else (captions[0], None)
-        print(f"{photo}: {text}")
+        if decoder:
+            text, weights = _print_captions(photo, decode_pictures(model, image[None], **decoder), idx_to_word)
+        else:
+            captions = caption_pictures(model, image[None], idx_to_word)
+            text, weights = (captions[0][0], captions[1][0]) if isinstance(captions, tuple) else (captions[0], None)
+            print(f"{photo}: {text}")
         if options.out and weights is not None:
             options.out.mkdir(parents=True, exist_ok=True)
             words = text.split() or ["(nothing)"]
             vis.show_attention(image, words, weights[: len(words)]).savefig(options.out / drawing)
+
+
+def _decoder(options):
+    """The options for eecs598.decoding.decode that were given on the command line; none: greedy."""
+    names = ("beam_size", "num_captions", "length_penalty", "no_repeat_ngram", "temperature", "top_k", "top_p")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if given.keys() & {"temperature", "top_k", "top_p"}:
+        given["generator"] = torch.Generator().manual_seed(options.seed)
+    return given
+
+
+def _print_captions(photo, captions, idx_to_word):
+    """A photograph's captions under its name, each after its probability. Returns the first one and its weights."""
+    print(f"{photo}:")
+    texts = decode_captions(captions.words[0], idx_to_word, specials=False)
+    for text, log_prob in zip(texts, captions.log_probs[0].tolist()):
+        if log_prob > -math.inf:  # the beam may be wider than there are captions
+            print(f"  {math.exp(log_prob):8.2g}  {text}")
+    return texts[0], None if captions.weights is None else captions.weights[0, 0]
 
 
 def _parser():
@@ -427,6 +475,15 @@ def _parser():
     caption.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="written by train")
     caption.add_argument("--out", type=Path, metavar="DIR", help="draw where the model looked, a PNG a photograph")
     caption.add_argument("photos", nargs="+", metavar="PHOTO")
+    add = caption.add_argument_group("instead of one greedy caption, several with their probabilities").add_argument
+    add("--beam", type=commands.positive, dest="beam_size", metavar="K", help="search for the best with a beam of K")
+    add("--length-penalty", type=float, metavar="A", help="order by log p / length^A; 0 likes short ones (0)")
+    add("--temperature", type=float, metavar="T", help="draw at random: below 1 likely words more often, above 1 less")
+    add("--top-k", type=commands.positive, metavar="K", help="draw from the K likeliest words only")
+    add("--top-p", type=float, metavar="P", help="draw from the fewest words that have probability P together")
+    add("--number", type=commands.positive, dest="num_captions", metavar="N", help="captions a photo (the beam; 1)")
+    add("--no-repeat", type=commands.positive, dest="no_repeat_ngram", metavar="N", help="no N words in a row twice")
+    add("--seed", type=int, default=0, help="of what is drawn (0)")
     caption.set_defaults(run=caption_command)
     return parser
 

@@ -162,12 +162,15 @@ def layer_pairs(module, sizes, where):
         )  # fmt: skip
 
 
-def captioner_and_data(module, sizes, cell_type, padding, where="cpu"):
-    """Our captioner, fed with features, the plain one, and a batch (features, captions) with that share of padding."""
+def captioner_and_data(module, sizes, cell_type, padding, where="cpu", encoder=None):
+    """Our captioner, the plain one, and a batch (features, captions) with that share of padding.
+
+    Ours takes the features themselves, or pictures if it is given an encoder.
+    """
     N, T, W, H, V, C, grid = sizes
     words = {word: i for i, word in enumerate(("<NULL>", "<START>", "<END>", *range(3, V)))}
     ours = module.CaptioningRNN(words, C, W, H, cell_type, image_encoder_pretrained=False, ignore_index=0)
-    encoders.set_encoder(ours, encoders.Features(torch.float32))
+    encoders.set_encoder(ours, encoder or encoders.Features(torch.float32))
     plain = PlainCaptioner(V, C, W, H, cell_type)
     generator = torch.Generator().manual_seed(0)
     captions = torch.randint(3, V, (N, T + 1), generator=generator)
@@ -224,7 +227,7 @@ def precision_pairs(module, sizes, where):
     )  # fmt: skip
 
 
-def beam_pairs(module, sizes, where, pictures=64):
+def beam_pairs(module, sizes, where, pictures=256):
     """Beam search for a batch of pictures at once against one picture at a time."""
     for grid, C in ((4, 400), (7, 112)):
         ours, _, (features, _) = captioner_and_data(
@@ -240,15 +243,15 @@ def beam_pairs(module, sizes, where, pictures=64):
 
 def epoch_pairs(module, sizes, where, pictures=32):
     """A training step on cached features against the published one, end to end through the encoder, a picture each."""
-    sizes = sizes._replace(N=pictures, grid=4, C=400)
-    ours, _, batch = captioner_and_data(module, sizes._replace(N=256), "attn", 0.42, where)
-    published, _, (_, captions) = captioner_and_data(module, sizes, "attn", 0.42, where)
-    encoders.set_encoder(published, encoders.ImageEncoder(pretrained=False, verbose=False).to(where))
+    sizes = sizes._replace(N=256, grid=4, C=400)
+    ours, _, batch = captioner_and_data(module, sizes, "attn", 0.42, where)
+    regnet = encoders.ImageEncoder(pretrained=False, verbose=False)
+    published = captioner_and_data(module, sizes, "attn", 0.42, where, regnet)[0]
     photos = torch.randint(0, 256, (pictures, 3, 112, 112), dtype=torch.uint8, device=where)
-    end_to_end = training_step(published, (photos, captions))
+    steps = [training_step(published, (photos, captions)) for captions in batch[1].split(pictures)]
     yield Pair(
-        "epoch, cached features", "256 pictures 112x112", "end to end, RegNet",
-        training_step(ours, batch), lambda: [end_to_end() for _ in range(256 // pictures)],
+        "epoch, cached features", f"{sizes.N} pictures 112x112", "end to end, RegNet",
+        training_step(ours, batch), lambda: [step() for step in steps],
     )  # fmt: skip
 
 

@@ -264,6 +264,33 @@ def test_photos_of_one_name_have_each_a_drawing(trained, tmp_path, capsys):
     assert status == 0 and errors == [] and len(list((tmp_path / "maps").iterdir())) == 2
 
 
+@pytest.mark.parametrize("cell_type", CELL_TYPES)
+def test_a_beam_prints_several_captions_with_their_probabilities(trained, tmp_path, capsys, cell_type):
+    photo, checkpoint = tmp_path / "red.png", trained / f"{cell_type}.pt"
+    Image.new("RGB", (90, 31), COLOURS["red"]).save(photo)
+    status, (name, *said), errors = run(capsys, "caption", "--checkpoint", checkpoint, "--beam", 3, photo)
+    assert (status, errors, name) == (0, [], f"{photo}:")
+    assert len(said) == 3 and said[0].endswith("  a red picture")
+    probabilities = [float(line.split()[0]) for line in said]
+    assert probabilities == sorted(probabilities, reverse=True) and 0 < sum(probabilities) <= 1.01
+
+
+def test_drawn_captions_are_repeated_by_the_seed(trained, tmp_path, capsys):
+    photo = tmp_path / "red.png"
+    Image.new("RGB", (90, 31), COLOURS["red"]).save(photo)
+    command = ["caption", "--checkpoint", trained / "lstm.pt", "--temperature", 3, "--number", 4, photo, "--seed"]
+    first, again, other = (run(capsys, *command, seed) for seed in (1, 1, 2))
+    assert first == again != other and first[0] == 0 and len(first[1]) == 5
+
+
+def test_options_that_do_not_go_together(trained, tmp_path, capsys):
+    photo = tmp_path / "red.png"
+    Image.new("RGB", (90, 31), COLOURS["red"]).save(photo)
+    command = ["caption", "--checkpoint", trained / "rnn.pt", "--beam", 3, "--temperature", 1.0, photo]
+    status, _, errors = run(capsys, *command)
+    assert_one_error(status, errors, "do not go together")
+
+
 def test_photos_that_are_no_pictures(trained, tmp_path, capsys):
     (tmp_path / "text.jpg").write_text("no picture")
     Image.new("RGB", (400, 400), "red").save(tmp_path / "whole.png")

@@ -263,6 +263,22 @@ def test_batches_are_captioned_like_single_pictures(tiny_data, mean_encoder, cel
     assert all(len(text.split()) <= 5 for text in caption(model, tiny_data, images, max_length=5)[0])
 
 
+@pytest.mark.parametrize("cell_type", CELL_TYPES)
+def test_several_captions_of_each_picture(tiny_data, mean_encoder, cell_type):
+    model, names = make(tiny_data, mean_encoder, cell_type), tiny_data["vocab"]["idx_to_token"]
+    spread(model)
+    found = helpers.decode_pictures(model, tiny_data["val_images"], 9, batch_size=3, beam_size=3)
+    assert found.words.shape == (4, 3, 9) and found.log_probs.shape == (4, 3)
+    best = helpers.caption_pictures(model, tiny_data["val_images"], names, 9, batch_size=3, beam_size=3)
+    best = best[0] if isinstance(best, tuple) else best
+    assert best == [helpers.decode_captions(words[0], names, specials=False) for words in found.words]
+
+
+def test_no_pictures_to_decode(tiny_data, mean_encoder):
+    with pytest.raises(ValueError, match="there are no pictures to caption"):
+        helpers.decode_pictures(make(tiny_data, mean_encoder), tiny_data["val_images"][:0])
+
+
 def test_captioning_changes_nothing_in_the_model(tiny_data):
     model = make(tiny_data, ConvEncoder()).train()
     before = copy.deepcopy(model.state_dict())

@@ -278,3 +278,10 @@ def test_captioning_leaves_the_students_encoder_alone(student, tiny_data):
     single = torch.cat([helpers.caption_pictures(model, image[None], names, 1)[1] for image in images])
     torch.testing.assert_close(weights, single)
     assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_other_than_greedy_decoding_says_what_the_students_captioner_lacks(student, tiny_data):
+    model, names = make_student(student, tiny_data, "attn", ColourEncoder()), tiny_data["vocab"]["idx_to_token"]
+    for decode in (helpers.decode_pictures, lambda *args, **options: helpers.caption_pictures(*args, names, **options)):
+        with pytest.raises(ValueError, match=r"has no begin and no step, .* caption without options"):
+            decode(model, tiny_data["val_images"], beam_size=3)
