@@ -255,6 +255,22 @@ def epoch_pairs(module, sizes, where, pictures=32):
     )  # fmt: skip
 
 
+def feature_pairs(module, sizes, where, pictures=128):
+    """Features of pictures at 224 x 224: normalization folded in, this device's fast precision; against the network."""
+    photos = torch.randint(0, 256, (pictures, 3, 224, 224), dtype=torch.uint8)
+    encoder = encoders.choose_encoder(photos[:16], verbose=False)
+    plain = copy.deepcopy(encoder).to(where)
+
+    @torch.inference_mode()
+    def network():
+        return torch.cat([plain(part.to(where)).half().cpu() for part in photos.split(64)])
+
+    yield Pair(
+        "image features", f"{pictures} pictures 224x224", f"{type(encoder).__name__}, float32",
+        partial(encoders.encode_images, encoder, photos, device=where, progress=False), network,
+    )  # fmt: skip
+
+
 def growth_pairs(module, sizes, where, widths=(64, 128, 256, 512), lengths=(4, 8, 16, 32)):
     """The LSTM against torch.nn's as H grows, and as T grows."""
     for name, values in (("H", widths), ("T", lengths)):
@@ -265,9 +281,9 @@ def growth_pairs(module, sizes, where, widths=(64, 128, 256, 512), lengths=(4, 8
 
 PAIRS = {
     "layers": layer_pairs, "training": training_pairs, "precision": precision_pairs, "beam": beam_pairs,
-    "epoch": epoch_pairs, "growth": growth_pairs,
+    "epoch": epoch_pairs, "features": feature_pairs, "growth": growth_pairs,
 }  # fmt: skip
-SLOW = ("beam", "epoch")  # seconds a round, and far from 1: few rounds do
+SLOW = ("beam", "epoch", "features")  # seconds a round, and far from 1: few rounds do
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -245,7 +245,8 @@ def plot_ratios(rows, machine=None):
     """
     if not rows:
         raise ValueError("got no rows: measure some first, with eecs598.bench.run")
-    labels = [f"{row.name} ({row.size})\nagainst {row.against}" for row in rows]
+    names = [f"{row.name} ({row.size})" if row.size else row.name for row in rows]
+    labels = [f"{name}\nagainst {row.against}" for name, row in zip(names, rows)]
     left = 0.15 + max(_text_width(line, 8) for label in labels for line in label.split("\n"))
     head = _wrap(machine, left + 5, 9)
     top = 0.12 + _height(head, 9)
@@ -258,7 +259,7 @@ def plot_ratios(rows, machine=None):
     colours = [GOOD if ratio <= 1 else BAD for ratio in ratios]
     ax.barh(places, ratios, 0.6, color=colours, xerr=spread, error_kw={"lw": 1.2, "capsize": 2, "ecolor": GREY})
     for place, row in zip(places, rows):
-        text = f" {row.ratio:.2g}: {row.ours:,.3g} / {row.other:,.3g} {row.unit}"
+        text = f" {row.ratio:.2f}: {row.ours:,.3g} / {row.other:,.3g} {row.unit}"
         ax.annotate(text, (max(row.high, row.ratio), place), va="center", fontsize=8, annotation_clip=False)
     ax.set_xscale("log")
     ax.set_xlim(min(0.5, 0.7 * ratios.min()), max(1.5, 1.3 * ratios.max()))

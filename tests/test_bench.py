@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import rnn_lstm_captioning as rlc
-from eecs598 import bench, solver, vis
+from eecs598 import bench, encoders, solver, vis
 
 SMALL = bench.Sizes(N=5, T=4, W=3, H=6, V=13, C=7, grid=2)
 
@@ -56,6 +56,26 @@ def test_both_sides_of_a_layer_take_the_same_gradients(group):
     names = [pair.name for pair in pairs]
     assert names == (["LSTM", "RNN", "attention LSTM", "attention LSTM"] if group == "layers" else
                      [f"LSTM, H={H}" for H in (64, 128, 256, 512)] + [f"LSTM, T={T}" for T in (4, 8, 16, 32)])
+
+
+def test_both_sides_of_the_features_are_the_same_features(monkeypatch):
+    monkeypatch.setattr(encoders, "fast_dtype", lambda device: torch.float32)
+    (pair,) = bench.feature_pairs(rlc, SMALL, "cpu", pictures=3)
+    ours, plain = pair.ours(), pair.other()
+    assert ours.shape == plain.shape and len(ours) == 3
+    torch.testing.assert_close(ours, plain, rtol=0.01, atol=0.01)
+
+
+def test_an_epoch_on_features_against_one_through_the_encoder(monkeypatch):
+    steps = []
+    monkeypatch.setattr(bench, "training_step", lambda model, batch: steps.append((model, batch)))
+    list(bench.epoch_pairs(rlc, SMALL, "cpu", pictures=128))
+    *published, (cached, (features, captions)) = steps
+    assert torch.cat([texts for _, (_, texts) in published]).equal(captions) and features.shape == (256, 400, 4, 4)
+    assert all(photos.shape == (128, 3, 112, 112) for _, (photos, _) in published)
+    assert not list(cached.image_encoder.parameters())
+    assert all(p.requires_grad for p in published[0][0].image_encoder.parameters())
+    assert sum(p.numel() for p in published[0][0].image_encoder.parameters()) > 4e6
 
 
 def test_gradients_begin_anew():
