@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
@@ -660,6 +661,49 @@ def score_captions(captions, scenes):
     keys = ("right", "named", "nouns", "counts", "sizes", "colours", "relation", "background")
     stated = {key: [report[key] for report in reports if report[key] is not None] for key in keys}
     return {key: sum(values) / len(values) if values else 0.0 for key, values in stated.items()}
+
+
+def score_attention(captions, maps, scenes, image_size=112):
+    """Whether an attention model looks at what it names.
+
+    captions: n strings or lists of words; maps (n, T, h, w): the weights at each word; scenes: n of `compose_scene`,
+    in pictures of image_size pixels a side. Counted is each noun of a caption that names a thing of its scene.
+    Returns {row: {"peak": share, "mass": share}}. peak: the centre of the cell with the largest weight lies in one of
+    the thing's boxes; mass: the weight that falls on the boxes. Rows: "model", the map at the noun; "mean map",
+    the model's mean map over all words of all pictures, which knows nothing of this one; "chance", the boxes' share
+    of the picture. Raises DataError for numbers that do not fit, or where no thing is named.
+    """
+    if not len(captions) == len(maps) == len(scenes):
+        raise DataError(f"{len(captions)} captions, {len(maps)} maps and {len(scenes)} scenes, wanted as many of each")
+    mean, found = maps.sum((0, 1)) / maps.sum(), []
+    for caption, weights, scene in zip(captions, maps, scenes):
+        boxes = {thing["noun"]: thing["boxes"] for thing in scene["objects"]}
+        for t, word in enumerate(caption.split() if isinstance(caption, str) else caption):
+            kind, meaning = LEXICON.get((word,), (None, None))
+            if kind == "noun" and meaning[0] in boxes:
+                inside = _mask(boxes[meaning[0]], image_size)
+                found.append([*_look(weights[t], inside), *_look(mean, inside), *[inside.mean().item()] * 2])
+    if not found:
+        raise DataError("no caption names a thing of its scene, so there is no noun to judge the attention at")
+    means = torch.tensor(found).mean(0).unflatten(0, (3, 2)).tolist()
+    return {row: dict(zip(("peak", "mass"), pair)) for row, pair in zip(("model", "mean map", "chance"), means)}
+
+
+def _mask(boxes, side):
+    """(side, side): 1 for the pixels in a box."""
+    mask = torch.zeros(side, side)
+    for x0, y0, x1, y1 in ([round(edge) for edge in box] for box in boxes):
+        mask[y0:y1, x0:x1] = 1
+    return mask
+
+
+def _look(weights, inside):
+    """Of a map (h, w): 1 if its peak's centre is inside, else 0; and the share of its weight that is inside."""
+    (h, w), (height, width) = weights.shape, inside.shape
+    row, column = divmod(int(weights.argmax()), w)
+    peak = inside[int((row + 0.5) * height / h), int((column + 0.5) * width / w)].item()
+    cells = F.adaptive_avg_pool2d(inside[None], (h, w))[0]  # the part of each cell that is inside
+    return peak, ((weights * cells).sum() / weights.sum()).item()
 
 
 # --- the data set -------------------------------------------------------------------------------------------

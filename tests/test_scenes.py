@@ -462,6 +462,51 @@ def test_scores(data):
         scenes.score_captions(["a ball"], data["val_scenes"][:2])
 
 
+def planted(row, column, T=5, grid=(3, 5)):
+    """Maps that are even but for a peak in one cell at each word."""
+    maps = torch.full((1, T, *grid), 0.01)
+    maps[:, :, row, column] = 1
+    return maps / maps.sum((2, 3), keepdim=True)
+
+
+LOOKED_AT = {"objects": [{"noun": "ball", "boxes": [[40.0, 0.0, 60.0, 20.0], [44.0, 44.0, 60.0, 60.0]]},
+                         {"noun": "car", "boxes": [[0.0, 40.0, 30.0, 60.0]]}]}  # in a picture of 60 x 60
+
+
+@pytest.mark.parametrize("row, column, caption, hit", [
+    (0, 4, "two balls", 1), (0, 4, "a ball", 1), (0, 4, "a red car", 0), (0, 4, "a ball and a car", 0.5),
+    (2, 0, "a red car", 1), (2, 0, "a red ball", 0), (2, 4, "a red ball", 1), (0, 0, "a red car", 0),
+])
+def test_a_planted_peak_is_found_in_the_right_box(row, column, caption, hit):
+    found = scenes.score_attention([caption], planted(row, column), [LOOKED_AT], image_size=60)
+    assert found["model"]["peak"] == hit and found["mean map"]["peak"] == hit
+    assert (found["model"]["mass"] > 0.4) == (hit > 0.4)
+
+
+def test_attention_that_is_even_has_the_mass_of_chance():
+    even = torch.full((1, 2, 3, 6), 1 / 18)  # a cell is 10 x 20 pixels: the boxes end where cells do
+    found = scenes.score_attention(["a car"], even, [LOOKED_AT], image_size=60)
+    assert found["chance"]["mass"] == found["chance"]["peak"] == pytest.approx(30 * 20 / 60**2)
+    assert found["model"]["mass"] == found["mean map"]["mass"] == pytest.approx(30 * 20 / 60**2)
+
+
+def test_the_map_that_counts_is_the_one_at_the_noun():
+    maps = planted(2, 4)
+    maps[0, 2] = planted(2, 0)[0, 2]
+    found = scenes.score_attention(["a red car"], maps, [LOOKED_AT], image_size=60)
+    assert found["model"]["peak"] == 1 and found["mean map"]["peak"] == 0
+
+
+def test_attention_is_judged_where_a_thing_is_named():
+    maps = planted(2, 0)
+    alone = scenes.score_attention(["a car"], maps, [LOOKED_AT], 60)
+    assert alone == scenes.score_attention(["a car and a cat", ""], maps.repeat(2, 1, 1, 1), [LOOKED_AT] * 2, 60)
+    with pytest.raises(DataError, match="no caption names a thing of its scene"):
+        scenes.score_attention(["a cat"], maps, [LOOKED_AT], 60)
+    with pytest.raises(DataError, match="1 captions, 1 maps and 2 scenes"):
+        scenes.score_attention(["a car"], maps, [LOOKED_AT] * 2, 60)
+
+
 # --- the command --------------------------------------------------------------------------------------------
 
 
