@@ -1,6 +1,7 @@
 """What the notebook calls to load, train, decode and show; and the same as commands.
 
     python helpers.py train --data FILE --out DIR [--cell rnn lstm attn]
+    python helpers.py evaluate --checkpoint FILE --images DIR --captions JSON
     python helpers.py caption --checkpoint FILE PHOTO...
 """
 
@@ -8,7 +9,9 @@ import collections
 import contextlib
 import copy
 import inspect
+import json
 import math
+import os
 import re
 import sys
 import traceback
@@ -16,12 +19,15 @@ import warnings
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
-from eecs598 import checkpoints, coco, commands, decoding, encoders, solver, vis
+from eecs598 import checkpoints, coco, commands, decoding, encoders, metrics, solver, vis
+from eecs598.builder import find_pictures
 from eecs598.checks import CHECKS
 from eecs598.coco import DataError, encode_captions, load_data, prepare_image, tokenize
-from eecs598.files import save_whole
+from eecs598.files import save_whole, write_whole
 from eecs598.grad import CheckError
+from eecs598.pictures import prepare_in_order
 from eecs598.scenes import judge_caption, make_scenes
 from eecs598.utils import reset_seed
 
@@ -302,6 +308,17 @@ def caption_pictures(model, images, idx_to_word, max_length=16, batch_size=64, *
     return (captions, torch.cat(weights)) if weights else captions
 
 
+def score_captioner(model, data, max_length=16, **options):
+    """A captioner's captions of a data file's val pictures against all that people said: (captions, Evaluation).
+
+    options: as for `caption_pictures`. See eecs598.metrics. Raises ValueError.
+    """
+    images = data["val_images"]
+    captions = caption_pictures(model, images, data["vocab"]["idx_to_token"], max_length, **options)
+    captions = captions[0] if isinstance(captions, tuple) else captions
+    return captions, metrics.evaluate_captions(captions, people(data, range(len(images))))
+
+
 def decode_pictures(model, images, max_length=16, batch_size=64, **options):
     """Several captions of each of any number of pictures, with their probabilities. images (n, 3, H, W), n at least 1.
 
@@ -455,10 +472,61 @@ def caption_command(options):
             vis.show_attention(image, words, weights[: len(words)]).savefig(options.out / drawing)
 
 
+def evaluate_command(options):
+    """Caption a folder's pictures and score the captions against all that people said of them."""
+    model, idx_to_word, preparation = load_captioner(options.checkpoint)
+    decoder = _decoder(options)
+    decoding_options = {name: value for name, value in decoder.items() if name != "generator"}
+    pictures = find_pictures(options.images, options.captions)[: options.limit]
+    captions = _caption_files(model, idx_to_word, preparation, pictures, decoder)
+    evaluation = metrics.evaluate_captions(captions, [picture.captions for picture in pictures])
+    how = ", ".join(f"{name} {value}" for name, value in decoding_options.items()) or "greedy"
+    count = sum(len(picture.captions) for picture in pictures)
+    print(f"{len(pictures):,} pictures, {count:,} captions by people; decoding: {how}")
+    print(metrics.format_scores({options.checkpoint.stem: evaluation.scores}))
+    print("CIDEr-D is what papers and COCO's own code print as CIDEr.")
+    _print_best_and_worst(pictures, captions, evaluation, options.show)
+    if options.json:
+        each = [{"image_id": picture.id, "file_name": picture.file_name, "caption": caption,
+                 **{name: scores[i] for name, scores in evaluation.pictures.items()}}
+                for i, (picture, caption) in enumerate(zip(pictures, captions))]  # fmt: skip
+        report = {"checkpoint": str(options.checkpoint), "images": str(options.images),
+                  "captions": str(options.captions), "decoding": decoding_options, "scores": evaluation.scores,
+                  "pictures": each}  # fmt: skip
+        write_whole(options.json, lambda file: file.write(json.dumps(report, indent=1).encode()))
+
+
+def _caption_files(model, idx_to_word, preparation, pictures, decoder, batch_size=64):
+    """A caption of each of some eecs598.captions.Pictures, prepared as those that the model was trained on."""
+    captions, batch = [], []
+    ready = prepare_in_order(pictures, **preparation, workers=os.cpu_count() or 1)
+    with tqdm(total=len(pictures), desc="captions", unit="picture", mininterval=0.5) as bar:
+        for _, image in ready:
+            if isinstance(image, DataError):
+                raise image
+            batch.append(image)
+            if len(batch) == batch_size or len(captions) + len(batch) == len(pictures):
+                said = caption_pictures(model, torch.stack(batch), idx_to_word, **decoder)
+                captions += said[0] if isinstance(said, tuple) else said
+                bar.update(len(batch))
+                batch = []
+    return captions
+
+
+def _print_best_and_worst(pictures, captions, evaluation, count):
+    ranked, cider = metrics.rank_captions(evaluation), evaluation.pictures["CIDEr-D"]
+    count = min(count, len(ranked) // 2)
+    for title, rows in {"best": ranked[:count], "worst": ranked[len(ranked) - count :]}.items():
+        print(f"\n{title} by CIDEr-D" * (count > 0))
+        for row in rows:
+            print(f"{cider[row]:6.3f}  {pictures[row].file_name}\n         model: {captions[row]}\n"
+                  f"        person: {' '.join(pictures[row].captions[0].split())}")
+
+
 def _decoder(options):
     """The options for eecs598.decoding.decode that were given on the command line; none: greedy."""
     names = ("beam_size", "num_captions", "length_penalty", "no_repeat_ngram", "temperature", "top_k", "top_p")
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    given = {name: getattr(options, name, None) for name in names if getattr(options, name, None) is not None}
     if given.keys() & {"temperature", "top_k", "top_p"}:
         given["generator"] = torch.Generator().manual_seed(options.seed)
     return given
@@ -498,21 +566,38 @@ def _parser():
     add("--checkpoint-dir", type=Path, metavar="DIR", help="keep each run in DIR/CELL, and go on from what is there")
     add("--checkpoint-every", type=commands.positive, metavar="N", help="also after every N steps (each epoch's end)")
     train.set_defaults(run=train_command)
+    evaluate = subparsers.add_parser("evaluate", help="score a captioner on pictures that people have captioned")
+    add = evaluate.add_argument
+    add("--checkpoint", type=Path, required=True, metavar="FILE", help="written by train")
+    add("--images", type=Path, required=True, metavar="DIR", help="pictures of any size")
+    add("--captions", type=Path, required=True, metavar="JSON", help="their captions, in COCO's official format")
+    add("--json", type=Path, metavar="FILE", help="write the scores, and each picture's caption and scores")
+    add("--limit", type=commands.positive, metavar="N", help="the first N pictures only, by their ids (all)")
+    add("--show", type=int, default=3, metavar="N", help="how many of the best and of the worst captions to print (3)")
+    _add_decoding(evaluate.add_argument_group("instead of the greedy caption, the best one found or one drawn"))
+    evaluate.set_defaults(run=evaluate_command)
     caption = subparsers.add_parser("caption", help="caption photographs of any size and kind")
     caption.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="written by train")
     caption.add_argument("--out", type=Path, metavar="DIR", help="draw where the model looked, a PNG a photograph")
     caption.add_argument("photos", nargs="+", metavar="PHOTO")
-    add = caption.add_argument_group("instead of one greedy caption, several with their probabilities").add_argument
+    group = caption.add_argument_group("instead of one greedy caption, several with their probabilities")
+    _add_decoding(group)
+    group.add_argument("--number", type=commands.positive, dest="num_captions", metavar="N",
+                       help="captions a photo (the beam; 1)")  # fmt: skip
+    caption.set_defaults(run=caption_command)
+    return parser
+
+
+def _add_decoding(group):
+    """The options that `_decoder` reads."""
+    add = group.add_argument
     add("--beam", type=commands.positive, dest="beam_size", metavar="K", help="search for the best with a beam of K")
     add("--length-penalty", type=float, metavar="A", help="order by log p / length^A; 0 likes short ones (0)")
     add("--temperature", type=float, metavar="T", help="draw at random: below 1 likely words more often, above 1 less")
     add("--top-k", type=commands.positive, metavar="K", help="draw from the K likeliest words only")
     add("--top-p", type=float, metavar="P", help="draw from the fewest words that have probability P together")
-    add("--number", type=commands.positive, dest="num_captions", metavar="N", help="captions a photo (the beam; 1)")
     add("--no-repeat", type=commands.positive, dest="no_repeat_ngram", metavar="N", help="no N words in a row twice")
     add("--seed", type=int, default=0, help="of what is drawn (0)")
-    caption.set_defaults(run=caption_command)
-    return parser
 
 
 def main(arguments=None):
