@@ -232,12 +232,12 @@ def evaluate(capsys, checkpoint, captioned, *options):
 ])  # fmt: skip
 def test_evaluate_scores_against_all_references(trained, photos, captioned, tmp_path, capsys, options, how):
     report = tmp_path / "scores.json"
-    status, said, errors = evaluate(capsys, trained / "attn.pt", captioned, "--json", report, *options)
+    status, said, errors = evaluate(capsys, trained / "rnn.pt", captioned, "--json", report, *options)
     captions = [f"a {colour} picture" for colour in photos.values()]
     references = [[f"A {colour} picture.", f"It's a {colour} one, isn't it?"] for colour in photos.values()]
     wanted = metrics.evaluate_captions(captions, references)
     assert status == 0 and said[0] == f"8 pictures, 16 captions by people; decoding: {how}"
-    assert said[1:3] == metrics.format_scores({"attn": wanted.scores}).splitlines()
+    assert said[1:3] == metrics.format_scores({"rnn": wanted.scores}).splitlines()
     written = json.loads(report.read_text())
     assert written["scores"] == pytest.approx(wanted.scores) and wanted.scores["BLEU-1"] == pytest.approx(1)
     assert [picture["caption"] for picture in written["pictures"]] == captions
