@@ -516,8 +516,8 @@ def _caption_files(model, idx_to_word, preparation, pictures, decoder, batch_siz
 def _print_best_and_worst(pictures, captions, evaluation, count):
     ranked, cider = metrics.rank_captions(evaluation), evaluation.pictures["CIDEr-D"]
     count = min(count, len(ranked) // 2)
-    for title, rows in {"best": ranked[:count], "worst": ranked[len(ranked) - count :]}.items():
-        print(f"\n{title} by CIDEr-D" * (count > 0))
+    for title, rows in {"best": ranked[:count], "worst": ranked[len(ranked) - count :]}.items() if count > 0 else ():
+        print(f"\n{title} by CIDEr-D")
         for row in rows:
             print(f"{cider[row]:6.3f}  {pictures[row].file_name}\n         model: {captions[row]}\n"
                   f"        person: {' '.join(pictures[row].captions[0].split())}")
