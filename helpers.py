@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from eecs598 import checkpoints, coco, commands, decoding, encoders, metrics, solver, vis
+from eecs598 import checkpoints, coco, commands, decoding, encoders, metrics, processes, selfcritical, solver, vis
 from eecs598.builder import find_pictures
 from eecs598.checks import CHECKS
 from eecs598.coco import DataError, encode_captions, load_data, prepare_image, tokenize
@@ -161,17 +161,19 @@ def train_captioner(
     if checkpoint_dir is not None:
         known = checkpoints.describe_data(image_data, caption_data, image_index, val_data)
         kept = checkpoints.Checkpoints(checkpoint_dir, {**_describe_encoder(encoder), **known}, checkpoint_every)
+    everyone = processes.current()
     with contextlib.ExitStack() as stack:
         if freeze:
             if kept is None or kept.epochs < num_epochs:  # else nothing is left to do
-                image_data, val_data = _features(model, image_data, val_data, features_folder, device, progress)
+                with everyone.one_after_the_first():
+                    image_data, val_data = _features(model, image_data, val_data, features_folder, device, progress)
             stack.enter_context(encoders.fed_with_features(model))
         history = solver.train(
             model, image_data, caption_data, num_epochs=num_epochs, batch_size=batch_size, seed=seed,
             learning_rate=learning_rate, lr_decay=lr_decay, image_index=image_index, val_data=val_data,
             progress=progress, precision=precision, accumulate=accumulate, checkpoints=kept,
         )  # fmt: skip
-    if plot:
+    if plot and everyone.first:
         show(plot_history(history))
     return model, history.losses
 
@@ -399,18 +401,26 @@ def load_captioner(path):
 
 def train_command(options):
     """Train a captioner of each kind asked for; print its captions of val pictures next to people's."""
+    with processes.joined(torch.device(options.device or default_device())) as device:
+        _train(options, device)
+
+
+def _train(options, device):
     from rnn_lstm_captioning import CaptioningRNN
 
+    everyone = processes.current()
     data = load_coco_captions(options.data)
     options.out.mkdir(parents=True, exist_ok=True)
-    device, encoder = torch.device(options.device or default_device()), encoder_for(data)
+    with everyone.one_after_the_first():  # it may have to be downloaded
+        encoder = encoder_for(data)
     captions, image_index = data["train_captions"], None
     if options.captions == "all":
         captions, image_index = all_captions(data)
     losses, described = {}, {}
     for cell_type in options.cell:
         reset_seed(options.seed)
-        print(f"\n{cell_type}: {len(captions):,} captions, {options.epochs} epochs on {device}")
+        where = f"{everyone.count} processes, the first on {device}" if everyone.count > 1 else device
+        print(f"\n{cell_type}: {len(captions):,} captions, {options.epochs} epochs on {where}")
         model = make_captioner(CaptioningRNN, data, cell_type, copy.deepcopy(encoder), options.hidden, options.wordvec)
         model, losses[cell_type] = train_captioner(
             model, data["train_images"], captions, options.epochs, options.batch_size, options.learning_rate,
@@ -419,13 +429,15 @@ def train_command(options):
             checkpoint_dir=options.checkpoint_dir and options.checkpoint_dir / cell_type,
             checkpoint_every=options.checkpoint_every,
         )  # fmt: skip
-        path = options.out / f"{cell_type}.pt"
-        save_captioner(model, path, data, options.hidden, options.wordvec)
-        last_epoch = losses[cell_type][-math.ceil(len(captions) / options.batch_size) :]
-        print(f"{path}: training loss {sum(last_epoch) / len(last_epoch):.3f} over the last epoch")
-        described[cell_type] = _caption_examples(model, data, options.show)
-    vis.plot_losses(losses).savefig(options.out / "losses.png")
-    _print_examples(described, data, options.show)
+        if everyone.first:
+            path = options.out / f"{cell_type}.pt"
+            save_captioner(model, path, data, options.hidden, options.wordvec)
+            last_epoch = losses[cell_type][-math.ceil(len(captions) / options.batch_size) :]
+            print(f"{path}: training loss {sum(last_epoch) / len(last_epoch):.3f} over the last epoch")
+            described[cell_type] = _caption_examples(model, data, options.show)
+    if everyone.first:
+        vis.plot_losses(losses).savefig(options.out / "losses.png")
+        _print_examples(described, data, options.show)
 
 
 def _caption_examples(model, data, count):
@@ -604,7 +616,7 @@ def main(arguments=None):
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, OSError, NotImplementedError, solver.TrainingError) as error:
+    except (ValueError, OSError, NotImplementedError, solver.TrainingError, processes.ProcessLostError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

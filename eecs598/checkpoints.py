@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from eecs598 import processes
 from eecs598.files import save_whole
 
 FORMAT = 1  # to be raised when a checkpoint comes to hold something else: older ones are then refused
@@ -48,7 +49,7 @@ class Checkpoints:
         if every is not None and (not isinstance(every, int) or every < 1):
             raise ValueError(f"checkpoint_every is {every!r}; it must be a whole number of iterations, at least 1")
         self.folder, self.every, self.identity = Path(folder), every, {"format": FORMAT, **identity}
-        self.kept, self.stopping = [], False
+        self.kept, self.stopping, self.processes = [], False, processes.current()
         self.state = self._read_last()
         self.known = self.state["identity"] if self.state else {}
         self.epochs = self.state["run"]["epoch"] if self.state else 0
@@ -60,6 +61,7 @@ class Checkpoints:
         run. Says in one line where it goes on. Raises CheckpointError.
         """
         self.identity |= {**options, **describe_model(run.model)}
+        self._check_processes(run.device)
         if self.state is None:
             return self._write_first(run)
         self._check_identity()
@@ -69,6 +71,8 @@ class Checkpoints:
                                   f"{run.epoch + (run.position > 0)}: {_remedy('raise num_epochs')}")
         set_random_state(self.state["random"])
         self.state = None  # its memory is no longer needed
+        if not self.processes.first:
+            return
         for part in self.folder.glob(".*.part"):  # a killed run leaves half a file
             _remove(part)
         if run.epoch == num_epochs:
@@ -122,6 +126,13 @@ class Checkpoints:
         if paths:
             raise CheckpointError(f"no checkpoint in {self.folder} can be read: {_remedy()}")
 
+    def _check_processes(self, device):
+        """All processes must have read the same checkpoint, before the first one writes another."""
+        mine = len(self.state["run"]["history"]["losses"]) if self.state else -1
+        if self.processes.sum(mine, device) != mine * self.processes.count:
+            raise CheckpointError(f"{self.folder} is not the same for all processes: checkpoint_dir must be on a disk "
+                                  "that all machines of the run share")
+
     def _check_identity(self):
         here, there = self.identity, self.known
         names = [name for name in here | there if here.get(name) != there.get(name)]
@@ -143,12 +154,16 @@ class Checkpoints:
         path = self.folder / f"iteration-{run.iteration:08d}.pt"
         if self.kept[:1] == [path]:
             return
+        if self.processes.first:
+            self._write(run, path)
+        self.kept = [path, *self.kept][:2]
+
+    def _write(self, run, path):
         state = {"identity": self.identity, "run": run.state_dict(), "random": get_random_state()}
         if run.position == 0 and run.best_epoch == run.epoch > 0:
             save_whole(state, self.folder / "best.pt")  # first: killed here, the run comes by once more
         save_whole(state, path)
-        self.kept = [path, *self.kept][:2]
-        for old in set(self.folder.glob("iteration-*.pt")) - set(self.kept):
+        for old in set(self.folder.glob("iteration-*.pt")) - {path, *self.kept[:1]}:
             _remove(old)
 
 

@@ -77,14 +77,16 @@ class Practice:
 
     references: for each picture its captions as lists of words, as in a data file's train_references, but split.
     vocab: the data file's. samples: captions drawn of each picture, at least 2; max_length: their words at most.
+    temperature: of what is drawn; below 1, the model learns to choose among what it is likely to say, and spends no
+    time on what it would hardly ever say, much of which label smoothing put there.
     Scores count <END> as a word, so that a caption that breaks off is not as good as one that ends.
     """
 
-    def __init__(self, references, vocab, samples=5, max_length=16):
+    def __init__(self, references, vocab, samples=5, temperature=1.0, max_length=16):
         if samples < 2:
             raise ValueError(f"samples is {samples!r}; it must be at least 2: a caption is compared with the others")
         ids = vocab["token_to_idx"]
-        self.samples, self.max_length, self.null = samples, max_length, ids["<NULL>"]
+        self.samples, self.temperature, self.max_length, self.null = samples, temperature, max_length, ids["<NULL>"]
         self.start, self.end = ids["<START>"], ids["<END>"]
         # a word outside the vocabulary stands for itself: no caption can have it
         known = [[[ids.get(word, word) for word in (*words, "<END>")] for words in texts] for texts in references]
@@ -93,7 +95,9 @@ class Practice:
 
     def loss(self, model, images, pictures):
         """The loss of a batch: images (N, ...) as the model takes them; pictures (N,): their rows of the references."""
-        drawn = decoding.draw_captions(model, images, self.max_length, self.samples).words  # (N, K, T)
+        speaker = getattr(model, "module", model)  # under torchrun the model is wrapped
+        how = {"num_captions": self.samples, "temperature": self.temperature}
+        drawn = decoding.draw_captions(speaker, images, self.max_length, **how).words  # (N, K, T)
         scores = torch.tensor([[self.scorer.score(picture, self._said(words)) for words in texts]
                                for picture, texts in zip(pictures.tolist(), drawn.tolist())])  # fmt: skip
         self.scores.append(scores.mean().item())

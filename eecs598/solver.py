@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 import torch
 from tqdm import tqdm
 
+from eecs598 import processes
+
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -63,7 +65,8 @@ class Run:
     """A training run: all that one iteration hands to the next, and the two steps that move it on.
 
     Between two iterations `state_dict` gives all of it as tensors and plain values, and `load_state_dict` puts it back.
-    epoch: those that are done; position: iterations done in the one after them.
+    epoch: those that are done; position: iterations done in the one after them. Under torchrun all processes make the
+    same run, and each computes its share of every batch.
     """
 
     def __init__(
@@ -71,6 +74,8 @@ class Run:
     ):  # fmt: skip
         parameters = [p for p in model.parameters() if p.requires_grad]
         self.model, self.device, self.parameters, self.extras = model, parameters[0].device, parameters, extras
+        self.processes = processes.current()
+        self.together = self.processes.together(model)
         self.num_examples, self.batch_size = num_examples, batch_size
         self.average = [p.detach().clone() for p in parameters] if extras.averaging else None
         self.optimizer = make_optimizer(parameters, learning_rate, extras.weight_decay)
@@ -95,17 +100,20 @@ class Run:
         return torch.randperm(self.num_examples, generator=self.order).split(self.batch_size)[self.position :]
 
     def step(self, rows, loss_of, accumulate=1):
-        """One update from the examples `rows`; `loss_of(rows)` is the mean loss of some.
+        """One update from the examples `rows`; `loss_of(model, rows)` is the mean loss of some.
 
         Taken in `accumulate` parts, fewer examples are in memory at a time. Each part's loss counts by its share
         of the examples, so that their sum, and its gradient, is that of the whole batch.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        value = 0.0
-        for part in rows.split(math.ceil(len(rows) / accumulate)):
-            loss = loss_of(part) * (len(part) / len(rows))
-            value += self._finite(loss)
-            loss.backward()
+        share, weight = self.processes.share(rows)
+        parts, value = share.split(math.ceil(len(share) / accumulate)), 0.0
+        for part in parts:
+            with self.processes.alone(self.together, part is not parts[-1]):
+                loss = loss_of(self.together, part) * (len(part) * weight)
+                loss.backward()
+            value += loss.item()
+        value = self._finite(self.processes.sum(value, self.device))
         if self.extras.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.extras.clip_norm)
         self.optimizer.step()
@@ -175,8 +183,7 @@ class Run:
         self.epoch, self.best, self.best_epoch = state["epoch"], state["best"], state["best_epoch"]
         self.began = time.perf_counter() - self.history.seconds
 
-    def _finite(self, loss):
-        value = loss.item()
+    def _finite(self, value):
         if not math.isfinite(value):
             rate = self.optimizer.param_groups[0]["lr"]
             raise TrainingError(
@@ -199,9 +206,10 @@ def train(
     loss after each epoch. seed orders the examples. precision: see `autocast`; or "auto", the faster one here.
     accumulate: parts in which a batch is computed, for one that does not fit in memory; the update is the same, but
     for a batch norm that is trained, which sees a part at a time. checkpoints: an eecs598.checkpoints.Checkpoints,
-    from which the run goes on and where it is kept; num_epochs (but for a cosine) and accumulate may then differ.
-    extras: what the published recipe does without. loss(model, images, rows): another loss, of the examples `rows`,
-    as eecs598.selfcritical gives. score(model): captions' scores after each epoch, for the history, a dict.
+    from which the run goes on and where it is kept; num_epochs (but for a cosine), accumulate and the number of
+    processes may then differ from before. Under torchrun (`eecs598.processes`) batch_size is that of all processes
+    together. extras: what the published recipe does without. loss(model, images, rows): another loss, of the examples
+    `rows`, as eecs598.selfcritical gives. score(model): captions' scores after each epoch, for the history, a dict.
     Returns a History. Raises ValueError for options or sizes that make no sense, CheckpointError (a ValueError) for
     checkpoints of another run, TrainingError when the loss is no longer finite or memory runs out.
     """
@@ -218,13 +226,17 @@ def train(
         fixed = extras.in_use() | ({"num_epochs": num_epochs} if extras.cosine else {})
         checkpoints.begin(run, num_epochs, **options, **fixed, precision=precision)
 
-    def loss_of(rows):
+    if not run.processes.first:  # what is drawn while training, as by dropout, must not be the same in all
+        torch.manual_seed(hash((seed, run.iteration, run.processes.rank)))
+
+    def loss_of(model, rows):
         pictures = images[image_index[rows]].to(run.device)
         with autocast(run.device, precision):
             return loss(model, pictures, rows) if loss else model(pictures, captions[rows].to(run.device))
 
     total = num_epochs * run.history.iterations_per_epoch
-    bar = tqdm(initial=run.iteration, total=total, unit="batch", mininterval=0.5, disable=not progress)
+    shown = progress and run.processes.first
+    bar = tqdm(initial=run.iteration, total=total, unit="batch", mininterval=0.5, disable=not shown)
     with bar, checkpoints or contextlib.nullcontext(), _advice_on_memory(run, accumulate):
         while run.epoch < num_epochs:
             bar.set_description(f"epoch {run.epoch + 1}/{num_epochs}")
@@ -322,11 +334,11 @@ def evaluate_loss(model, images, captions, batch_size=256):
     """The mean loss of (images, captions), without changing the model."""
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
-    total = 0.0
-    for rows in torch.arange(len(captions)).split(batch_size):
+    total, everyone = 0.0, processes.current()
+    for rows in torch.arange(len(captions)).split(batch_size)[everyone.rank :: everyone.count]:
         total += model(images[rows].to(device), captions[rows].to(device)).item() * len(rows)
     model.train(was_training)
-    return total / len(captions)
+    return everyone.sum(total, device) / len(captions)
 
 
 def _running(history, window=50):

@@ -137,9 +137,9 @@ def one_update(model, images, captions, accumulate):
     """The loss and the gradients; no part may be larger than is asked for."""
     sizes, run = [], Run(model, 10, batch_size=10, learning_rate=0.01, lr_decay=1.0, seed=0)
 
-    def loss_of(rows):
+    def loss_of(together, rows):
         sizes.append(len(rows))
-        return model(images[rows], captions[rows])
+        return together(images[rows], captions[rows])
 
     run.step(torch.arange(10), loss_of, accumulate)
     assert sum(sizes) == 10 and max(sizes) == math.ceil(10 / accumulate)
