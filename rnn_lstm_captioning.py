@@ -775,7 +775,8 @@ class CaptioningRNN(nn.Module):
 
         images (N, 3, H, W), uint8 or float in [0, 1]; captions (N, T + 1) int64, each <START> words <END>
         <NULL>..., or (N, K, T + 1), K of each picture. The words before (T) predict the words after (T). weights,
-        (N,) or (N, K): how much each caption's loss counts. Returns `temporal_softmax_loss`, the mean over captions.
+        (N,) or (N, K), for captions of the model's own: how much each one's loss counts; of the options only dropout
+        then applies. Returns `temporal_softmax_loss`, the mean over captions.
         """
         # ANSWER captioner_forward: Formula: features -> h0, for attn the grid A -> states -> scores -> loss. Hint:
         #   captions[:, :-1] go in, captions[:, 1:] should come out; the loss needs ignore_index.
@@ -787,13 +788,13 @@ class CaptioningRNN(nn.Module):
         order = real.sum(1).argsort(descending=True, stable=True)  # longest first: the cell skips the padding
         captions, real = captions[order], real[order]
         state = self._first_state(self.image_encoder(images)).of(pictures[order])
-        h = self._states(state, captions[:, :-1], real)
+        h = self._states(state, captions[:, :-1], real, own=weights is not None)
         steps = real.t().flatten().nonzero().squeeze(1)  # the real ones among T * N: no scores for padding
         said = self.drop(h).transpose(0, 1).flatten(0, 1).index_select(0, steps)  # (N, T, H) -> (P, H)
         target = captions[:, 1:].t().flatten().index_select(0, steps)
         counts = None if weights is None else weights.flatten()[order].repeat(real.shape[1]).index_select(0, steps)
         loss = self._loss(self.output_projection(said), target, counts) / len(captions)
-        if self.training and self.options["doubly_stochastic"] and state.A is not None:
+        if self.training and weights is None and self.options["doubly_stochastic"] and state.A is not None:
             loss = loss + self.options["doubly_stochastic"] * _uneven_looking(h, state.A, real)
         return loss
 
@@ -804,10 +805,13 @@ class CaptioningRNN(nn.Module):
         counts = captions[:, 1:] != self.ignore_index
         return counts.flip(1).cummax(1).values.flip(1)
 
-    def _states(self, state, words, real):
-        """The cell's states from the first one, for words (N, T) of which `real` (N, T) are: (N, T, H)."""
+    def _states(self, state, words, real, own):
+        """The cell's states from the first one, for words (N, T) of which `real` (N, T) are: (N, T, H).
+
+        own: the words are the model's own already.
+        """
         first, lengths = state.h if state.A is None else state.A, real.sum(1)
-        if self.training and self.options["scheduled_sampling"]:
+        if self.training and self.options["scheduled_sampling"] and not own:
             # In parallel: what the model would say after people's words (Duckworth et al., "Parallel scheduled
             # sampling", 2019), so that a sequence is still one pass, twice.
             with torch.no_grad():
@@ -819,14 +823,12 @@ class CaptioningRNN(nn.Module):
 
     def _loss(self, scores, target, counts):
         """The loss of scores (P, V) for target (P,), summed; counts (P,): a factor for each, or None."""
-        smoothing = self.options["label_smoothing"] if self.training else 0.0
+        smoothing = self.options["label_smoothing"] if self.training and counts is None else 0.0
         if counts is None and not smoothing:
             return temporal_softmax_loss(scores.unsqueeze(0), target.unsqueeze(0), self.ignore_index)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         ignored = -100 if self.ignore_index is None else self.ignore_index
-        losses = F.cross_entropy(
-            scores.to(torch.promote_types(scores.dtype, torch.float32)), target, ignore_index=ignored,
-            label_smoothing=smoothing, reduction="none",
-        )  # fmt: skip
+        losses = F.cross_entropy(scores, target, ignore_index=ignored, label_smoothing=smoothing, reduction="none")
         return (losses if counts is None else losses * counts).sum()
 
     def _first_state(self, features):

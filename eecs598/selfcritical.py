@@ -8,6 +8,7 @@ here; to compare a caption with the mean of the picture's others is from Luo, "A
 sequence training", 2020.
 """
 
+import hashlib
 import math
 from collections import Counter
 from itertools import chain
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from eecs598 import decoding
+from eecs598 import checkpoints, decoding
 
 RUN_LENGTHS = 4  # CIDEr counts runs of 1 to 4 words
 SIGMA = 6.0  # of CIDEr-D's penalty on a length other than the reference's
@@ -67,6 +68,10 @@ class CiderD:
         return _Weighed(weights, [math.sqrt(square) for square in squares], length)
 
 
+def _hash(value):
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:12]
+
+
 def _count_runs(words):
     words = tuple(words)
     return Counter(words[i : i + n] for n in range(1, RUN_LENGTHS + 1) for i in range(len(words) - n + 1))
@@ -91,7 +96,13 @@ class Practice:
         # a word outside the vocabulary stands for itself: no caption can have it
         known = [[[ids.get(word, word) for word in (*words, "<END>")] for words in texts] for texts in references]
         self.scorer = CiderD(known)
+        self.known = {"samples": samples, "temperature": temperature, "references": _hash(known)}
         self.scores = []  # the mean score of each batch
+
+    def describe(self, model):
+        """What tells this training from another, as plain values: what it practises on, and the model as it begins."""
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return {**self.known, "begins from": checkpoints.hash_tensors(trained)}
 
     def loss(self, model, images, pictures):
         """The loss of a batch: images (N, ...) as the model takes them; pictures (N,): their rows of the references."""

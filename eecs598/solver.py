@@ -223,7 +223,7 @@ def train(
     if precision == "auto":
         precision = (checkpoints and checkpoints.known.get("precision")) or best_precision(run.device)
     if checkpoints:
-        fixed = extras.in_use() | ({"num_epochs": num_epochs} if extras.cosine else {})
+        fixed = extras.in_use() | ({"cosine over epochs": num_epochs} if extras.cosine else {})
         checkpoints.begin(run, num_epochs, **options, **fixed, precision=precision)
 
     if not run.processes.first:  # what is drawn while training, as by dropout, must not be the same in all
