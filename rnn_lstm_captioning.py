@@ -706,7 +706,7 @@ def _uneven_looking(h, A, real):
     """
     before = torch.cat([A.mean(dim=(2, 3)).unsqueeze(1), h[:, :-1]], dim=1).to(h.dtype)  # a step looks with h before
     scores = torch.einsum("nth,nhl->ntl", before, A.flatten(2).to(h.dtype)) / math.sqrt(h.shape[2])
-    looked = (scores.float().softmax(2) * real.unsqueeze(2)).sum(1)  # (N, L)
+    looked = (scores.softmax(2, torch.promote_types(h.dtype, torch.float32)) * real.unsqueeze(2)).sum(1)  # (N, L)
     return ((1 - looked) ** 2).sum(1).mean()
 
 

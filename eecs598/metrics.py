@@ -53,6 +53,8 @@ def evaluate_captions(captions, references):
         bleu += caption, texts
         cider += caption, texts
         rouge.append(float(rouge_class().calc_score([caption], texts)))
+    if not any(any(counts) for counts in cider.crefs):
+        raise ValueError("no reference has a word; give captions as people write them")
     bleus, pictures_bleus = bleu.compute_score(option="closest")
     pictures = {f"BLEU-{n}": scores for n, scores in enumerate(pictures_bleus, 1)}
     pictures["CIDEr-D"] = [float(score) for score in cider.compute_score()[1]]

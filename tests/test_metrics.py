@@ -121,6 +121,7 @@ def test_captions_without_a_word_score_nothing():
     (["a"], [["a"], ["b"]], "there are 1 captions but references of 2 pictures"),
     (["a", "b"], [["a"], []], "picture 1 has no references"),
     ([7], [["a"]], r"captions\[0\] is 7; it must be a string"),
+    (["a", "b"], [["."], [""]], "no reference has a word"),
     (["a"], ["a dog"], r"references\[0\] is 'a dog'; it must be a list of strings"),
 ])  # fmt: skip
 def test_what_cannot_be_scored_is_named(captions, references, message):

@@ -223,3 +223,133 @@ def test_bad_input_is_named(make_model):
         rlc.CaptioningRNN({"<NULL>": 0, "a": 1})
     with pytest.raises(ValueError, match="input_dim is 400"):
         make_model("rnn", input_dim=400)(images, captions)
+
+
+# --- options that are off as published ----------------------------------------------------------------------
+
+OFF = {"dropout": 0.0, "label_smoothing": 0.0, "tie_embeddings": False, "doubly_stochastic": 0.0,
+       "scheduled_sampling": 0.0}  # fmt: skip
+
+
+def losses_of(model, images, captions, **options):
+    """The model's loss of each caption by itself."""
+    return torch.stack([model(images[i : i + 1], captions[i : i + 1], **options) for i in range(len(captions))])
+
+
+@CELLS
+def test_without_options_nothing_is_drawn_and_training_changes_nothing(make_model, cell_type):
+    model, (images, captions) = make_model(cell_type), batch()
+    assert model.options == OFF
+    before = torch.get_rng_state()
+    loss = model.train()(images, captions)
+    assert torch.equal(torch.get_rng_state(), before) and loss.item() == model.eval()(images, captions).item()
+    assert loss.item() == pytest.approx(reference_loss(model, images, captions, NULL).item(), rel=1e-12)
+
+
+@CELLS
+def test_several_captions_of_a_picture_are_as_many_pairs(make_model, cell_type):
+    model, (images, captions) = make_model(cell_type), batch(12)
+    together = model(images[:4], captions.view(4, 3, -1))
+    gradients = torch.autograd.grad(together, list(model.parameters()))
+    pairs = model(images[:4].repeat_interleave(3, dim=0), captions)
+    assert together.item() == pytest.approx(pairs.item(), rel=1e-12)
+    for found, wanted in zip(gradients, torch.autograd.grad(pairs, list(model.parameters()))):
+        assert rel_error(found, wanted) < 1e-10
+
+
+@CELLS
+def test_weights_say_how_much_a_caption_counts(make_model, cell_type):
+    model, (images, captions) = make_model(cell_type, label_smoothing=0.3, doubly_stochastic=2.0), batch(6)
+    weights = torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0, -1.0], dtype=torch.float64)
+    wanted = (losses_of(model.eval(), images, captions) * weights).mean()
+    assert model.train()(images, captions, weights=weights).item() == pytest.approx(wanted.item(), rel=1e-12)
+    shaped = model(images[:2], captions.view(2, 3, -1), weights=weights.view(2, 3))
+    pairs = model(images[:2].repeat_interleave(3, dim=0), captions, weights=weights)
+    assert shaped.item() == pytest.approx(pairs.item(), rel=1e-12)
+
+
+@CELLS
+def test_dropout_of_features_words_and_states_in_training_alone(make_model, cell_type):
+    model, (images, captions) = make_model(cell_type, dropout=0.5), batch()
+    plain = make_model(cell_type)
+    dropped = []
+    model.drop.register_forward_hook(lambda module, inputs, output: dropped.append((inputs[0], output)))
+    assert model.eval()(images, captions).item() == plain(images, captions).item()
+    dropped.clear()
+    model.train()(images, captions)
+    sizes = [tuple(before.shape) for before, _ in dropped]
+    assert sizes == [(4, 2, 3, 7) if cell_type == "attn" else (4, 7), (4, 6, 5), (4, 6, 7)]
+    for before, after in dropped:
+        kept = after != 0
+        assert torch.allclose(after[kept], 2 * before[kept]) and 0.2 < kept.double().mean() < 0.8
+    dropped.clear()
+    sampled = model.sample(images)
+    assert torch.equal(*(each[0] if cell_type == "attn" else each for each in (sampled, plain.sample(images))))
+
+
+@CELLS
+def test_label_smoothing_spreads_the_target_in_training_alone(make_model, cell_type):
+    model, (images, captions) = make_model(cell_type, label_smoothing=0.2), batch()
+    state, total = model.begin(images), 0
+    for words, targets in zip(captions[:, :-1].unbind(1), captions[:, 1:].unbind(1)):
+        scores, state, _ = model.step(words, state)
+        wanted = 0.8 * F.one_hot(targets, len(WORDS)).double() + 0.2 / len(WORDS)
+        total = total - ((wanted * scores.log_softmax(1)).sum(1) * (targets != NULL)).sum()
+    assert model.train()(images, captions).item() == pytest.approx(total.item() / 4, rel=1e-12)
+    assert model.eval()(images, captions).item() == make_model(cell_type)(images, captions).item()
+
+
+@CELLS
+def test_tied_embeddings_are_one_weight_that_learns_from_both_ends(make_model, cell_type):
+    model, (images, captions) = make_model(cell_type, tie_embeddings=True, wordvec_dim=7), batch()
+    assert model.output_projection.weight is model.word_embedding.W_embed
+    model(images, captions).backward()
+    loose = make_model(cell_type, wordvec_dim=7)
+    loose.load_state_dict(model.state_dict())
+    loose(images, captions).backward()
+    both = loose.word_embedding.W_embed.grad + loose.output_projection.weight.grad
+    assert rel_error(model.word_embedding.W_embed.grad, both) < 1e-12
+
+
+def test_doubly_stochastic_attention_asks_for_a_look_at_every_cell(make_model):
+    model, (images, captions) = make_model("attn", doubly_stochastic=0.3), batch()
+    state, looked = model.begin(images), 0
+    for later, words in enumerate(captions[:, :-1].unbind(1)):
+        _, state, weights = model.step(words, state)
+        runs = (captions[:, later + 1 :] != NULL).any(1)  # the caption has not ended
+        looked = looked + weights * runs[:, None, None]
+    penalty = 0.3 * ((1 - looked) ** 2).sum((1, 2)).mean()
+    loss = model.train()(images, captions)
+    assert loss.item() == pytest.approx((reference_loss(model, images, captions, NULL) + penalty).item(), rel=1e-12)
+    wanted = torch.autograd.grad(reference_loss(model, images, captions, NULL) + penalty, list(model.parameters()))
+    for found, gradient in zip(torch.autograd.grad(loss, list(model.parameters())), wanted):
+        assert rel_error(found, gradient) < 1e-9
+    assert model.eval()(images, captions).item() == make_model("attn")(images, captions).item()
+
+
+@CELLS
+def test_scheduled_sampling_puts_the_models_words_before(make_model, cell_type):
+    model, (images, captions) = make_model(cell_type, scheduled_sampling=0.5), batch(64)
+    with torch.no_grad():
+        model.output_projection.bias[8] = 100.0  # it would always say "grass"
+    before = []
+    model.word_embedding.register_forward_hook(lambda module, inputs, output: before.append(inputs[0]))
+    model.train()(images, captions)
+    given, mixed = before
+    assert (mixed[:, 0] == START).all()
+    replaced = mixed[:, 1:] != given[:, 1:]
+    assert (mixed[:, 1:][replaced] == 8).all() and 0.35 < replaced.double().mean() < 0.65
+    before.clear()
+    model.eval()(images, captions)
+    assert len(before) == 1
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"dropout": 1.0}, "dropout is 1.0; it must be from 0 up to, but not, 1"),
+    ({"label_smoothing": -0.1}, "label_smoothing is -0.1"), ({"scheduled_sampling": 1}, "scheduled_sampling is 1"),
+    ({"doubly_stochastic": -1}, "doubly_stochastic is -1; it must not be negative"),
+    ({"tie_embeddings": True}, "tie_embeddings takes .* wordvec_dim is 5 and hidden_dim 7"),
+])  # fmt: skip
+def test_options_out_of_range_are_named(make_model, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_model("attn", **options)

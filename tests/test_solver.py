@@ -8,7 +8,8 @@ from itertools import chain
 import pytest
 import torch
 
-from eecs598.solver import Run, TrainingError, evaluate_loss, train
+from eecs598.checkpoints import CheckpointError, Checkpoints, load_best
+from eecs598.solver import Extras, Run, TrainingError, evaluate_loss, train
 from rnn_lstm_captioning import CELL_TYPES, CaptioningRNN
 
 
@@ -198,3 +199,117 @@ def test_a_gpu_that_is_full():
 
     with pytest.raises(TrainingError, match="out of memory on cuda:0 with batch_size 4: set accumulate to 2"):
         train(Large().cuda(), *examples(), **OPTIONS)
+
+
+# --- what the published recipe does without ---------------------------------------------------------------
+
+
+def watched(monkeypatch, run_of=Run):
+    """Makes every run note, after each step, its learning rate, its gradient's norm and its weights."""
+    notes, step = [], run_of.step
+
+    def note(run, *args):
+        rate = run.optimizer.param_groups[0]["lr"]
+        step(run, *args)
+        gradient = torch.cat([p.grad.flatten() for p in run.parameters])
+        notes.append((rate, gradient.norm().item(), [p.detach().clone() for p in run.parameters]))
+
+    monkeypatch.setattr(run_of, "step", note)
+    return notes
+
+
+def rates(monkeypatch, **options):
+    notes = watched(monkeypatch)
+    train(Recorder(), *examples(), **OPTIONS | options)
+    return [rate for rate, _, _ in notes]
+
+
+def test_warm_up_and_cosine(monkeypatch):
+    fall = [0.525 + 0.475 * math.cos(math.pi * i / 9) for i in range(9)]  # 3 epochs of 3 iterations
+    assert rates(monkeypatch, extras=Extras(cosine=True)) == pytest.approx([0.1 * each for each in fall])
+    rise = [min(1, (i + 1) / 5) for i in range(9)]
+    assert rates(monkeypatch, extras=Extras(warmup=4)) == pytest.approx([0.1 * each for each in rise])
+    both = rates(monkeypatch, extras=Extras(warmup=4, cosine=True), lr_decay=0.5)
+    assert both == pytest.approx([0.1 * up * down * 0.5 ** (i // 3) for i, (up, down) in enumerate(zip(rise, fall))])
+
+
+def test_a_long_gradient_is_shortened(monkeypatch):
+    for clip_norm, longest in ((0.0, 9.0), (0.5, 0.5)):
+        notes = watched(monkeypatch)
+        train(Recorder(), *examples(), **OPTIONS, extras=Extras(clip_norm=clip_norm))
+        assert max(norm for _, norm, _ in notes) == pytest.approx(longest, rel=0.5 if clip_norm == 0 else 1e-4)
+        monkeypatch.undo()
+
+
+def test_weight_decay_shrinks_what_has_no_gradient():
+    class Idle(Recorder):
+        def __init__(self):
+            super().__init__()
+            self.idle = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, images, captions):
+            return super().forward(images, captions) + 0 * self.idle
+
+    for decay in (0.0, 0.3):
+        train(model := Idle(), *examples(), **OPTIONS, extras=Extras(weight_decay=decay))
+        assert model.idle.item() == pytest.approx((1 - 0.1 * decay) ** 9)
+
+
+def test_the_model_ends_and_is_validated_with_its_average(monkeypatch):
+    notes = watched(monkeypatch)
+    images, captions = examples()
+    history = train(model := Recorder(), images, captions, **OPTIONS, extras=Extras(averaging=0.6),
+                    val_data=(images, captions))  # fmt: skip
+    average, losses = torch.zeros(()), []
+    for i, (_, _, (weight,)) in enumerate(notes):
+        kept = min(0.6, (1 + i) / (10 + i))
+        average = kept * average + (1 - kept) * weight
+        losses += [((average - captions.float()) ** 2).mean().item()] if i % 3 == 2 else []
+    assert model.weight.item() == pytest.approx(average.item(), rel=1e-5) != notes[-1][2][0].item()
+    assert history.val_losses == pytest.approx(losses, rel=1e-5)
+
+
+def test_another_loss_gets_the_rows_and_a_score_chooses_the_best(tmp_path):
+    seen, scores = [], iter([0.1, 0.7, 0.3])
+
+    def loss(model, images, rows):
+        seen.append((images[:, 0].tolist(), rows.tolist()))
+        return model(images, rows[:, None])
+
+    kept = Checkpoints(tmp_path, {})
+    history = train(Recorder(), *examples(), **OPTIONS, loss=loss, score=lambda model: {"CIDEr-D": next(scores)},
+                    checkpoints=kept)  # fmt: skip
+    assert all(images == [10.0 * row for row in rows] for images, rows in seen) and len(seen) == 9
+    assert [each["CIDEr-D"] for each in history.val_scores] == [0.1, 0.7, 0.3]
+    assert load_best(Recorder(), tmp_path) == (2, -0.7)
+
+
+def test_extras_go_on_from_a_checkpoint_to_the_same_bits_and_are_part_of_the_run(tmp_path):
+    extras = Extras(weight_decay=0.1, clip_norm=0.5, warmup=2, cosine=True, averaging=0.9)
+
+    def run(extras=extras, stop_at=None, **options):
+        model, shown = Recorder(), []
+        model.register_forward_pre_hook(lambda *_: shown.append(1) or [][: 1 // (len(shown) != stop_at)] or None)
+        kept = Checkpoints(tmp_path, {}, every=1)
+        losses = train(model, *examples(), **OPTIONS | options, extras=extras, checkpoints=kept).losses
+        return losses, model.weight.item()
+
+    whole = train(model := Recorder(), *examples(), **OPTIONS, extras=extras).losses, model.weight.item()
+    with pytest.raises(ZeroDivisionError):
+        run(stop_at=5)
+    assert run() == whole
+    less = Extras(0.1, 0.5, 2, True, 0.8)
+    for changed, told in ((Extras(), "weight_decay"), (less, "averaging: 0.9 there, 0.8 here")):
+        with pytest.raises(CheckpointError, match=told):
+            run(changed)
+    with pytest.raises(CheckpointError, match="cosine over epochs: 3 there, 4 here"):
+        run(num_epochs=4)
+
+
+@pytest.mark.parametrize("extras, message", [
+    ({"weight_decay": -1}, "weight_decay is -1"), ({"clip_norm": math.nan}, "clip_norm is nan"),
+    ({"warmup": -5}, "warmup is -5"), ({"averaging": 1.0}, "averaging is 1.0; it must be 0, for none, or a number"),
+])  # fmt: skip
+def test_extras_out_of_range_are_named(extras, message):
+    with pytest.raises(ValueError, match=message):
+        Extras(**extras)

@@ -1,0 +1,104 @@
+"""Self-critical training: CIDEr-D of single captions, and a loss that prefers the better of a model's own."""
+
+import pytest
+import torch
+from conftest import MeanEncoder
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import helpers
+from eecs598 import selfcritical, solver
+from eecs598.checkpoints import CheckpointError
+from eecs598.metrics import evaluate_captions
+from eecs598.selfcritical import CiderD, Practice
+from rnn_lstm_captioning import CELL_TYPES, CaptioningRNN
+
+WORDS = st.lists(st.sampled_from(["a", "dog", "red", "ball", "runs", "on"]), max_size=12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=1, max_size=4)), min_size=1, max_size=6))
+def test_cider_d_is_the_fields_scorers(pictures):
+    assume(any(words for _, texts in pictures for words in texts))  # else the field's scorer fails
+    captions = [" ".join(words) for words, _ in pictures]
+    references = [[" ".join(words) for words in texts] for _, texts in pictures]
+    scorer = CiderD([texts for _, texts in pictures])
+    found = [scorer.score(i, words) for i, (words, _) in enumerate(pictures)]
+    assert found == pytest.approx(evaluate_captions(captions, references).pictures["CIDEr-D"], abs=1e-9)
+
+
+def make(data, cell_type="attn", seed=0, **options):
+    torch.manual_seed(seed)
+    return helpers.make_captioner(CaptioningRNN, data, cell_type, MeanEncoder(), 32, 16, **options)
+
+
+def practice_on(data, **options):
+    return Practice([[text.split() for text in texts] for texts in data["train_references"]], data["vocab"], **options)
+
+
+@pytest.mark.parametrize("cell_type", CELL_TYPES)
+def test_the_loss_weighs_each_caption_by_its_advantage(tiny_data, cell_type, monkeypatch):
+    model, practice = make(tiny_data, cell_type, dropout=0.0), practice_on(tiny_data, samples=3, max_length=6)
+    drawn = []
+    draw = selfcritical.decoding.draw_captions
+
+    def draw_and_note(*args, **how):
+        drawn.append(draw(*args, **how))
+        return drawn[-1]
+
+    monkeypatch.setattr(selfcritical.decoding, "draw_captions", draw_and_note)
+    pictures = torch.tensor([2, 0])
+    loss = practice.loss(model.train(), tiny_data["train_images"][pictures], pictures)
+    names, end = tiny_data["vocab"]["idx_to_token"], tiny_data["vocab"]["token_to_idx"]["<END>"]
+    scorer = CiderD([[[*text.split(), "<END>"] for text in texts] for texts in tiny_data["train_references"]])
+    wanted = 0.0
+    for picture, captions, log_probs in zip(pictures.tolist(), drawn[0].words.tolist(), drawn[0].log_probs):
+        said = [c[: c.index(end) + 1] if end in c else c for c in captions]
+        scores = [scorer.score(picture, [names[i] for i in words]) for words in said]
+        for i, score in enumerate(scores):
+            others = [other for j, other in enumerate(scores) if j != i]
+            wanted -= (score - sum(others) / 2) * log_probs[i].item() / 6
+    # what was drawn were words after <UNK> and its like were ruled out; the probabilities are the model's own
+    assert loss.item() == pytest.approx(wanted, rel=1e-4)
+    assert practice.scores == [pytest.approx(sum(practice.scores))] and model.training
+
+
+def test_a_caption_must_end(tiny_data):
+    practice, ids = practice_on(tiny_data), tiny_data["vocab"]["token_to_idx"]
+    whole = [ids[word] for word in ("a", "red", "picture", "<END>", "<NULL>", "<NULL>")]
+    assert practice._said(whole) == whole[:4] and practice._said(whole[:3]) == whole[:3]
+    ends, breaks_off = (practice.scorer.score(0, practice._said(words)) for words in (whole, whole[:3]))
+    assert ends > 1.2 * breaks_off > 0
+
+
+@pytest.mark.parametrize("cell_type", CELL_TYPES)
+def test_it_learns_captions_that_score(tiny_data, cell_type):
+    model, practice = make(tiny_data, cell_type), practice_on(tiny_data)
+    pictures = tiny_data["train_images"], tiny_data["train_captions"]
+    options = {"num_epochs": 60, "batch_size": 4, "seed": 0, "progress": False}
+    solver.train(model, *pictures, learning_rate=1e-2, **options | {"num_epochs": 8})  # it knows some words
+    solver.train(model, *pictures, learning_rate=1e-2, loss=practice.loss, **options)
+    first, last = sum(practice.scores[:5]) / 5, sum(practice.scores[-5:]) / 5
+    assert last > 1.5 * first and last > 3
+
+
+def test_two_samples_at_least(tiny_data):
+    with pytest.raises(ValueError, match="samples is 1; it must be at least 2"):
+        practice_on(tiny_data, samples=1)
+
+
+def test_practice_goes_on_from_its_own_checkpoints_alone(tiny_data, tmp_path):
+    def train(folder, epochs, **options):
+        torch.manual_seed(7)
+        return helpers.train_captioner(
+            model := make(tiny_data, dropout=0.3), tiny_data["train_images"], tiny_data["train_captions"], epochs, 2,
+            1e-2, device="cpu", progress=False, plot=False, freeze_encoder=False, checkpoint_dir=folder,
+            practice=practice_on(tiny_data, **options),
+        )[1], model.state_dict()  # fmt: skip
+
+    whole, weights = train(tmp_path / "whole", 4)
+    train(tmp_path / "parts", 2)
+    parts, resumed = train(tmp_path / "parts", 4)
+    assert whole == parts and all(torch.equal(weights[name], resumed[name]) for name in weights)
+    with pytest.raises(CheckpointError, match=r"temperature: 1\.0 there, 0.5 here"):
+        train(tmp_path / "parts", 4, temperature=0.5)
