@@ -156,6 +156,43 @@ def test_a_seed_repeats_the_training(data_file, tmp_path, monkeypatch, capsys):
     assert torch.equal(weights[0], weights[1]) and (weights[0] - weights[2]).std() > 0.1
 
 
+def parsed(*options):
+    return helpers._parse(["train", "--data", "a.pt", "--out", "b", *options])
+
+
+def test_a_recipe_stands_in_for_the_defaults_and_yields_to_what_is_given():
+    plain, recipe = parsed(), parsed("--recipe", "flickr8k")
+    new = ("dropout", "label_smoothing", "averaging", "clip_norm", "warmup", "cosine", "self_critical", "score")
+    assert all(not getattr(plain, name) for name in new)
+    assert all(getattr(recipe, name) == value for name, value in helpers.RECIPES["flickr8k"].items())
+    assert set(helpers.RECIPES["flickr8k"]) <= set(vars(plain)) and recipe.seed == plain.seed
+    changed = parsed("--dropout", "0.2", "--recipe", "flickr8k", "--epochs", "10")
+    assert (changed.dropout, changed.epochs, changed.label_smoothing) == (0.2, 10, recipe.label_smoothing)
+
+
+def test_train_with_all_its_options(data_file, tmp_path, capsys):
+    options = ["--recipe", "flickr8k", "--self-critical", 1, "--self-critical-batch", 2, "--wordvec", 64, "--epochs", 1,
+               "--tie-embeddings", "--doubly-stochastic", 0.5, "--scheduled-sampling", 0.1, "--weight-decay", 0.01,
+               "--checkpoint-dir", tmp_path / "kept"]  # fmt: skip
+    status, said, _ = train(capsys, data_file, tmp_path, *options)
+    assert status == 0 and "self-critical: 5 captions of each of 4 pictures, 1 epochs" in said
+    assert len([line for line in said if line.startswith("val, greedy: ")]) == 2  # once a phase
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {"attn", "attn-self-critical"}
+    model, _, _ = helpers.load_captioner(tmp_path / "attn.pt")
+    assert torch.equal(model.word_embedding.W_embed, model.output_projection.weight)
+    status, _, errors = train(capsys, data_file, tmp_path, *options, "--averaging", 0.5)
+    assert_one_error(status, errors, "averaging: 0.99 there, 0.5 here")
+
+
+@pytest.mark.parametrize("option, value, told", [
+    ("--dropout", 1, "dropout is 1.0"), ("--averaging", 2, "averaging is 2.0"), ("--samples", 1, "samples is 1"),
+])  # fmt: skip
+def test_new_options_that_make_no_sense(data_file, tmp_path, capsys, option, value, told):
+    options = ["--cell", "rnn", "--self-critical", 1, option, value]
+    status, _, errors = train(capsys, data_file, tmp_path, *options)
+    assert_one_error(status, errors, told)
+
+
 def test_train_without_a_data_file(tmp_path, capsys):
     status, _, errors = train(capsys, tmp_path / "none.pt", tmp_path / "out")
     assert_one_error(status, errors, tmp_path / "none.pt", "no such file", "eecs598")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import helpers
 from eecs598 import encoders
 from eecs598.coco import DataError, save_data
+from eecs598.metrics import evaluate_captions
 from eecs598.solver import TrainingError
 from rnn_lstm_captioning import CELL_TYPES, CaptioningRNN
 
@@ -416,3 +417,44 @@ def test_scenes_are_drawn_once(course_file, monkeypatch):
     monkeypatch.setattr(helpers, "make_scenes", None)  # a second time would fail
     assert torch.equal(helpers.open_data("scenes", 4, 2)["train_images"], first["train_images"])
     assert helpers.open_data(course_file[1] / "scenes-4-2.pt")["vocab"] == first["vocab"]
+
+
+# --- all captions, scores and practice ----------------------------------------------------------------------
+
+
+def test_captions_together_are_all_captions_by_picture(tiny_data):
+    tiny_data["train_references"][1] = ["green", "a green thing", "green all over"]
+    together, (captions, index) = helpers.captions_together(tiny_data), helpers.all_captions(tiny_data)
+    assert together.shape == (4, 3, 17)
+    for row in range(4):
+        own = captions[index == row]
+        assert torch.equal(together[row], own[torch.arange(3) % len(own)])
+
+
+@CELLS
+def test_a_captioner_is_scored_against_all_that_people_said(tiny_data, mean_encoder, cell_type):
+    model = make(tiny_data, mean_encoder, cell_type)
+    captions, found = helpers.score_captioner(model, tiny_data, beam_size=2)
+    sampled = helpers.caption_pictures(model, tiny_data["val_images"], tiny_data["vocab"]["idx_to_token"], beam_size=2)
+    assert captions == (sampled[0] if cell_type == "attn" else sampled)
+    assert found == evaluate_captions(captions, tiny_data["val_references"])
+
+
+@CELLS
+def test_scores_while_training_are_those_of_greedy_captions(tiny_data, mean_encoder, cell_type, monkeypatch, capsys):
+    histories, train = [], helpers.solver.train
+
+    def train_and_note(*args, **how):
+        histories.append(train(*args, **how))
+        return histories[-1]
+
+    monkeypatch.setattr(helpers.solver, "train", train_and_note)
+    names = tiny_data["vocab"]["idx_to_token"]
+    model, _ = helpers.train_captioner(
+        make(tiny_data, mean_encoder, cell_type), *pairs(tiny_data), 2, 2, 1e-2, freeze_encoder=False, **QUIET,
+        val_data=(tiny_data["val_images"], tiny_data["val_captions"]),
+        val_references=(tiny_data["val_references"], names),
+    )  # fmt: skip
+    scores = histories[0].val_scores
+    assert len(scores) == 2 and scores[-1] == helpers.score_captioner(model, tiny_data)[1].scores
+    assert f"CIDEr-D {scores[-1]['CIDEr-D']:.3f}" in capsys.readouterr().out
