@@ -10,6 +10,7 @@ import contextlib
 import copy
 import dataclasses
 import inspect
+import io
 import json
 import math
 import os
@@ -19,6 +20,7 @@ import traceback
 import warnings
 from pathlib import Path
 
+import requests
 import torch
 from tqdm import tqdm
 
@@ -41,7 +43,7 @@ RECIPES = {
         "cell": ["attn"], "captions": "together", "epochs": 10, "batch_size": 32, "learning_rate": 1e-3, "lr_decay": 1,
         "wordvec": 512, "dropout": 0.5, "label_smoothing": 0.1, "clip_norm": 5.0, "warmup": 100, "cosine": True,
         "averaging": 0.99, "self_critical": 12, "self_critical_rate": 3e-4, "self_critical_batch": 64,
-        "sample_temperature": 0.7, "score": True, "precision": "auto",
+        "sharpen": 0.5, "score": True, "precision": "auto",
     },
 }  # fmt: skip
 
@@ -321,6 +323,25 @@ def _still_to_do(name, path):
     return f"{name} is still to do. Write it in {path.name}{line}, where its box says what; then run this cell again."
 
 
+def read_photographs(sources, image_size=112, fit="crop"):
+    """Photographs as models see them, uint8 (n, 3, image_size, image_size); each a path, a web address or bytes.
+
+    image_size, fit: as for the pictures that the model was trained on. Raises DataError.
+    """
+    return torch.stack([prepare_image(_open_photograph(source), image_size, fit) for source in sources])
+
+
+def _open_photograph(source):
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        try:
+            answer = requests.get(source, timeout=30)
+            answer.raise_for_status()
+        except requests.RequestException as error:
+            raise DataError(f"{source}: cannot be fetched ({type(error).__name__}: {error!s:.100})") from None
+        source = answer.content
+    return io.BytesIO(source) if isinstance(source, bytes) else source
+
+
 def show_examples(model, data, rows):
     """Val pictures with the model's captions, people's below; for drawn scenes, a mark where all of it is true."""
     images, names = data["val_images"][rows], data["vocab"]["idx_to_token"]
@@ -513,7 +534,9 @@ def _practise(model, data, options, device, extras):
     count = len(data["train_images"])
     print(f"self-critical: {options.samples} captions of each of {count:,} pictures, {options.self_critical} epochs")
     references = [[text.split() for text in texts] for texts in people(data, range(count), "train")]
-    practice = selfcritical.Practice(references, data["vocab"], options.samples, options.sample_temperature)
+    practice = selfcritical.Practice(references, data["vocab"], options.samples)
+    if options.sharpen != 1:
+        selfcritical.sharpen(model, options.sharpen)
     return train_captioner(
         model, data["train_images"], data["train_captions"], options.self_critical, options.self_critical_batch,
         options.self_critical_rate, 1, device, extras=extras, practice=practice,
@@ -715,7 +738,7 @@ def _add_extras(train):
     add("--self-critical-rate", type=float, default=3e-4, metavar="R", help="the learning rate (0.0003)")
     add("--self-critical-batch", type=commands.positive, default=64, metavar="N", help="pictures in a step (64)")
     add("--samples", type=commands.positive, default=5, metavar="K", help="captions drawn of each picture (5)")
-    add("--sample-temperature", type=float, default=1.0, metavar="T", help="of what is drawn (1)")
+    add("--sharpen", type=commands.above_zero, default=1.0, metavar="T", help="first divide the scores by T (1)")
 
 
 def _add_decoding(group):

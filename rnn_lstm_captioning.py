@@ -776,7 +776,8 @@ class CaptioningRNN(nn.Module):
         images (N, 3, H, W), uint8 or float in [0, 1]; captions (N, T + 1) int64, each <START> words <END>
         <NULL>..., or (N, K, T + 1), K of each picture. The words before (T) predict the words after (T). weights,
         (N,) or (N, K), for captions of the model's own: how much each one's loss counts; of the options only dropout
-        then applies. Returns `temporal_softmax_loss`, the mean over captions.
+        then applies, and <NULL>, <START> and <UNK> are ruled out, as when the captions were drawn. Returns
+        `temporal_softmax_loss`, the mean over captions.
         """
         # ANSWER captioner_forward: Formula: features -> h0, for attn the grid A -> states -> scores -> loss. Hint:
         #   captions[:, :-1] go in, captions[:, 1:] should come out; the loss needs ignore_index.
@@ -827,6 +828,9 @@ class CaptioningRNN(nn.Module):
         if counts is None and not smoothing:
             return temporal_softmax_loss(scores.unsqueeze(0), target.unsqueeze(0), self.ignore_index)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        if counts is not None:  # captions of its own never have these words; left in, they would gather probability
+            never = [word for word in (self.null, self.start, self.unk) if word is not None]
+            scores = scores.index_fill(1, torch.tensor(never, device=scores.device), -math.inf)
         ignored = -100 if self.ignore_index is None else self.ignore_index
         losses = F.cross_entropy(scores, target, ignore_index=ignored, label_smoothing=smoothing, reduction="none")
         return (losses if counts is None else losses * counts).sum()

@@ -1,6 +1,7 @@
 """What every command shares: errors of one line, and option values that are checked where they are read."""
 
 import argparse
+import math
 
 import torch
 
@@ -17,6 +18,17 @@ def positive(text):
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}, wanted a whole number from 1")
     return int(text)
+
+
+def above_zero(text):
+    """An option's value: a positive number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}, wanted a positive number")
+    return value
 
 
 def device(text):

@@ -68,6 +68,19 @@ class CiderD:
         return _Weighed(weights, [math.sqrt(square) for square in squares], length)
 
 
+@torch.no_grad()
+def sharpen(model, temperature):
+    """Divide a captioner's scores by a temperature, for good: below 1, likely words become likelier.
+
+    Label smoothing leaves a tenth of the probability to words that make no sense; a caption drawn from such a model
+    has one in most cases, and its score says little about the others.
+    """
+    if model.options["tie_embeddings"]:
+        raise ValueError("scores cannot be sharpened where the output's weights are the word vectors (tie_embeddings)")
+    for parameter in model.output_projection.parameters():
+        parameter /= temperature
+
+
 def _hash(value):
     return hashlib.sha256(repr(value).encode()).hexdigest()[:12]
 
@@ -82,21 +95,19 @@ class Practice:
 
     references: for each picture its captions as lists of words, as in a data file's train_references, but split.
     vocab: the data file's. samples: captions drawn of each picture, at least 2; max_length: their words at most.
-    temperature: of what is drawn; below 1, the model learns to choose among what it is likely to say, and spends no
-    time on what it would hardly ever say, much of which label smoothing put there.
     Scores count <END> as a word, so that a caption that breaks off is not as good as one that ends.
     """
 
-    def __init__(self, references, vocab, samples=5, temperature=1.0, max_length=16):
+    def __init__(self, references, vocab, samples=5, max_length=16):
         if samples < 2:
             raise ValueError(f"samples is {samples!r}; it must be at least 2: a caption is compared with the others")
         ids = vocab["token_to_idx"]
-        self.samples, self.temperature, self.max_length, self.null = samples, temperature, max_length, ids["<NULL>"]
+        self.samples, self.max_length, self.null = samples, max_length, ids["<NULL>"]
         self.start, self.end = ids["<START>"], ids["<END>"]
         # a word outside the vocabulary stands for itself: no caption can have it
         known = [[[ids.get(word, word) for word in (*words, "<END>")] for words in texts] for texts in references]
         self.scorer = CiderD(known)
-        self.known = {"samples": samples, "temperature": temperature, "references": _hash(known)}
+        self.known = {"samples": samples, "references": _hash(known)}
         self.scores = []  # the mean score of each batch
 
     def describe(self, model):
@@ -107,8 +118,7 @@ class Practice:
     def loss(self, model, images, pictures):
         """The loss of a batch: images (N, ...) as the model takes them; pictures (N,): their rows of the references."""
         speaker = getattr(model, "module", model)  # under torchrun the model is wrapped
-        how = {"num_captions": self.samples, "temperature": self.temperature}
-        drawn = decoding.draw_captions(speaker, images, self.max_length, **how).words  # (N, K, T)
+        drawn = decoding.draw_captions(speaker, images, self.max_length, self.samples).words  # (N, K, T)
         scores = torch.tensor([[self.scorer.score(picture, self._said(words)) for words in texts]
                                for picture, texts in zip(pictures.tolist(), drawn.tolist())])  # fmt: skip
         self.scores.append(scores.mean().item())

@@ -172,8 +172,8 @@ def test_a_recipe_stands_in_for_the_defaults_and_yields_to_what_is_given():
 
 def test_train_with_all_its_options(data_file, tmp_path, capsys):
     options = ["--recipe", "flickr8k", "--self-critical", 1, "--self-critical-batch", 2, "--wordvec", 64, "--epochs", 1,
-               "--tie-embeddings", "--doubly-stochastic", 0.5, "--scheduled-sampling", 0.1, "--weight-decay", 0.01,
-               "--checkpoint-dir", tmp_path / "kept"]  # fmt: skip
+               "--sharpen", 1, "--tie-embeddings", "--doubly-stochastic", 0.5, "--scheduled-sampling", 0.1,
+               "--weight-decay", 0.01, "--checkpoint-dir", tmp_path / "kept"]  # fmt: skip
     status, said, _ = train(capsys, data_file, tmp_path, *options)
     assert status == 0 and "self-critical: 5 captions of each of 4 pictures, 1 epochs" in said
     assert len([line for line in said if line.startswith("val, greedy: ")]) == 2  # once a phase
@@ -186,6 +186,7 @@ def test_train_with_all_its_options(data_file, tmp_path, capsys):
 
 @pytest.mark.parametrize("option, value, told", [
     ("--dropout", 1, "dropout is 1.0"), ("--averaging", 2, "averaging is 2.0"), ("--samples", 1, "samples is 1"),
+    ("--sharpen", 0, "'0', wanted a positive number"),
 ])  # fmt: skip
 def test_new_options_that_make_no_sense(data_file, tmp_path, capsys, option, value, told):
     options = ["--cell", "rnn", "--self-critical", 1, option, value]

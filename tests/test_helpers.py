@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 import helpers
 from eecs598 import encoders
@@ -458,3 +459,27 @@ def test_scores_while_training_are_those_of_greedy_captions(tiny_data, mean_enco
     scores = histories[0].val_scores
     assert len(scores) == 2 and scores[-1] == helpers.score_captioner(model, tiny_data)[1].scores
     assert f"CIDEr-D {scores[-1]['CIDEr-D']:.3f}" in capsys.readouterr().out
+
+
+# --- own photographs ---------------------------------------------------------------------------------------
+
+
+def test_photographs_from_a_path_an_address_and_bytes(tmp_path):
+    Image.new("RGB", (90, 31), (200, 30, 30)).save(tmp_path / "red.png")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        address = f"http://127.0.0.1:{server.server_port}"
+        path = tmp_path / "red.png"
+        images = helpers.read_photographs([path, str(path), f"{address}/red.png", path.read_bytes()], 40, "stretch")
+        assert images.shape == (4, 3, 40, 40) and images.dtype == torch.uint8
+        assert (images == torch.tensor([200, 30, 30], dtype=torch.uint8).view(1, 3, 1, 1)).all()
+        with pytest.raises(DataError, match=r"none.png: cannot be fetched \(HTTPError: 404"):
+            helpers.read_photographs([f"{address}/none.png"])
+    finally:
+        server.shutdown()
+        server.server_close()
+    for source in (b"no picture", tmp_path / "none.png"):
+        with pytest.raises(DataError):
+            helpers.read_photographs([source])
