@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import rnn_lstm_captioning as rlc
-from eecs598.encoders import set_encoder
+from eecs598.encoders import get_encoder, set_encoder
 from eecs598.viewer import attention_viewer, explain_captions
 from helpers import caption_pictures
 
@@ -339,6 +339,14 @@ def test_explanation_is_the_models_own(tiny_data, make_model, cell_type):
                 assert p == pytest.approx(float(probs[names.index(other)]), rel=1e-4)
             if cell_type == "attn":
                 torch.testing.assert_close(explained.weights[n][t], weights[0].detach())
+
+
+def test_it_is_explained_in_evaluation_mode(tiny_data, make_model):
+    """With dropout, or a normalization that learns, a caption would else depend on chance or on its batch."""
+    model, modes = make_model("attn", tiny_data["vocab"]).train(), []
+    get_encoder(model).register_forward_hook(lambda module, *_: modes.append(module.training))
+    explain_captions(model, tiny_data["val_images"][:1], ["a"], tiny_data["vocab"])
+    assert modes == [False] and model.training
 
 
 @pytest.mark.parametrize("frozen", [False, True])
