@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from eecs598 import coco, commands, decoding, encoders, solver, vis
+from eecs598 import checkpoints, coco, commands, decoding, encoders, solver, vis
 from eecs598.checks import CHECKS
 from eecs598.coco import DataError, encode_captions, load_data, prepare_image, tokenize
 from eecs598.files import save_whole
@@ -131,7 +131,7 @@ def make_captioner(captioner_class, data, cell_type, encoder, hidden_dim=512, wo
 def train_captioner(
     model, image_data, caption_data, num_epochs, batch_size, learning_rate, lr_decay=1, device=None, *,
     image_index=None, val_data=None, freeze_encoder=None, features_folder=None, seed=0, progress=True, plot=True,
-    precision="float32",
+    precision="float32", accumulate=1, checkpoint_dir=None, checkpoint_every=None,
 ):  # fmt: skip
     """Train a captioner; all examples are seen once an epoch, in a new order. Returns model, loss_history.
 
@@ -139,21 +139,31 @@ def train_captioner(
     where m is not n. device: CUDA where it is, if None. val_data: (pictures, captions), for the validation loss
     after each epoch. freeze_encoder: train the decoder alone, on features that are computed once and kept in
     features_folder; if None, on a CPU yes and elsewhere no. plot: draw the losses, in a notebook. precision of the
-    products: "float32", "bfloat16", or "auto" for the one that this device multiplies faster.
-    loss_history: the loss of every iteration. Raises ValueError and eecs598.solver.TrainingError.
+    products: "float32", "bfloat16", or "auto" for the one that this device multiplies faster. accumulate: parts in
+    which a batch is computed, for one that does not fit in memory.
+    checkpoint_dir: a folder for this run's checkpoints, written at the end of each epoch and, within it, after every
+    checkpoint_every iterations. The same call again goes on from the last one, to the same result as a run that was
+    never stopped; when all is done it returns at once, and with more num_epochs goes on. An interrupt (Ctrl-C, a
+    notebook's stop button) then waits for the end of the iteration, writes a checkpoint and raises KeyboardInterrupt.
+    loss_history: the loss of every iteration. Raises ValueError, for a checkpoint_dir of another model, other data or
+    options too, and eecs598.solver.TrainingError.
     """
     device = torch.device(device or default_device())
     model.to(device)
     freeze = device.type == "cpu" if freeze_encoder is None else freeze_encoder
-    encoders.get_encoder(model).requires_grad_(not freeze)
+    encoder, kept = encoders.get_encoder(model).requires_grad_(not freeze), None
+    if checkpoint_dir is not None:
+        known = checkpoints.describe_data(image_data, caption_data, image_index, val_data)
+        kept = checkpoints.Checkpoints(checkpoint_dir, {**_describe_encoder(encoder), **known}, checkpoint_every)
     with contextlib.ExitStack() as stack:
         if freeze:
-            image_data, val_data = _features(model, image_data, val_data, features_folder, device, progress)
+            if kept is None or kept.epochs < num_epochs:  # else nothing is left to do
+                image_data, val_data = _features(model, image_data, val_data, features_folder, device, progress)
             stack.enter_context(encoders.fed_with_features(model))
         history = solver.train(
             model, image_data, caption_data, num_epochs=num_epochs, batch_size=batch_size, seed=seed,
             learning_rate=learning_rate, lr_decay=lr_decay, image_index=image_index, val_data=val_data,
-            progress=progress, precision=precision,
+            progress=progress, precision=precision, accumulate=accumulate, checkpoints=kept,
         )  # fmt: skip
     if plot:
         show(plot_history(history))
@@ -168,6 +178,17 @@ def _features(model, images, val_data, folder, device, progress):
         return encoders.cached_features(encoder, pictures, folder, device=device, progress=progress)
 
     return encode(images), val_data and (encode(val_data[0]), val_data[1])
+
+
+def _describe_encoder(encoder):
+    """What tells a run's encoder from another: if it is frozen, its weights too, as no checkpoint holds them.
+
+    Not the features, whose last bits vary with the machine, as do statistics (buffers) calibrated on pictures.
+    """
+    known = encoders.describe_encoder(encoder)
+    if known["frozen"]:
+        known["weights"] = checkpoints.hash_tensors(encoder.parameters())
+    return {f"encoder.{name}": value for name, value in known.items()}
 
 
 def plot_history(history):
@@ -377,7 +398,9 @@ def train_command(options):
         model, losses[cell_type] = train_captioner(
             model, data["train_images"], captions, options.epochs, options.batch_size, options.learning_rate,
             options.lr_decay, device, image_index=image_index, val_data=(data["val_images"], data["val_captions"]),
-            seed=options.seed, precision=options.precision,
+            seed=options.seed, precision=options.precision, accumulate=options.accumulate,
+            checkpoint_dir=options.checkpoint_dir and options.checkpoint_dir / cell_type,
+            checkpoint_every=options.checkpoint_every,
         )  # fmt: skip
         path = options.out / f"{cell_type}.pt"
         save_captioner(model, path, data, options.hidden, options.wordvec)
@@ -470,6 +493,10 @@ def _parser():
     add("--device", type=commands.device, help="cpu, cuda, ... (cuda where it is)")
     add("--seed", type=int, default=0, help="weights and order (0)")
     add("--precision", choices=("auto", *solver.PRECISIONS), default="auto", help="auto: the faster one here (auto)")
+    add("--accumulate", type=commands.positive, default=1, metavar="K", help="compute a step in K parts, to fit in "
+        "memory (1)")  # fmt: skip
+    add("--checkpoint-dir", type=Path, metavar="DIR", help="keep each run in DIR/CELL, and go on from what is there")
+    add("--checkpoint-every", type=commands.positive, metavar="N", help="also after every N steps (each epoch's end)")
     train.set_defaults(run=train_command)
     caption = subparsers.add_parser("caption", help="caption photographs of any size and kind")
     caption.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="written by train")

@@ -1,8 +1,10 @@
 """The training loop: every example once an epoch, in a new order, with the validation loss beside it."""
 
+import contextlib
 import functools
 import math
 import time
+import traceback
 from dataclasses import dataclass, field
 
 import torch
@@ -25,50 +27,157 @@ class History:
     seconds: float = 0.0
 
 
+class Run:
+    """A training run: all that one iteration hands to the next, and the two steps that move it on.
+
+    Between two iterations `state_dict` gives all of it as tensors and plain values, and `load_state_dict` puts it back.
+    epoch: those that are done; position: iterations done in the one after them.
+    """
+
+    def __init__(self, model, num_examples, *, batch_size, learning_rate, lr_decay, seed):
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        self.model, self.device = model, parameters[0].device
+        self.num_examples, self.batch_size = num_examples, batch_size
+        self.optimizer = make_optimizer(parameters, learning_rate)
+        self.schedule = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, lr_decay)
+        self.order = torch.Generator().manual_seed(seed)
+        self.order_state = self.order.get_state()  # from which the order of the epoch under way is drawn
+        self.history = History(math.ceil(num_examples / batch_size))
+        self.epoch, self.best, self.best_epoch = 0, math.inf, 0
+        self.began = time.perf_counter()
+
+    @property
+    def iteration(self):
+        return len(self.history.losses)
+
+    @property
+    def position(self):
+        return self.iteration - self.epoch * self.history.iterations_per_epoch
+
+    def batches(self):
+        """The rows of each batch of this epoch that is still to come."""
+        return torch.randperm(self.num_examples, generator=self.order).split(self.batch_size)[self.position :]
+
+    def step(self, rows, loss_of, accumulate=1):
+        """One update from the examples `rows`; `loss_of(rows)` is the mean loss of some.
+
+        Taken in `accumulate` parts, fewer examples are in memory at a time. Each part's loss counts by its share
+        of the examples, so that their sum, and its gradient, is that of the whole batch.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        value = 0.0
+        for part in rows.split(math.ceil(len(rows) / accumulate)):
+            loss = loss_of(part) * (len(part) / len(rows))
+            value += self._finite(loss)
+            loss.backward()
+        self.optimizer.step()
+        self.history.losses.append(value)
+        self.history.seconds = time.perf_counter() - self.began
+
+    def end_epoch(self, val_loss=None):
+        """Count the epoch, lower the learning rate, note whether it was the best one."""
+        self.schedule.step()
+        self.epoch += 1
+        self.order_state = self.order.get_state()
+        if val_loss is not None:
+            self.history.val_losses.append(val_loss)
+        losses = self.history.losses[-self.history.iterations_per_epoch :]
+        score = sum(losses) / len(losses) if val_loss is None else val_loss
+        if score < self.best:
+            self.best, self.best_epoch = score, self.epoch
+        self.history.seconds = time.perf_counter() - self.began
+
+    def state_dict(self):
+        return {
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(), "order": self.order_state, "history": vars(self.history),
+            "epoch": self.epoch, "best": self.best, "best_epoch": self.best_epoch,
+        }  # fmt: skip
+
+    def load_state_dict(self, state):
+        for name in ("model", "optimizer", "schedule"):
+            getattr(self, name).load_state_dict(state[name])
+        self.order.set_state(state["order"])
+        self.order_state, self.history = state["order"], History(**state["history"])
+        self.epoch, self.best, self.best_epoch = state["epoch"], state["best"], state["best_epoch"]
+        self.began = time.perf_counter() - self.history.seconds
+
+    def _finite(self, loss):
+        value = loss.item()
+        if not math.isfinite(value):
+            rate = self.optimizer.param_groups[0]["lr"]
+            raise TrainingError(
+                f"the loss became {value} in epoch {self.epoch + 1}: lower the learning rate, now {rate:g}"
+            )
+        return value
+
+
 def train(
     model, images, captions, *, num_epochs, batch_size, learning_rate, lr_decay=1.0, image_index=None,
-    val_data=None, seed=0, progress=True, precision="float32",
+    val_data=None, seed=0, progress=True, precision="float32", accumulate=1, checkpoints=None,
 ):  # fmt: skip
     """Train a captioner with Adam; `model(images, captions)` is its loss, the mean over the batch.
 
     images (n, ...) on any device, pictures or whatever else the model takes; captions (m, T + 1) int64.
     image_index (m,): the row of `images` that each caption describes; None: caption k belongs to image k.
     lr_decay multiplies the learning rate after each epoch. val_data: (images, captions) for the validation
-    loss after each epoch. seed orders the examples. precision: see `autocast`. Returns a History.
-    Raises ValueError for options or sizes that make no sense, TrainingError when the loss is no longer finite.
+    loss after each epoch. seed orders the examples. precision: see `autocast`; or "auto", the faster one here.
+    accumulate: parts in which a batch is computed, for one that does not fit in memory; the update is the same, but
+    for a batch norm that is trained, which sees a part at a time. checkpoints: an eecs598.checkpoints.Checkpoints,
+    from which the run goes on and where it is kept; num_epochs and accumulate may then differ from before.
+    Returns a History. Raises ValueError for options or sizes that make no sense, CheckpointError (a ValueError) for
+    checkpoints of another run, TrainingError when the loss is no longer finite or memory runs out.
     """
-    _check_options(num_epochs=num_epochs, batch_size=batch_size, learning_rate=learning_rate, lr_decay=lr_decay)
+    _check_options(
+        num_epochs=num_epochs, batch_size=batch_size, accumulate=accumulate, learning_rate=learning_rate,
+        lr_decay=lr_decay,
+    )  # fmt: skip
     image_index = _check_pairs(images, captions, image_index)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    device = parameters[0].device
-    precision = best_precision(device) if precision == "auto" else precision
-    optimizer = make_optimizer(parameters, learning_rate)
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, lr_decay)
-    order = torch.Generator().manual_seed(seed)
-    history = History(math.ceil(len(captions) / batch_size))
-    bar = tqdm(total=num_epochs * history.iterations_per_epoch, unit="batch", mininterval=0.5, disable=not progress)
-    began = time.perf_counter()
-    try:
-        for epoch in range(1, num_epochs + 1):
-            bar.set_description(f"epoch {epoch}/{num_epochs}")
+    options = {"batch_size": batch_size, "learning_rate": learning_rate, "lr_decay": lr_decay, "seed": seed}
+    run = Run(model, len(captions), **options)
+    if precision == "auto":
+        precision = (checkpoints and checkpoints.known.get("precision")) or best_precision(run.device)
+    if checkpoints:
+        checkpoints.begin(run, num_epochs, **options, precision=precision)
+
+    def loss_of(rows):
+        with autocast(run.device, precision):
+            return model(images[image_index[rows]].to(run.device), captions[rows].to(run.device))
+
+    total = num_epochs * run.history.iterations_per_epoch
+    bar = tqdm(initial=run.iteration, total=total, unit="batch", mininterval=0.5, disable=not progress)
+    with bar, checkpoints or contextlib.nullcontext(), _advice_on_memory(run, accumulate):
+        while run.epoch < num_epochs:
+            bar.set_description(f"epoch {run.epoch + 1}/{num_epochs}")
             model.train()
-            for rows in torch.randperm(len(captions), generator=order).split(batch_size):
-                with autocast(device, precision):
-                    loss = model(images[image_index[rows]].to(device), captions[rows].to(device))
-                history.losses.append(_finite(loss, epoch, optimizer))
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                bar.set_postfix(_running(history), refresh=False)
+            for rows in run.batches():
+                run.step(rows, loss_of, accumulate)
+                bar.set_postfix(_running(run.history), refresh=False)
                 bar.update()
-            schedule.step()
-            if val_data is not None:
-                history.val_losses.append(evaluate_loss(model, *val_data, batch_size))
-                bar.set_postfix(_running(history))
-    finally:
-        bar.close()
-        history.seconds = time.perf_counter() - began
-    return history
+                if checkpoints:
+                    checkpoints.keep(run)
+            run.end_epoch(val_data and evaluate_loss(model, *val_data, math.ceil(batch_size / accumulate)))
+            bar.set_postfix(_running(run.history))
+            if checkpoints:
+                checkpoints.keep(run)
+    return run.history
+
+
+@contextlib.contextmanager
+def _advice_on_memory(run, accumulate):
+    """Inside, memory that runs out is a TrainingError that says which option to change."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        told = str(error).partition("\n")[0]
+        if not isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) and "DefaultCPUAllocator" not in told:
+            raise
+        traceback.clear_frames(error.__traceback__)  # they hold the tensors that filled the memory
+        parts = f" in {accumulate} parts" if accumulate > 1 else ""
+        raise TrainingError(
+            f"out of memory on {run.device} with batch_size {run.batch_size}{parts}: set accumulate to "
+            f"{2 * accumulate}, for the same updates in smaller parts, or lower batch_size ({told or 'MemoryError'})"
+        ) from None
 
 
 def make_optimizer(parameters, learning_rate):
@@ -115,14 +224,6 @@ def evaluate_loss(model, images, captions, batch_size=256):
     return total / len(captions)
 
 
-def _finite(loss, epoch, optimizer):
-    value = loss.item()
-    if not math.isfinite(value):
-        rate = optimizer.param_groups[0]["lr"]
-        raise TrainingError(f"the loss became {value} in epoch {epoch}: lower the learning rate, now {rate:g}")
-    return value
-
-
 def _running(history, window=50):
     """What the progress bar shows: the mean loss of the last iterations and the last validation loss."""
     recent = history.losses[-window:]
@@ -132,8 +233,9 @@ def _running(history, window=50):
     return shown
 
 
-def _check_options(num_epochs, batch_size, learning_rate, lr_decay):
-    for name, value in {"num_epochs": num_epochs, "batch_size": batch_size}.items():
+def _check_options(num_epochs, batch_size, accumulate, learning_rate, lr_decay):
+    counts = {"num_epochs": num_epochs, "batch_size": batch_size, "accumulate": accumulate}
+    for name, value in counts.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} is {value!r}; it must be a whole number, at least 1")
     for name, value in {"learning_rate": learning_rate, "lr_decay": lr_decay}.items():
