@@ -111,7 +111,7 @@ def make_viewer(words=("one", "two", "three", "four", "five"), **options):
     pictures = [rng.integers(0, 256, (3, 50, 120), dtype=np.uint8), rng.integers(0, 256, (3, 90, 40), dtype=np.uint8)]
     return attention_viewer(
         pictures, [words, words[:3]], [plant_peaks()] * 2, references=["a big cat", []],
-        probabilities=[[0.5, 0.25, 0.1, 0.5, 1], [0.5] * 3],
+        probabilities=[[0.5, 0.25, 0.1, 0.5, 0.6], [0.5] * 3],
         alternatives=[[[("six", 0.25), ("seven", 0.15)]] * 5, [[]] * 3], **options,
     )  # fmt: skip
 
