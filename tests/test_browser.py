@@ -276,10 +276,12 @@ def test_text_can_be_read_in_light_and_dark_mode(view, scheme):
 
 
 def test_narrow_frames_scroll_down_only(view):
-    page = view(make_viewer(title="Where it looked " * 5), width=320, height=440)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    words = ("one", "t" * 60, "three", "four", "five")
+    page = view(make_viewer(words, title="Where it looked " * 5), width=360, height=440)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
     boxes = [page.locator(f"section:visible {part}").bounding_box() for part in (".stage", ".words")]
     assert boxes[1]["y"] > boxes[0]["y"] + boxes[0]["height"]
+    assert boxes[1]["x"] == boxes[0]["x"] and boxes[0]["width"] > 200  # one below the other, not side by side
     take_screenshot(page, "viewer-narrow")
 
 
