@@ -7,6 +7,7 @@
 import collections
 import contextlib
 import copy
+import hashlib
 import inspect
 import math
 import re
@@ -180,6 +181,13 @@ def _features(model, images, val_data, folder, device, progress):
         return encoders.cached_features(encoder, pictures, folder, device=device, progress=progress)
 
     return encode(images), val_data and (encode(val_data[0]), val_data[1])
+
+
+def fingerprint(module, data):
+    """8 digits that change with a module's source and with the captions: a run of old code is not gone on with."""
+    digest = hashlib.sha256(Path(module.__file__).read_bytes())
+    digest.update(checkpoints.hash_tensors([data["train_captions"]]).encode())
+    return digest.hexdigest()[:8]
 
 
 def _describe_encoder(encoder):
