@@ -198,6 +198,9 @@ def load_best(model, folder):
             raise CheckpointError(f"{name} is {value} in {folder}, {here.get(name, 'missing')} in the model: "
                                   "make the model as it was made for that run")
     model.load_state_dict(state["run"]["model"], strict=False)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter, value in zip(trained, state["run"].get("average", ())):
+        parameter.data.copy_(value)
     return state["run"]["best_epoch"], state["run"]["best"]
 
 
@@ -234,11 +237,12 @@ def hash_tensors(tensors):
 
 
 def describe_model(model):
-    """The model's class, and each weight's shape, type and whether it is trained, by name."""
+    """The model's class, each weight's shape, type and whether it is trained, by name, and the options in use."""
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     layout = {f"model.{name}": f"{tuple(value.shape)} {_dtype(value)}{'' if name in trained else ' frozen'}"
               for name, value in model.state_dict().items()}  # fmt: skip
-    return {"model": type(model).__name__, **layout}
+    options = {name: value for name, value in getattr(model, "options", {}).items() if value}
+    return {"model": type(model).__name__, **layout, **options}
 
 
 def _dtype(tensor):
