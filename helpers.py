@@ -66,8 +66,11 @@ def decode_captions(captions, idx_to_word, specials=True):
     """Captions as text. captions (N, T) or (T,) ids, idx_to_word a list or dict from id to word.
 
     A caption ends with <END>; <NULL> is left out; without `specials`, <START> and <END> are left out too.
-    Returns a list of N strings, or one string for one caption.
+    Returns a list of N strings, or one string for one caption. Raises ValueError for ids that are no word's.
     """
+    ids = idx_to_word if isinstance(idx_to_word, dict) else range(len(idx_to_word))
+    if unknown := [i for i in captions.unique().tolist() if i not in ids or captions.is_floating_point()]:
+        raise ValueError(f"captions ({captions.dtype}) hold {unknown[0]}, which is no word's id; there are {len(ids)}")
     if captions.ndim == 1:
         return decode_captions(captions[None], idx_to_word, specials)[0]
     hidden = {"<NULL>"} if specials else set(SPECIALS)
