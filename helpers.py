@@ -9,6 +9,7 @@ import collections
 import contextlib
 import copy
 import dataclasses
+import hashlib
 import inspect
 import io
 import json
@@ -67,8 +68,11 @@ def decode_captions(captions, idx_to_word, specials=True):
     """Captions as text. captions (N, T) or (T,) ids, idx_to_word a list or dict from id to word.
 
     A caption ends with <END>; <NULL> is left out; without `specials`, <START> and <END> are left out too.
-    Returns a list of N strings, or one string for one caption.
+    Returns a list of N strings, or one string for one caption. Raises ValueError for ids that are no word's.
     """
+    ids = idx_to_word if isinstance(idx_to_word, dict) else range(len(idx_to_word))
+    if unknown := [i for i in captions.unique().tolist() if i not in ids or captions.is_floating_point()]:
+        raise ValueError(f"captions ({captions.dtype}) hold {unknown[0]}, which is no word's id; there are {len(ids)}")
     if captions.ndim == 1:
         return decode_captions(captions[None], idx_to_word, specials)[0]
     hidden = {"<NULL>"} if specials else set(SPECIALS)
@@ -238,6 +242,13 @@ def _features(model, images, val_data, folder, device, progress):
         return encoders.cached_features(encoder, pictures, folder, device=device, progress=progress)
 
     return encode(images), val_data and (encode(val_data[0]), val_data[1])
+
+
+def fingerprint(module, data):
+    """8 digits that change with a module's source and with the captions: a run of old code is not gone on with."""
+    digest = hashlib.sha256(Path(module.__file__).read_bytes())
+    digest.update(checkpoints.hash_tensors([data["train_captions"]]).encode())
+    return digest.hexdigest()[:8]
 
 
 def _describe_encoder(encoder):

@@ -42,8 +42,10 @@ CELL_TYPES = ("rnn", "lstm", "attn")
 # a sequence (T, N, D) is the real rows of step 0, then those of step 1, and so on: (P, D).
 
 
-def _step_sizes(x: Tensor, lengths: Tensor | None) -> list[int]:
+def _step_sizes(x: Tensor, Wx: Tensor, lengths: Tensor | None) -> list[int]:
     """How many rows run at each step of x (N, T, D). lengths: (N,) steps a row, longest first; None: all T."""
+    if x.dim() != 3 or x.shape[2] != len(Wx) or 0 in x.shape:
+        raise ValueError(f"x is {tuple(x.shape)}; it must be (N, T, {len(Wx)}), with N and T at least 1")
     N, T = x.shape[:2]
     if lengths is None:
         return [N] * T
@@ -144,7 +146,7 @@ def rnn_forward(x, h0, Wx, Wh, b, lengths=None):
     """
     # ANSWER rnn_forward: Formula: h_t = tanh(x_t Wx + h_(t-1) Wh + b). Hint: loop over rnn_step_forward and keep each
     #   step's cache; lengths, for speed, may stay unused.
-    sizes = _step_sizes(x, lengths)
+    sizes = _step_sizes(x, Wx, lengths)
     packed = _pack(x.transpose(0, 1), sizes)
     projected = torch.addmm(b, packed, Wx)  # all steps at once: (P, D) @ (D, H) -> (P, H)
     states = [h0]
@@ -273,7 +275,7 @@ def lstm_forward(x, h0, c0, Wx, Wh, b, lengths=None):
     """
     # ANSWER lstm_forward: Formula: h_t, c_t = lstm_step_forward(x_t, h_(t-1), c_(t-1), Wx, Wh, b). Hint: first a loop
     #   that is right; then, if you like, x Wx of all steps at once. lengths may stay unused.
-    sizes = _step_sizes(x, lengths)
+    sizes = _step_sizes(x, Wx, lengths)
     W = torch.cat([Wx, Wh])  # x Wx + h Wh is one product of [x, h] with Wx above Wh
     z = x.new_empty(sum(sizes), len(W))
     h = x.new_empty(len(sizes), *h0.shape)
@@ -386,7 +388,7 @@ def attention_lstm_forward(x, A, Wx, Wh, Wattn, b, lengths=None):
     """
     # ANSWER attention_lstm_forward: Formula: attn_t = dot_product_attention(h_(t-1), A); h_t, c_t = the step with x_t,
     #   attn_t. Hint: loop over the steps; lengths may stay unused.
-    sizes = _step_sizes(x, lengths)
+    sizes = _step_sizes(x, Wx, lengths)
     N, H, L = A.flatten(2).shape
     W = torch.cat([Wx, Wh, Wattn])  # one product of [x, h, attn] with the three weights stacked
     z = x.new_empty(sum(sizes), len(W))
@@ -603,6 +605,8 @@ def _run(forward, backward, *tensors, lengths=None):
 
 def _weight(rows: int, columns: int) -> nn.Parameter:
     """A random matrix whose product with an input of unit variance has unit variance."""
+    if not (isinstance(rows, int) and isinstance(columns, int) and rows > 0 < columns):
+        raise ValueError(f"a weight would be ({rows}, {columns}): every size must be a whole number, at least 1")
     return nn.Parameter(torch.randn(rows, columns) / math.sqrt(rows))
 
 
@@ -751,6 +755,9 @@ class CaptioningRNN(nn.Module):
         missing = [token for token in ("<NULL>", "<START>", "<END>") if token not in word_to_idx]
         if missing:
             raise ValueError(f"word_to_idx lacks {' '.join(missing)}; build the vocabulary with eecs598.coco")
+        if sorted(word_to_idx.values()) != list(range(len(word_to_idx))):
+            raise ValueError(f"word_to_idx must give its {len(word_to_idx)} words the ids 0 to {len(word_to_idx) - 1}, "
+                             f"each once; seen {min(word_to_idx.values())} to {max(word_to_idx.values())}")
         self.cell_type, self.ignore_index = cell_type, ignore_index
         self.null, self.start, self.end = (word_to_idx[token] for token in ("<NULL>", "<START>", "<END>"))
         self.unk = word_to_idx.get("<UNK>")
@@ -758,7 +765,7 @@ class CaptioningRNN(nn.Module):
             "dropout": dropout, "label_smoothing": label_smoothing, "tie_embeddings": tie_embeddings,
             "doubly_stochastic": doubly_stochastic, "scheduled_sampling": scheduled_sampling,
         }  # fmt: skip
-        self._check_options(wordvec_dim, hidden_dim)
+        self._check_options(word_to_idx, input_dim, wordvec_dim, hidden_dim)
         self.drop = nn.Dropout(dropout)
         self.image_encoder = ImageEncoder(pretrained=image_encoder_pretrained)
         # ANSWER captioner_init: Task: The decoder's layers. Formula: feature_projection (C to H), word_embedding,
@@ -912,7 +919,13 @@ class CaptioningRNN(nn.Module):
         weights = torch.stack(maps, dim=1)
         return captions, F.pad(weights, (0, 0, 0, 0, 0, max_length - len(maps))).cpu()
 
-    def _check_options(self, wordvec_dim, hidden_dim):
+    def _check_options(self, word_to_idx, input_dim, wordvec_dim, hidden_dim):
+        for name, size in {"input_dim": input_dim, "wordvec_dim": wordvec_dim, "hidden_dim": hidden_dim}.items():
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} is {size!r}; it must be a whole number, at least 1")
+        if self.ignore_index not in (None, -100) and not 0 <= self.ignore_index < len(word_to_idx):
+            raise ValueError(f"ignore_index is {self.ignore_index!r}; it must be a word's id, below "
+                             f"{len(word_to_idx)}, or None")
         for name in ("dropout", "label_smoothing", "scheduled_sampling"):
             if not 0 <= self.options[name] < 1:
                 raise ValueError(f"{name} is {self.options[name]!r}; it must be from 0 up to, but not, 1")
@@ -924,11 +937,14 @@ class CaptioningRNN(nn.Module):
 
     def _check_captions(self, images, captions):
         vocab_size = self.output_projection.out_features
-        if captions.dim() not in (2, 3) or captions.shape[-1] < 2 or len(captions) != len(images):
+        if captions.dim() not in (2, 3) or captions.shape[-1] < 2 or len(captions) != len(images) or not len(images):
             raise ValueError(f"captions are {tuple(captions.shape)}; for {len(images)} pictures they must be "
                              f"({len(images)}, T + 1), or ({len(images)}, K, T + 1), with T at least 1")
         if captions.dtype != torch.int64:
             raise TypeError(f"captions are {captions.dtype}; they must be torch.int64 word ids")
+        if captions.device != self.output_projection.weight.device:
+            raise ValueError(f"captions are on {captions.device}, but the model is on "
+                             f"{self.output_projection.weight.device}; move them there with .to")
         low, high = (int(edge) for edge in captions.aminmax())
         if low < 0 or high >= vocab_size:
             raise ValueError(f"captions hold ids from {low} to {high}; the vocabulary has ids 0 to {vocab_size - 1}")

@@ -355,15 +355,18 @@ def _running(history, window=50):
 def _check_options(num_epochs, batch_size, accumulate, learning_rate, lr_decay):
     counts = {"num_epochs": num_epochs, "batch_size": batch_size, "accumulate": accumulate}
     for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
+        if type(value) is not int or value < 1:
             raise ValueError(f"{name} is {value!r}; it must be a whole number, at least 1")
     for name, value in {"learning_rate": learning_rate, "lr_decay": lr_decay}.items():
-        if not (math.isfinite(value) and value > 0):
+        if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
             raise ValueError(f"{name} is {value!r}; it must be a positive number")
 
 
 def _check_pairs(images, captions, image_index):
     """image_index, made or checked."""
+    for name, value in {"images": images, "captions": captions}.items():
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(f"{name} are a {type(value).__name__}; they must be a tensor")
     if len(captions) == 0:
         raise ValueError("there are no captions to train on")
     if image_index is None:

@@ -7,7 +7,9 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -16,6 +18,7 @@ from conftest import MeanEncoder
 
 import helpers
 from eecs598 import checkpoints, processes, solver
+from eecs598.files import save_whole
 from rnn_lstm_captioning import CELL_TYPES, CaptioningRNN
 
 WORDS = {word: i for i, word in enumerate(["<NULL>", "<START>", "<END>", "<UNK>", *"abcdefg"])}
@@ -54,8 +57,14 @@ def same(folder):
 
 
 def half(folder):
-    """The first two epochs, to be gone on from by another number of processes."""
-    train("lstm", 2, kept=checkpoints.Checkpoints(folder / "half", {}))
+    """The first two epochs, to be gone on from by another number of processes; and who wrote the checkpoints."""
+
+    def told_save(value, path):
+        (folder / f"written-{processes.current().rank}").touch()
+        save_whole(value, path)
+
+    with mock.patch.object(checkpoints, "save_whole", told_save):
+        train("lstm", 2, kept=checkpoints.Checkpoints(folder / "half", {}))
 
 
 def other_half(folder):
@@ -79,6 +88,7 @@ def features(folder):
         def forward(self, images):
             with (folder / "encoded").open("a") as file:
                 file.write(f"{processes.current().rank}\n" * len(images))
+            time.sleep(0.2)  # time enough for another one to begin too
             return super().forward(images)
 
     model = make_model("attn", torch.float32)

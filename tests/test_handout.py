@@ -4,6 +4,9 @@ import ast
 import importlib.util
 import json
 import re
+import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -466,6 +469,18 @@ def test_the_zip_holds_the_folder(edition):
         held = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
     assert held == {path.relative_to(edition).as_posix(): path.read_bytes()
                     for path in edition.rglob("*") if path.is_file()}  # fmt: skip
+
+
+def test_the_viewer_works_in_the_unpacked_folder(edition, tmp_path):
+    """Its page is a file beside the module, which the edition must bring."""
+    shutil.unpack_archive(f"{edition}.zip", tmp_path)
+    program = ("import numpy as np, eecs598.viewer as v; print(v.__file__); "
+               "print(v.attention_viewer([np.zeros((3, 8, 8))], ['one'], np.ones((1, 1, 2, 2))).page)")  # fmt: skip
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, cwd=tmp_path / handout.FOLDER, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    file, page = result.stdout.split("\n", 1)
+    assert Path(file) == tmp_path / handout.FOLDER / "eecs598" / "viewer.py" and "<script>" in page and "one" in page
 
 
 def test_the_same_solution_gives_the_same_zip(edition, tmp_path):

@@ -64,8 +64,9 @@ def test_a_run_goes_on_with_another_number_of_processes(launched, first, capsys)
     torch.testing.assert_close(rest, whole, rtol=1e-10, atol=1e-10)
 
 
-def test_only_the_first_prints(launched):
+def test_only_the_first_prints_and_writes(launched):
     assert "process 0" in launched[1] and "process 1" not in launched[1]
+    assert [path.name for path in launched[0].glob("written-*")] == ["written-0"]
 
 
 def test_machines_that_share_no_disk_are_refused(launched):
