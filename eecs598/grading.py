@@ -1,7 +1,7 @@
 """Grade submissions of the assignment: a score by part, and for each miss what is wrong and the likely cause.
 
     python -m eecs598.grading FILE-or-FOLDER... [--parts PART...] [--points FILE.json]
-                              [--json PATH] [--csv PATH] [--timeout S] [--memory MB] [--solution FILE]
+                              [--json PATH] [--csv PATH] [--jobs N] [--timeout S] [--memory MB] [--solution FILE]
 
 A folder is one submission, if it has rnn_lstm_captioning.py in it, or holds many: files or folders, one a student.
 The parts are those of `eecs598.checks.CHECKS`; "published" stands for those of the published assignment. A part has
@@ -14,18 +14,22 @@ process of its own, with limits; `eecs598.sandbox` says what it is kept from, an
 """
 
 import argparse
+import ast
 import csv
+import io
 import itertools
 import json
 import sys
 import time
-from contextlib import ExitStack
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
-from eecs598 import checks, commands
+from eecs598 import checks, commands, files
 from eecs598.checks import BEYOND, CHECKS, LESSON, PUBLISHED
 from eecs598.grad import CheckError, CheckTable
 from eecs598.remote import Launcher, Sandbox, Stopped
@@ -101,6 +105,24 @@ def _replacements(needs, bad):
         yield names | {partner}, ""
         if partner in LOOPED:
             yield names, LOOP.format(name=partner, step=LOOPED[partner])
+
+
+def excerpt(source, names, without):
+    """Of a Python source what the functions and classes `names` need, the definitions `without` left out.
+
+    It goes where the submission can read it: there must be no answer in it to what is being checked.
+    """
+    nodes, kept, todo = {}, set(), list(names)
+    for node in ast.parse(source).body:
+        targets = [getattr(target, "id", "") for target in getattr(node, "targets", ())]
+        nodes.update(dict.fromkeys([node.name] if hasattr(node, "name") else targets, node))
+    while todo:
+        name = todo.pop()
+        if name in nodes and name not in kept and name not in without:
+            kept.add(name)
+            todo += [inner.id for inner in ast.walk(nodes[name]) if isinstance(inner, ast.Name)]
+    imports = [node for node in ast.parse(source).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    return "\n".join(map(ast.unparse, [*imports, *(node for name, node in nodes.items() if name in kept)]))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -179,8 +201,8 @@ class Grader:
         self.launcher, self.solution, self.timeout, self.advice = launcher, solution, timeout, advice
 
     def grade(self, submission, parts=None):
-        """Returns a `Report` of the parts, all if None. At most 15 times the timeout for all of them together."""
-        parts, self.deadline = list(parts or CHECKS), time.monotonic() + 15 * self.timeout
+        """Returns a `Report` of the parts, all if None. For all of them together: a timeout for each part there is."""
+        parts, self.deadline = list(parts or CHECKS), time.monotonic() + len(CHECKS) * self.timeout
         report = Report(submission.name, {}, [])
         if submission.problem:
             report.results = {part: Result(ABSENT, text=submission.problem) for part in parts}
@@ -233,14 +255,14 @@ class Grader:
     def _attempt(self, submission, part, report, names=(), further=""):
         """Check a part in a process of its own, with ours in the place of `names`."""
         if time.monotonic() > self.deadline:
-            return _Attempt(stopped=f"not run: all parts together took more than {15 * self.timeout:g} s")
+            return _Attempt(stopped=f"not run: all parts together took more than {len(CHECKS) * self.timeout:g} s")
         attempt, needs = _Attempt(), CHECKS[part].needs
         with self._sandbox(submission) as box:
             try:
                 box.load(NAMES)
                 if names or further:
-                    kept = {name for pair in STANDS_ON.get(needs[-1], ()) for name in pair} | {*needs[:-1]}
-                    box.rebind(self.solution, names, set(NAMES) - kept, further)
+                    below = {name for pair in STANDS_ON.get(needs[-1], ()) for name in pair} | {*needs[:-1]}
+                    box.rebind(excerpt(self.solution, names, set(NAMES) - below), names, further)
                 functions = [box.make_class(name) if name[0].isupper() else box.function(name) for name in needs]
                 self._check(attempt, part, functions)
                 self._note(report, box.refusals())
@@ -284,6 +306,32 @@ class Grader:
         undone = attempt.undone and (shown.undone or shown is attempt)
         verdict = STOPPED if shown.stopped else UNDONE if undone else WRONG
         return Result(verdict, text=shown.text)
+
+
+def grade_all(tasks, settings, jobs=1):
+    """Yield the report of each task (submission, its parts or None), in order.
+
+    settings: (memory, secrets) for a `Launcher`, and keyword arguments for a `Grader`. jobs: how many at once.
+    """
+    if jobs == 1 or len(tasks) < 2:
+        launching, grading = settings
+        with Launcher(*launching) as launcher:
+            grader = Grader(launcher, **grading)
+            for submission, parts in tasks:
+                yield grader.grade(submission, parts)
+    else:
+        with ProcessPoolExecutor(min(jobs, len(tasks)), get_context("spawn"), _start_grader, settings) as pool:
+            yield from pool.map(_grade_here, tasks)
+
+
+def _start_grader(launching, grading):
+    global _grader
+    torch.set_num_threads(1)
+    _grader = Grader(Launcher(*launching).__enter__(), **grading)  # it ends with this process
+
+
+def _grade_here(task):
+    return _grader.grade(*task)
 
 
 def _run(part, functions, level):
@@ -387,17 +435,14 @@ def gradescope_results(report, worth):
 
 def write_csv(reports, worth, path):
     """A row a submission: its name, its score, the score's maximum, and each part's points."""
-    with ExitStack() as stack:
-        part_file = Path(path).with_name(f".{Path(path).name}.part")
-        stack.callback(part_file.unlink, missing_ok=True)
-        with part_file.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["submission", "score", "max_score", *worth])
-            for report in reports:
-                points = report.points(worth)
-                row = [sum(points.values()), sum(worth.values()), *points.values()]
-                writer.writerow([_plain(report.name), *map(_number, row)])
-        part_file.replace(path)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["submission", "score", "max_score", *worth])
+    for report in reports:
+        points = report.points(worth)
+        row = [sum(points.values()), sum(worth.values()), *points.values()]
+        writer.writerow([_plain(report.name), *map(_number, row)])
+    files.write_whole(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def _plain(name):
@@ -413,9 +458,8 @@ def write_json(reports, worth, path):
         path.mkdir(parents=True, exist_ok=True)
         targets = [path / f"{report.name}.json" for report in reports]
     for report, target in zip(reports, targets):
-        part_file = target.with_name(f".{target.name}.part")
-        part_file.write_text(json.dumps(gradescope_results(report, worth), indent=2), encoding="utf-8")
-        part_file.replace(target)
+        text = json.dumps(gradescope_results(report, worth), indent=2)
+        files.write_whole(target, lambda file, text=text: file.write(text.encode()))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -469,6 +513,7 @@ def _parser():
     add("--csv", type=Path, metavar="PATH", help="write a table: a row a submission, a column a part")
     add("--timeout", type=_seconds, default=20.0, metavar="S", help="seconds that a part may take (20)")
     add("--memory", type=commands.positive, default=2048, metavar="MB", help="what a part may take, on Linux (2048)")
+    add("--jobs", type=commands.positive, default=1, metavar="N", help="how many submissions at once (1)")
     add("--solution", type=Path, default=SOLUTION, metavar="FILE", help="its functions stand in for wrong ones (ours)")
     return parser
 
@@ -489,12 +534,12 @@ def main(arguments=None):
         worth = read_points(options.points, parts)
         submissions = [found for path in options.submissions for found in find_submissions(path)]
         solution = _read_solution(options.solution)
-        reports = []
-        with Launcher(options.memory, [options.solution]) as launcher:
-            grader = Grader(launcher, solution, options.timeout)
-            for submission in tqdm(submissions, desc="grading", unit="file", disable=len(submissions) < 2):
-                reports.append(grader.grade(submission, parts))
-                tqdm.write(format_report(reports[-1], worth) + "\n")
+        settings = (options.memory, [options.solution]), {"solution": solution, "timeout": options.timeout}
+        graded = grade_all([(submission, parts) for submission in submissions], settings, options.jobs)
+        reports, many = [], len(submissions) > 1
+        for report in tqdm(graded, desc="grading", unit="file", total=len(submissions), disable=not many):
+            reports.append(report)
+            tqdm.write(format_report(report, worth) + "\n")
         if options.json:
             write_json(reports, worth, options.json)
         if options.csv:
