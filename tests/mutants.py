@@ -8,6 +8,10 @@ None is equivalent to the solution: each changes a value or a gradient that the 
 import ast
 from typing import NamedTuple
 
+from eecs598.checks import CHECKS
+
+CELLS = {"rnn": "RNN", "lstm": "LSTM", "attn": "AttentionLSTM"}
+
 
 class Mutant(NamedTuple):
     where: str
@@ -273,8 +277,10 @@ MUTANTS = [
         ("softmax over time", "dim=2", "dim=1"),
         ("divided by time, too", "len(x)", "y.numel()"),
     ),
-    *_mutants("_targets", ("temporal_softmax_loss", "temporal_softmax_backward"),
+    *_mutants("_targets", "temporal_softmax_loss",  # the backward is right for this loss
         ("<NULL> not ignored", "y != ignore_index", "y == y"),
+    ),
+    *_mutants("_targets", ("temporal_softmax_loss", "temporal_softmax_backward"),
         ("all but <NULL> ignored", "y != ignore_index", "y == ignore_index"),
     ),
     *_mutants("CaptioningRNN.forward", LOSSES,
@@ -348,3 +354,19 @@ MUTANTS = [
     ),
 ]
 # fmt: on
+
+
+def reach(source):
+    """Part -> the names of the solution that its check can come to: other parts need not be graded for a mutant."""
+    nodes = {node.name: node for node in ast.parse(source).body if hasattr(node, "name")}
+    names = {name: {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} & set(nodes) for name, node in nodes.items()}
+    reached = {}
+    for part, check in CHECKS.items():
+        cell, captioner = CELLS.get(part.partition("_")[0]), "_captioner_" in part
+        others = {name for name in CELLS.values() if name != cell} if captioner else set()
+        todo, reached[part] = list(check.needs), set()
+        while todo:
+            name = todo.pop()
+            reached[part].add(name)
+            todo += names[name] - reached[part] - others
+    return reached
