@@ -23,6 +23,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -107,13 +108,17 @@ def _replacements(needs, bad):
             yield names, LOOP.format(name=partner, step=LOOPED[partner])
 
 
+_parsed = cache(ast.parse)
+
+
 def excerpt(source, names, without):
     """Of a Python source what the functions and classes `names` need, the definitions `without` left out.
 
     It goes where the submission can read it: there must be no answer in it to what is being checked.
     """
+    tree = _parsed(source)
     nodes, kept, todo = {}, set(), list(names)
-    for node in ast.parse(source).body:
+    for node in tree.body:
         targets = [getattr(target, "id", "") for target in getattr(node, "targets", ())]
         nodes.update(dict.fromkeys([node.name] if hasattr(node, "name") else targets, node))
     while todo:
@@ -121,7 +126,7 @@ def excerpt(source, names, without):
         if name in nodes and name not in kept and name not in without:
             kept.add(name)
             todo += [inner.id for inner in ast.walk(nodes[name]) if isinstance(inner, ast.Name)]
-    imports = [node for node in ast.parse(source).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
     return "\n".join(map(ast.unparse, [*imports, *(node for name, node in nodes.items() if name in kept)]))
 
 
@@ -156,12 +161,11 @@ class Result:
 
 @dataclass
 class Report:
-    """A submission's results by part, its advice, and the beginning of what it printed."""
+    """A submission's results by part, and advice that concerns no single part."""
 
     name: str
     results: dict
     advice: list
-    output: str = ""
 
     def points(self, worth):
         """Points by part. worth: part -> points."""
@@ -233,8 +237,6 @@ class Grader:
                 where = getattr(error, "learners_line", "")
                 kind = "" if isinstance(error, Stopped) else f"{type(error).__name__}: "
                 return None, f"the file cannot be imported: {kind}{error}{where}"
-            finally:
-                report.output = box.output
         if info["cuda"]:
             report.advice.append("it assumes a GPU: .cuda() and device='cuda' were taken as the CPU here")
         if info["stand_ins"]:
@@ -273,7 +275,6 @@ class Grader:
                     attempt.advice.append(f"beyond the published cases: {stopped}")
             except Exception as error:  # the import, which went well before
                 attempt.stopped = f"{type(error).__name__}: {error}"
-            report.output = report.output or box.output
         return attempt
 
     def _check(self, attempt, part, functions):

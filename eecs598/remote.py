@@ -21,7 +21,6 @@ from torch import nn
 from eecs598 import sandbox
 
 CAPTIONER = "CaptioningRNN"
-KEPT_OUTPUT = 2000  # characters of what a submission prints
 
 
 class Stopped(BaseException):
@@ -132,7 +131,7 @@ class Sandbox:
     def __init__(self, launcher, source, timeout, files=None):
         self.launcher, self.timeout, self.late = launcher, timeout, False
         self.files = {**(files or {}), f"{sandbox.NAME}.py": source}
-        self.output, self.why = "", None
+        self.why = None
 
     def __enter__(self):
         self.folder = tempfile.TemporaryDirectory(prefix="grading-", ignore_cleanup_errors=True)
@@ -147,14 +146,15 @@ class Sandbox:
 
     def __exit__(self, *error):
         self._finish()
+        self.file.close()
         self.folder.cleanup()
 
-    def _drain(self, output):
-        """Read all that is printed; keep the beginning."""
+    @staticmethod
+    def _drain(output):
+        """Read all that is printed, for nothing: who cannot print any more waits."""
         with output:
-            while data := output.read(1 << 16):
-                if len(self.output) < KEPT_OUTPUT:
-                    self.output += data.decode(errors="replace")[: KEPT_OUTPUT - len(self.output)]
+            while output.read(1 << 16):
+                pass
 
     def _give_up(self):
         self.late = True

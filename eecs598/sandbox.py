@@ -524,6 +524,10 @@ class _Whole:
     def flush(self):
         self.writer.flush()
 
+    def close(self):
+        self.reader.close()
+        self.writer.close()
+
 
 def _once():
     """One process, for systems without fork: orders on standard input, answers on standard output."""

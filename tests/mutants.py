@@ -356,17 +356,32 @@ MUTANTS = [
 # fmt: on
 
 
-def reach(source):
-    """Part -> the names of the solution that its check can come to: other parts need not be graded for a mutant."""
+def parts_to_grade(source):
+    """Mutant -> the parts to grade. The others' code is the solution's: their checks never come to the mistake.
+
+    The captioner's parts, which take the longest, are graded with the first mutant of each function below it: that
+    its mistakes cost no captioner anything is the same for all of them.
+    """
+    reached, seen, chosen = _reach(source), set(), {}
+    for mutant in MUTANTS:
+        name, _, _ = mutant.where.partition(".")
+        captioners = name == "CaptioningRNN" or mutant.where not in seen
+        seen.add(mutant.where)
+        chosen[mutant] = [part for part in CHECKS if name in reached[part] and (captioners or "captioner" not in part)]
+    return chosen
+
+
+def _reach(source):
+    """Part -> the names of the solution that its check can come to."""
     nodes = {node.name: node for node in ast.parse(source).body if hasattr(node, "name")}
-    names = {name: {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} & set(nodes) for name, node in nodes.items()}
+    inner = {name: {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} for name, node in nodes.items()}
     reached = {}
     for part, check in CHECKS.items():
-        cell, captioner = CELLS.get(part.partition("_")[0]), "_captioner_" in part
-        others = {name for name in CELLS.values() if name != cell} if captioner else set()
+        cell = CELLS.get(part.partition("_")[0]) if "captioner" in part else None
+        others = {name for name in CELLS.values() if name != cell} if cell else set()
         todo, reached[part] = list(check.needs), set()
         while todo:
             name = todo.pop()
             reached[part].add(name)
-            todo += names[name] - reached[part] - others
+            todo += inner[name] & set(nodes) - reached[part] - others
     return reached
