@@ -1,14 +1,19 @@
 """What the notebook calls to load, train, decode and show; and the same as commands.
 
     python helpers.py train --data FILE --out DIR [--cell rnn lstm attn]
+    python helpers.py evaluate --checkpoint FILE --images DIR --captions JSON
     python helpers.py caption --checkpoint FILE PHOTO...
 """
 
 import collections
 import contextlib
 import copy
+import dataclasses
+import hashlib
 import inspect
+import json
 import math
+import os
 import re
 import sys
 import traceback
@@ -16,17 +21,30 @@ import warnings
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
-from eecs598 import coco, commands, decoding, encoders, solver, vis
+from eecs598 import checkpoints, coco, commands, decoding, encoders, metrics, processes, selfcritical, solver, vis
+from eecs598.builder import find_pictures
 from eecs598.checks import CHECKS
 from eecs598.coco import DataError, encode_captions, load_data, prepare_image, tokenize
-from eecs598.files import save_whole
+from eecs598.files import save_whole, write_whole
 from eecs598.grad import CheckError
+from eecs598.pictures import prepare_in_order
 from eecs598.scenes import judge_caption, make_scenes
 from eecs598.utils import reset_seed
 
 DATASETS = Path(__file__).resolve().parent / "datasets"
 SPECIALS = ("<NULL>", "<START>", "<END>")
+
+# For `train --recipe`; README has what it reaches, and in what time.
+RECIPES = {
+    "flickr8k": {
+        "cell": ["attn"], "captions": "together", "epochs": 10, "batch_size": 32, "learning_rate": 1e-3, "lr_decay": 1,
+        "wordvec": 512, "dropout": 0.5, "label_smoothing": 0.1, "clip_norm": 5.0, "warmup": 100, "cosine": True,
+        "averaging": 0.99, "self_critical": 12, "self_critical_rate": 3e-4, "self_critical_batch": 64,
+        "sample_temperature": 0.7, "score": True, "precision": "auto",
+    },
+}  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -48,8 +66,11 @@ def decode_captions(captions, idx_to_word, specials=True):
     """Captions as text. captions (N, T) or (T,) ids, idx_to_word a list or dict from id to word.
 
     A caption ends with <END>; <NULL> is left out; without `specials`, <START> and <END> are left out too.
-    Returns a list of N strings, or one string for one caption.
+    Returns a list of N strings, or one string for one caption. Raises ValueError for ids that are no word's.
     """
+    ids = idx_to_word if isinstance(idx_to_word, dict) else range(len(idx_to_word))
+    if unknown := [i for i in captions.unique().tolist() if i not in ids or captions.is_floating_point()]:
+        raise ValueError(f"captions ({captions.dtype}) hold {unknown[0]}, which is no word's id; there are {len(ids)}")
     if captions.ndim == 1:
         return decode_captions(captions[None], idx_to_word, specials)[0]
     hidden = {"<NULL>"} if specials else set(SPECIALS)
@@ -95,6 +116,17 @@ def all_captions(data, split="train"):
     return encode_captions(captions, data["vocab"]), image_index
 
 
+def captions_together(data, split="train"):
+    """Every picture's captions in one row: (n, K, T + 1), K the most that a picture has; fewer are repeated.
+
+    A picture's captions are then learned in one step, and its features projected once for all of them.
+    """
+    captions, image_index = all_captions(data, split)
+    rows = [captions[image_index == row] for row in range(int(image_index.max()) + 1)]
+    most = max(map(len, rows))
+    return torch.stack([row[torch.arange(most) % len(row)] for row in rows])
+
+
 def encoder_for(data, verbose=True):
     """The image encoder that suits a data file: a finer, earlier stage for drawn scenes, the last for photographs."""
     stride, image_size = (16, None) if "train_scenes" in data else (32, 224)
@@ -110,10 +142,11 @@ def default_device():
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def make_captioner(captioner_class, data, cell_type, encoder, hidden_dim=512, wordvec_dim=256):
+def make_captioner(captioner_class, data, cell_type, encoder, hidden_dim=512, wordvec_dim=256, **options):
     """A captioner for a data file, with `encoder` in place of its RegNet.
 
-    captioner_class: CaptioningRNN of this project's or a student's rnn_lstm_captioning.py.
+    captioner_class: CaptioningRNN of this project's or a student's rnn_lstm_captioning.py. options: more of its
+    keyword arguments, as dropout.
     """
     token_to_idx = data["vocab"]["token_to_idx"]
     model = captioner_class(
@@ -124,6 +157,7 @@ def make_captioner(captioner_class, data, cell_type, encoder, hidden_dim=512, wo
         cell_type=cell_type,
         image_encoder_pretrained=False,
         ignore_index=token_to_idx["<NULL>"],
+        **options,
     )
     return encoders.set_encoder(model, encoder)
 
@@ -131,33 +165,71 @@ def make_captioner(captioner_class, data, cell_type, encoder, hidden_dim=512, wo
 def train_captioner(
     model, image_data, caption_data, num_epochs, batch_size, learning_rate, lr_decay=1, device=None, *,
     image_index=None, val_data=None, freeze_encoder=None, features_folder=None, seed=0, progress=True, plot=True,
-    precision="float32",
+    precision="float32", accumulate=1, checkpoint_dir=None, checkpoint_every=None, extras=None,
+    practice=None, val_references=None,
 ):  # fmt: skip
     """Train a captioner; all examples are seen once an epoch, in a new order. Returns model, loss_history.
 
     image_data (n, 3, H, W) pictures; caption_data (m, T + 1) int64; image_index (m,): each caption's picture,
-    where m is not n. device: CUDA where it is, if None. val_data: (pictures, captions), for the validation loss
+    where m is not n; or caption_data (n, K, T + 1), K captions of each picture, learned in one step. device: CUDA
+    where it is, if None. val_data: (pictures, captions), for the validation loss
     after each epoch. freeze_encoder: train the decoder alone, on features that are computed once and kept in
     features_folder; if None, on a CPU yes and elsewhere no. plot: draw the losses, in a notebook. precision of the
-    products: "float32", "bfloat16", or "auto" for the one that this device multiplies faster.
-    loss_history: the loss of every iteration. Raises ValueError and eecs598.solver.TrainingError.
+    products: "float32", "bfloat16", or "auto" for the one that this device multiplies faster. accumulate: parts in
+    which a batch is computed, for one that does not fit in memory. extras: see eecs598.solver.Extras. practice: an
+    eecs598.selfcritical.Practice on the pictures, whose loss then takes the place of the captions'. val_references:
+    (all the captions of each of val_data's pictures, idx_to_word), for the scores of greedy captions after each epoch.
+    checkpoint_dir: a folder for this run's checkpoints, written at the end of each epoch and, within it, after every
+    checkpoint_every iterations. The same call again goes on from the last one, to the same result as a run that was
+    never stopped; when all is done it returns at once, and with more num_epochs goes on. An interrupt (Ctrl-C, a
+    notebook's stop button) then waits for the end of the iteration, writes a checkpoint and raises KeyboardInterrupt.
+    loss_history: the loss of every iteration. Raises ValueError, for a checkpoint_dir of another model, other data or
+    options too, and eecs598.solver.TrainingError.
     """
     device = torch.device(device or default_device())
     model.to(device)
     freeze = device.type == "cpu" if freeze_encoder is None else freeze_encoder
-    encoders.get_encoder(model).requires_grad_(not freeze)
+    encoder, kept = encoders.get_encoder(model).requires_grad_(not freeze), None
+    if checkpoint_dir is not None:
+        known = checkpoints.describe_data(image_data, caption_data, image_index, val_data)
+        known |= practice.describe(model) if practice else {}
+        kept = checkpoints.Checkpoints(checkpoint_dir, {**_describe_encoder(encoder), **known}, checkpoint_every)
+    everyone = processes.current()
     with contextlib.ExitStack() as stack:
         if freeze:
-            image_data, val_data = _features(model, image_data, val_data, features_folder, device, progress)
+            if kept is None or kept.epochs < num_epochs:  # else nothing is left to do
+                with everyone.one_after_the_first():
+                    image_data, val_data = _features(model, image_data, val_data, features_folder, device, progress)
             stack.enter_context(encoders.fed_with_features(model))
         history = solver.train(
             model, image_data, caption_data, num_epochs=num_epochs, batch_size=batch_size, seed=seed,
             learning_rate=learning_rate, lr_decay=lr_decay, image_index=image_index, val_data=val_data,
-            progress=progress, precision=precision,
+            progress=progress, precision=precision, accumulate=accumulate, checkpoints=kept,
+            extras=extras or solver.Extras(), loss=practice and practice.loss,
+            score=val_references and _scorer(val_data[0], *val_references),
         )  # fmt: skip
-    if plot:
+    if plot and everyone.first:
         show(plot_history(history))
     return model, history.losses
+
+
+def _scorer(images, references, idx_to_word):
+    """A function that scores a model's greedy captions of val images, or features, and prints the scores."""
+
+    @torch.no_grad()
+    def score(model):
+        device, captions = next(model.parameters()).device, []
+        with decoding.evaluating(model):
+            for part in images.split(256):
+                said = model.sample(part.to(device), 16)
+                said = said[0] if isinstance(said, tuple) else said
+                captions += decode_captions(said, idx_to_word, specials=False)
+        scores = metrics.score_captions(captions, references)
+        told = f"BLEU-1 {100 * scores['BLEU-1']:.1f}, BLEU-4 {100 * scores['BLEU-4']:.1f}"
+        tqdm.write(f"val, greedy: {told}, CIDEr-D {scores['CIDEr-D']:.3f}")
+        return scores
+
+    return score
 
 
 def _features(model, images, val_data, folder, device, progress):
@@ -168,6 +240,24 @@ def _features(model, images, val_data, folder, device, progress):
         return encoders.cached_features(encoder, pictures, folder, device=device, progress=progress)
 
     return encode(images), val_data and (encode(val_data[0]), val_data[1])
+
+
+def fingerprint(module, data):
+    """8 digits that change with a module's source and with the captions: a run of old code is not gone on with."""
+    digest = hashlib.sha256(Path(module.__file__).read_bytes())
+    digest.update(checkpoints.hash_tensors([data["train_captions"]]).encode())
+    return digest.hexdigest()[:8]
+
+
+def _describe_encoder(encoder):
+    """What tells a run's encoder from another: if it is frozen, its weights too, as no checkpoint holds them.
+
+    Not the features, whose last bits vary with the machine, as do statistics (buffers) calibrated on pictures.
+    """
+    known = encoders.describe_encoder(encoder)
+    if known["frozen"]:
+        known["weights"] = checkpoints.hash_tensors(encoder.parameters())
+    return {f"encoder.{name}": value for name, value in known.items()}
 
 
 def plot_history(history):
@@ -253,12 +343,12 @@ def show_examples(model, data, rows):
     return vis.show_captions(images, captions, references=references, judgements=judged)
 
 
-def people(data, rows):
-    """The captions that people (or the scenes' grammar) gave val pictures: a list of strings for each row."""
-    known = data.get("val_references")
+def people(data, rows, split="val"):
+    """The captions that people (or the scenes' grammar) gave pictures: a list of strings for each row."""
+    known = data.get(f"{split}_references")
     if known is None:
         names = data["vocab"]["idx_to_token"]
-        return [[text] for text in decode_captions(data["val_captions"][rows], names, specials=False)]
+        return [[text] for text in decode_captions(data[f"{split}_captions"][rows], names, specials=False)]
     return [known[row] for row in rows]
 
 
@@ -279,6 +369,17 @@ def caption_pictures(model, images, idx_to_word, max_length=16, batch_size=64, *
             weights.append(maps)
         captions += decode_captions(sampled.cpu(), idx_to_word, specials=False)
     return (captions, torch.cat(weights)) if weights else captions
+
+
+def score_captioner(model, data, max_length=16, **options):
+    """A captioner's captions of a data file's val pictures against all that people said: (captions, Evaluation).
+
+    options: as for `caption_pictures`. See eecs598.metrics. Raises ValueError.
+    """
+    images = data["val_images"]
+    captions = caption_pictures(model, images, data["vocab"]["idx_to_token"], max_length, **options)
+    captions = captions[0] if isinstance(captions, tuple) else captions
+    return captions, metrics.evaluate_captions(captions, people(data, range(len(images))))
 
 
 def decode_pictures(model, images, max_length=16, batch_size=64, **options):
@@ -361,31 +462,85 @@ def load_captioner(path):
 
 def train_command(options):
     """Train a captioner of each kind asked for; print its captions of val pictures next to people's."""
+    with processes.joined(torch.device(options.device or default_device())) as device:
+        _train(options, device)
+
+
+def _train(options, device):
     from rnn_lstm_captioning import CaptioningRNN
 
+    everyone = processes.current()
     data = load_coco_captions(options.data)
     options.out.mkdir(parents=True, exist_ok=True)
-    device, encoder = torch.device(options.device or default_device()), encoder_for(data)
+    with everyone.one_after_the_first():  # it may have to be downloaded
+        encoder = encoder_for(data)
     captions, image_index = data["train_captions"], None
     if options.captions == "all":
         captions, image_index = all_captions(data)
+    elif options.captions == "together":
+        captions = captions_together(data)
+    extras = _given(options, solver.Extras)
     losses, described = {}, {}
     for cell_type in options.cell:
         reset_seed(options.seed)
-        print(f"\n{cell_type}: {len(captions):,} captions, {options.epochs} epochs on {device}")
-        model = make_captioner(CaptioningRNN, data, cell_type, copy.deepcopy(encoder), options.hidden, options.wordvec)
+        where = f"{everyone.count} processes, the first on {device}" if everyone.count > 1 else device
+        print(f"\n{cell_type}: {len(captions):,} captions, {options.epochs} epochs on {where}")
+        model = make_captioner(
+            CaptioningRNN, data, cell_type, copy.deepcopy(encoder), options.hidden, options.wordvec,
+            **_model_options(options),
+        )  # fmt: skip
         model, losses[cell_type] = train_captioner(
             model, data["train_images"], captions, options.epochs, options.batch_size, options.learning_rate,
-            options.lr_decay, device, image_index=image_index, val_data=(data["val_images"], data["val_captions"]),
-            seed=options.seed, precision=options.precision,
+            options.lr_decay, device, image_index=image_index, extras=extras,
+            **_shared_options(options, data, cell_type),
         )  # fmt: skip
-        path = options.out / f"{cell_type}.pt"
-        save_captioner(model, path, data, options.hidden, options.wordvec)
-        last_epoch = losses[cell_type][-math.ceil(len(captions) / options.batch_size) :]
-        print(f"{path}: training loss {sum(last_epoch) / len(last_epoch):.3f} over the last epoch")
-        described[cell_type] = _caption_examples(model, data, options.show)
-    vis.plot_losses(losses).savefig(options.out / "losses.png")
-    _print_examples(described, data, options.show)
+        if options.self_critical:
+            losses[f"{cell_type}, self-critical"] = _practise(model, data, options, device, extras)
+        if everyone.first:
+            path = options.out / f"{cell_type}.pt"
+            save_captioner(model, path, data, options.hidden, options.wordvec)
+            last_epoch = losses[cell_type][-math.ceil(len(captions) / options.batch_size) :]
+            print(f"{path}: training loss {sum(last_epoch) / len(last_epoch):.3f} over the last epoch")
+            described[cell_type] = _caption_examples(model, data, options.show)
+    if everyone.first:
+        vis.plot_losses(losses).savefig(options.out / "losses.png")
+        _print_examples(described, data, options.show)
+
+
+def _shared_options(options, data, folder):
+    """What `train_captioner` takes in both phases; folder: of the phase's checkpoints."""
+    count = range(len(data["val_images"]))
+    return {
+        "val_data": (data["val_images"], data["val_captions"]), "seed": options.seed, "precision": options.precision,
+        "accumulate": options.accumulate, "checkpoint_dir": options.checkpoint_dir and options.checkpoint_dir / folder,
+        "checkpoint_every": options.checkpoint_every,
+        "val_references": (people(data, count), data["vocab"]["idx_to_token"]) if options.score else None,
+    }  # fmt: skip
+
+
+def _practise(model, data, options, device, extras):
+    """Self-critical training of a captioner that was trained on people's captions. Returns its losses."""
+    _check_steps(model)
+    count = len(data["train_images"])
+    print(f"self-critical: {options.samples} captions of each of {count:,} pictures, {options.self_critical} epochs")
+    references = [[text.split() for text in texts] for texts in people(data, range(count), "train")]
+    practice = selfcritical.Practice(references, data["vocab"], options.samples, options.sample_temperature)
+    return train_captioner(
+        model, data["train_images"], data["train_captions"], options.self_critical, options.self_critical_batch,
+        options.self_critical_rate, 1, device, extras=extras, practice=practice,
+        **_shared_options(options, data, f"{model.cell_type}-self-critical"),
+    )[1]  # fmt: skip
+
+
+def _given(options, kind):
+    """A dataclass of options, each of them from the command line's option of its name."""
+    return kind(**{field.name: getattr(options, field.name) for field in dataclasses.fields(kind)})
+
+
+def _model_options(options):
+    """The captioner's own options that are in use: a student's captioner knows none."""
+    names = ("dropout", "label_smoothing", "tie_embeddings", "doubly_stochastic", "scheduled_sampling")
+    return {name: getattr(options, name) for name in names if getattr(options, name)}
 
 
 def _caption_examples(model, data, count):
@@ -432,10 +587,61 @@ def caption_command(options):
             vis.show_attention(image, words, weights[: len(words)]).savefig(options.out / drawing)
 
 
+def evaluate_command(options):
+    """Caption a folder's pictures and score the captions against all that people said of them."""
+    model, idx_to_word, preparation = load_captioner(options.checkpoint)
+    decoder = _decoder(options)
+    decoding_options = {name: value for name, value in decoder.items() if name != "generator"}
+    pictures = find_pictures(options.images, options.captions)[: options.limit]
+    captions = _caption_files(model, idx_to_word, preparation, pictures, decoder)
+    evaluation = metrics.evaluate_captions(captions, [picture.captions for picture in pictures])
+    how = ", ".join(f"{name} {value}" for name, value in decoding_options.items()) or "greedy"
+    count = sum(len(picture.captions) for picture in pictures)
+    print(f"{len(pictures):,} pictures, {count:,} captions by people; decoding: {how}")
+    print(metrics.format_scores({options.checkpoint.stem: evaluation.scores}))
+    print("CIDEr-D is what papers and COCO's own code print as CIDEr.")
+    _print_best_and_worst(pictures, captions, evaluation, options.show)
+    if options.json:
+        each = [{"image_id": picture.id, "file_name": picture.file_name, "caption": caption,
+                 **{name: scores[i] for name, scores in evaluation.pictures.items()}}
+                for i, (picture, caption) in enumerate(zip(pictures, captions))]  # fmt: skip
+        report = {"checkpoint": str(options.checkpoint), "images": str(options.images),
+                  "captions": str(options.captions), "decoding": decoding_options, "scores": evaluation.scores,
+                  "pictures": each}  # fmt: skip
+        write_whole(options.json, lambda file: file.write(json.dumps(report, indent=1).encode()))
+
+
+def _caption_files(model, idx_to_word, preparation, pictures, decoder, batch_size=64):
+    """A caption of each of some eecs598.captions.Pictures, prepared as those that the model was trained on."""
+    captions, batch = [], []
+    ready = prepare_in_order(pictures, **preparation, workers=os.cpu_count() or 1)
+    with tqdm(total=len(pictures), desc="captions", unit="picture", mininterval=0.5) as bar:
+        for _, image in ready:
+            if isinstance(image, DataError):
+                raise image
+            batch.append(image)
+            if len(batch) == batch_size or len(captions) + len(batch) == len(pictures):
+                said = caption_pictures(model, torch.stack(batch), idx_to_word, **decoder)
+                captions += said[0] if isinstance(said, tuple) else said
+                bar.update(len(batch))
+                batch = []
+    return captions
+
+
+def _print_best_and_worst(pictures, captions, evaluation, count):
+    ranked, cider = metrics.rank_captions(evaluation), evaluation.pictures["CIDEr-D"]
+    count = min(count, len(ranked) // 2)
+    for title, rows in {"best": ranked[:count], "worst": ranked[len(ranked) - count :]}.items() if count > 0 else ():
+        print(f"\n{title} by CIDEr-D")
+        for row in rows:
+            print(f"{cider[row]:6.3f}  {pictures[row].file_name}\n         model: {captions[row]}\n"
+                  f"        person: {' '.join(pictures[row].captions[0].split())}")
+
+
 def _decoder(options):
     """The options for eecs598.decoding.decode that were given on the command line; none: greedy."""
     names = ("beam_size", "num_captions", "length_penalty", "no_repeat_ngram", "temperature", "top_k", "top_p")
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    given = {name: getattr(options, name, None) for name in names if getattr(options, name, None) is not None}
     if given.keys() & {"temperature", "top_k", "top_p"}:
         given["generator"] = torch.Generator().manual_seed(options.seed)
     return given
@@ -459,9 +665,12 @@ def _parser():
     add("--data", type=Path, required=True, metavar="FILE", help="a data file: see python -m eecs598.coco build --help")
     add("--out", type=Path, required=True, metavar="DIR", help="where the checkpoints and the loss curves go")
     add("--cell", nargs="+", choices=("rnn", "lstm", "attn"), default=["rnn", "lstm", "attn"], help="which (all)")
-    add("--captions", choices=("one", "all"), default="one", help="captions of a picture to train on (one)")
+    add("--recipe", choices=tuple(RECIPES), help="options that were found to go well with a data set; others that are "
+        "given go before it")  # fmt: skip
+    add("--captions", choices=("one", "all", "together"), default="one", help="captions of a picture to train on; "
+        "together: all of them in the same step (one)")  # fmt: skip
     add("--epochs", type=commands.positive, default=10, help="how often each caption is seen (10)")
-    add("--batch-size", type=commands.positive, default=128, help="captions in a step (128)")
+    add("--batch-size", type=commands.positive, default=128, help="captions in a step; together: pictures (128)")
     add("--learning-rate", type=float, default=1e-3, help="Adam's (0.001)")
     add("--lr-decay", type=float, default=0.9, help="multiplies the learning rate after each epoch (0.9)")
     add("--hidden", type=commands.positive, default=512, help="size of the hidden state (512)")
@@ -470,29 +679,83 @@ def _parser():
     add("--device", type=commands.device, help="cpu, cuda, ... (cuda where it is)")
     add("--seed", type=int, default=0, help="weights and order (0)")
     add("--precision", choices=("auto", *solver.PRECISIONS), default="auto", help="auto: the faster one here (auto)")
-    train.set_defaults(run=train_command)
+    add("--accumulate", type=commands.positive, default=1, metavar="K", help="compute a step in K parts, to fit in "
+        "memory (1)")  # fmt: skip
+    add("--checkpoint-dir", type=Path, metavar="DIR", help="keep each run in DIR/CELL, and go on from what is there")
+    add("--checkpoint-every", type=commands.positive, metavar="N", help="also after every N steps (each epoch's end)")
+    add("--score", action="store_true", help="score greedy captions of the val pictures after each epoch")
+    _add_extras(train)
+    train.set_defaults(run=train_command, parser=train)
+    evaluate = subparsers.add_parser("evaluate", help="score a captioner on pictures that people have captioned")
+    add = evaluate.add_argument
+    add("--checkpoint", type=Path, required=True, metavar="FILE", help="written by train")
+    add("--images", type=Path, required=True, metavar="DIR", help="pictures of any size")
+    add("--captions", type=Path, required=True, metavar="JSON", help="their captions, in COCO's official format")
+    add("--json", type=Path, metavar="FILE", help="write the scores, and each picture's caption and scores")
+    add("--limit", type=commands.positive, metavar="N", help="the first N pictures only, by their ids (all)")
+    add("--show", type=int, default=3, metavar="N", help="how many of the best and of the worst captions to print (3)")
+    _add_decoding(evaluate.add_argument_group("instead of the greedy caption, the best one found or one drawn"))
+    evaluate.set_defaults(run=evaluate_command)
     caption = subparsers.add_parser("caption", help="caption photographs of any size and kind")
     caption.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="written by train")
     caption.add_argument("--out", type=Path, metavar="DIR", help="draw where the model looked, a PNG a photograph")
     caption.add_argument("photos", nargs="+", metavar="PHOTO")
-    add = caption.add_argument_group("instead of one greedy caption, several with their probabilities").add_argument
+    group = caption.add_argument_group("instead of one greedy caption, several with their probabilities")
+    _add_decoding(group)
+    group.add_argument("--number", type=commands.positive, dest="num_captions", metavar="N",
+                       help="captions a photo (the beam; 1)")  # fmt: skip
+    caption.set_defaults(run=caption_command)
+    return parser
+
+
+def _add_extras(train):
+    """The options that the published recipe does without."""
+    add = train.add_argument_group("against learning by heart; all off unless given").add_argument
+    add("--dropout", type=float, default=0.0, metavar="P", help="of features, word vectors and states")
+    add("--label-smoothing", type=float, default=0.0, metavar="P", help="probability spread over all words")
+    add("--tie-embeddings", action="store_true", help="word vectors are the output's weights; --wordvec as --hidden")
+    add("--doubly-stochastic", type=float, default=0.0, metavar="W", help="attn: look at all of the picture in the end")
+    add("--scheduled-sampling", type=float, default=0.0, metavar="P", help="words before that the model chose itself")
+    add("--weight-decay", type=float, default=0.0, metavar="W", help="AdamW's")
+    add("--clip-norm", type=float, default=0.0, metavar="G", help="the gradient's norm, at most")
+    add("--warmup", type=int, default=0, metavar="N", help="steps in which the learning rate rises")
+    add("--cosine", action="store_true", help="the learning rate falls along a cosine; take --lr-decay 1 with it")
+    add("--averaging", type=float, default=0.0, metavar="D", help="end with a moving average of the weights, as 0.99")
+    add = train.add_argument_group("self-critical training, afterwards: on the model's own captions").add_argument
+    add("--self-critical", type=int, default=0, metavar="EPOCHS", help="how often each picture is captioned (0)")
+    add("--self-critical-rate", type=float, default=3e-4, metavar="R", help="the learning rate (0.0003)")
+    add("--self-critical-batch", type=commands.positive, default=64, metavar="N", help="pictures in a step (64)")
+    add("--samples", type=commands.positive, default=5, metavar="K", help="captions drawn of each picture (5)")
+    add("--sample-temperature", type=float, default=1.0, metavar="T", help="of what is drawn (1)")
+
+
+def _add_decoding(group):
+    """The options that `_decoder` reads."""
+    add = group.add_argument
     add("--beam", type=commands.positive, dest="beam_size", metavar="K", help="search for the best with a beam of K")
     add("--length-penalty", type=float, metavar="A", help="order by log p / length^A; 0 likes short ones (0)")
     add("--temperature", type=float, metavar="T", help="draw at random: below 1 likely words more often, above 1 less")
     add("--top-k", type=commands.positive, metavar="K", help="draw from the K likeliest words only")
     add("--top-p", type=float, metavar="P", help="draw from the fewest words that have probability P together")
-    add("--number", type=commands.positive, dest="num_captions", metavar="N", help="captions a photo (the beam; 1)")
     add("--no-repeat", type=commands.positive, dest="no_repeat_ngram", metavar="N", help="no N words in a row twice")
     add("--seed", type=int, default=0, help="of what is drawn (0)")
-    caption.set_defaults(run=caption_command)
-    return parser
+
+
+def _parse(arguments):
+    """The options; those of a recipe stand in for the defaults, so that what is given goes before them."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if getattr(options, "recipe", None):
+        options.parser.set_defaults(**RECIPES[options.recipe])
+        options = parser.parse_args(arguments)
+    return options
 
 
 def main(arguments=None):
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     try:
         options.run(options)
-    except (ValueError, OSError, NotImplementedError, solver.TrainingError) as error:
+    except (ValueError, OSError, NotImplementedError, solver.TrainingError, processes.ProcessLostError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -42,8 +42,10 @@ CELL_TYPES = ("rnn", "lstm", "attn")
 # a sequence (T, N, D) is the real rows of step 0, then those of step 1, and so on: (P, D).
 
 
-def _step_sizes(x: Tensor, lengths: Tensor | None) -> list[int]:
+def _step_sizes(x: Tensor, Wx: Tensor, lengths: Tensor | None) -> list[int]:
     """How many rows run at each step of x (N, T, D). lengths: (N,) steps a row, longest first; None: all T."""
+    if x.dim() != 3 or x.shape[2] != len(Wx) or 0 in x.shape:
+        raise ValueError(f"x is {tuple(x.shape)}; it must be (N, T, {len(Wx)}), with N and T at least 1")
     N, T = x.shape[:2]
     if lengths is None:
         return [N] * T
@@ -144,7 +146,7 @@ def rnn_forward(x, h0, Wx, Wh, b, lengths=None):
     """
     # ANSWER rnn_forward: Formula: h_t = tanh(x_t Wx + h_(t-1) Wh + b). Hint: loop over rnn_step_forward and keep each
     #   step's cache; lengths, for speed, may stay unused.
-    sizes = _step_sizes(x, lengths)
+    sizes = _step_sizes(x, Wx, lengths)
     packed = _pack(x.transpose(0, 1), sizes)
     projected = torch.addmm(b, packed, Wx)  # all steps at once: (P, D) @ (D, H) -> (P, H)
     states = [h0]
@@ -273,7 +275,7 @@ def lstm_forward(x, h0, c0, Wx, Wh, b, lengths=None):
     """
     # ANSWER lstm_forward: Formula: h_t, c_t = lstm_step_forward(x_t, h_(t-1), c_(t-1), Wx, Wh, b). Hint: first a loop
     #   that is right; then, if you like, x Wx of all steps at once. lengths may stay unused.
-    sizes = _step_sizes(x, lengths)
+    sizes = _step_sizes(x, Wx, lengths)
     W = torch.cat([Wx, Wh])  # x Wx + h Wh is one product of [x, h] with Wx above Wh
     z = x.new_empty(sum(sizes), len(W))
     h = x.new_empty(len(sizes), *h0.shape)
@@ -386,7 +388,7 @@ def attention_lstm_forward(x, A, Wx, Wh, Wattn, b, lengths=None):
     """
     # ANSWER attention_lstm_forward: Formula: attn_t = dot_product_attention(h_(t-1), A); h_t, c_t = the step with x_t,
     #   attn_t. Hint: loop over the steps; lengths may stay unused.
-    sizes = _step_sizes(x, lengths)
+    sizes = _step_sizes(x, Wx, lengths)
     N, H, L = A.flatten(2).shape
     W = torch.cat([Wx, Wh, Wattn])  # one product of [x, h, attn] with the three weights stacked
     z = x.new_empty(sum(sizes), len(W))
@@ -603,6 +605,8 @@ def _run(forward, backward, *tensors, lengths=None):
 
 def _weight(rows: int, columns: int) -> nn.Parameter:
     """A random matrix whose product with an input of unit variance has unit variance."""
+    if not (isinstance(rows, int) and isinstance(columns, int) and rows > 0 < columns):
+        raise ValueError(f"a weight would be ({rows}, {columns}): every size must be a whole number, at least 1")
     return nn.Parameter(torch.randn(rows, columns) / math.sqrt(rows))
 
 
@@ -693,6 +697,22 @@ class DecoderState(NamedTuple):
     c: Tensor | None = None
     A: Tensor | None = None
 
+    def of(self, rows):
+        """The state of some of the captions, rows (M,)."""
+        A = None if self.A is None else self.A.movedim(1, -1).index_select(0, rows).movedim(-1, 1)  # H stays innermost
+        return DecoderState(self.h[rows], None if self.c is None else self.c[rows], A)
+
+
+def _uneven_looking(h, A, real):
+    """The mean over captions of the sum over cells of (1 - all the weight that the caption's steps gave the cell)^2.
+
+    h (N, T, H), A (N, H, h, w), real (N, T) bool. Xu et al., 2015, equation 14.
+    """
+    before = torch.cat([A.mean(dim=(2, 3)).unsqueeze(1), h[:, :-1]], dim=1).to(h.dtype)  # a step looks with h before
+    scores = torch.einsum("nth,nhl->ntl", before, A.flatten(2).to(h.dtype)) / math.sqrt(h.shape[2])
+    looked = (scores.float().softmax(2) * real.unsqueeze(2)).sum(1)  # (N, L)
+    return ((1 - looked) ** 2).sum(1).mean()
+
 
 class CaptioningRNN(nn.Module):
     """An image encoder, and a recurrent decoder that writes a caption a word at a time.
@@ -703,6 +723,14 @@ class CaptioningRNN(nn.Module):
 
     word_to_idx: dict from word to id, with <NULL>, <START> and <END>. input_dim: channels of the encoder's
     features, C. ignore_index: the id whose steps count nothing in the loss, usually that of <NULL>.
+
+    What helps against learning by heart, all of it in training alone, and off as published:
+    dropout: the share of numbers set to 0 in the projected features, the word vectors and the states that are scored.
+    label_smoothing: the share of a right word's probability that is spread over the whole vocabulary (Szegedy et al.,
+    "Rethinking the Inception architecture", 2016). tie_embeddings: W_embed also is output_projection's weight, which
+    takes W = H (Press and Wolf, "Using the output embedding", 2017). doubly_stochastic: for attn, the weight of
+    Xu et al.'s equation 14, which asks that each cell be looked at equally often over a caption. scheduled_sampling:
+    the share of the words before that the model chose itself (Bengio et al., "Scheduled sampling", 2015).
     """
 
     def __init__(
@@ -714,6 +742,12 @@ class CaptioningRNN(nn.Module):
         cell_type="rnn",
         image_encoder_pretrained=True,
         ignore_index=None,
+        *,
+        dropout=0.0,
+        label_smoothing=0.0,
+        tie_embeddings=False,
+        doubly_stochastic=0.0,
+        scheduled_sampling=0.0,
     ):
         super().__init__()
         if cell_type not in CELL_TYPES:
@@ -721,9 +755,18 @@ class CaptioningRNN(nn.Module):
         missing = [token for token in ("<NULL>", "<START>", "<END>") if token not in word_to_idx]
         if missing:
             raise ValueError(f"word_to_idx lacks {' '.join(missing)}; build the vocabulary with eecs598.coco")
+        if sorted(word_to_idx.values()) != list(range(len(word_to_idx))):
+            raise ValueError(f"word_to_idx must give its {len(word_to_idx)} words the ids 0 to {len(word_to_idx) - 1}, "
+                             f"each once; seen {min(word_to_idx.values())} to {max(word_to_idx.values())}")
         self.cell_type, self.ignore_index = cell_type, ignore_index
         self.null, self.start, self.end = (word_to_idx[token] for token in ("<NULL>", "<START>", "<END>"))
         self.unk = word_to_idx.get("<UNK>")
+        self.options = {
+            "dropout": dropout, "label_smoothing": label_smoothing, "tie_embeddings": tie_embeddings,
+            "doubly_stochastic": doubly_stochastic, "scheduled_sampling": scheduled_sampling,
+        }  # fmt: skip
+        self._check_options(word_to_idx, input_dim, wordvec_dim, hidden_dim)
+        self.drop = nn.Dropout(dropout)
         self.image_encoder = ImageEncoder(pretrained=image_encoder_pretrained)
         # ANSWER captioner_init: Task: The decoder's layers. Formula: feature_projection (C to H), word_embedding,
         #   cell, output_projection (H to V). Hint: set them as self.NAME with these names; the maps are nn.Linear.
@@ -731,26 +774,36 @@ class CaptioningRNN(nn.Module):
         self.word_embedding = WordEmbedding(len(word_to_idx), wordvec_dim)
         self.cell = {"rnn": RNN, "lstm": LSTM, "attn": AttentionLSTM}[cell_type](wordvec_dim, hidden_dim)
         self.output_projection = nn.Linear(hidden_dim, len(word_to_idx))
+        if tie_embeddings:
+            self.output_projection.weight = self.word_embedding.W_embed
 
-    def forward(self, images, captions):
+    def forward(self, images, captions, weights=None):
         """The captioning loss.
 
         images (N, 3, H, W), uint8 or float in [0, 1]; captions (N, T + 1) int64, each <START> words <END>
-        <NULL>... . The words before (N, T) predict the words after (N, T). Returns `temporal_softmax_loss`.
+        <NULL>..., or (N, K, T + 1), K of each picture. The words before (T) predict the words after (T). weights,
+        (N,) or (N, K), for captions of the model's own: how much each one's loss counts; of the options only dropout
+        then applies. Returns `temporal_softmax_loss`, the mean over captions.
         """
         # ANSWER captioner_forward: Formula: features -> h0, for attn the grid A -> states -> scores -> loss. Hint:
         #   captions[:, :-1] go in, captions[:, 1:] should come out; the loss needs ignore_index.
         self._check_captions(images, captions)
-        features = self.image_encoder(images)
+        pictures = torch.arange(len(images), device=captions.device)
+        if captions.dim() == 3:
+            pictures, captions = pictures.repeat_interleave(captions.shape[1]), captions.flatten(0, 1)
         real = self._real_steps(captions)
         order = real.sum(1).argsort(descending=True, stable=True)  # longest first: the cell skips the padding
-        features, captions, real = features[order], captions[order], real[order]
-        h = self._states(features, self.word_embedding(captions[:, :-1]), lengths=real.sum(1))
+        captions, real = captions[order], real[order]
+        state = self._first_state(self.image_encoder(images)).of(pictures[order])
+        h = self._states(state, captions[:, :-1], real, own=weights is not None)
         steps = real.t().flatten().nonzero().squeeze(1)  # the real ones among T * N: no scores for padding
-        scores = self.output_projection(h.transpose(0, 1).flatten(0, 1).index_select(0, steps))  # (P, H) -> (P, V)
+        said = self.drop(h).transpose(0, 1).flatten(0, 1).index_select(0, steps)  # (N, T, H) -> (P, H)
         target = captions[:, 1:].t().flatten().index_select(0, steps)
-        loss = temporal_softmax_loss(scores.unsqueeze(0), target.unsqueeze(0), self.ignore_index)
-        return loss / len(captions)
+        counts = None if weights is None else weights.flatten()[order].repeat(real.shape[1]).index_select(0, steps)
+        loss = self._loss(self.output_projection(said), target, counts) / len(captions)
+        if self.training and weights is None and self.options["doubly_stochastic"] and state.A is not None:
+            loss = loss + self.options["doubly_stochastic"] * _uneven_looking(h, state.A, real)
+        return loss
 
     def _real_steps(self, captions):
         """(N, T) bool: the steps up to each caption's last word that counts in the loss."""
@@ -759,10 +812,31 @@ class CaptioningRNN(nn.Module):
         counts = captions[:, 1:] != self.ignore_index
         return counts.flip(1).cummax(1).values.flip(1)
 
-    def _states(self, features, words, lengths):
-        """The cell's states for features (N, C, h, w) and word vectors (N, T, W): (N, T, H)."""
-        state = self._first_state(features)
-        return self.cell(words, state.h if state.A is None else state.A, lengths)
+    def _states(self, state, words, real, own):
+        """The cell's states from the first one, for words (N, T) of which `real` (N, T) are: (N, T, H).
+
+        own: the words are the model's own already.
+        """
+        first, lengths = state.h if state.A is None else state.A, real.sum(1)
+        if self.training and self.options["scheduled_sampling"] and not own:
+            # In parallel: what the model would say after people's words (Duckworth et al., "Parallel scheduled
+            # sampling", 2019), so that a sequence is still one pass, twice.
+            with torch.no_grad():
+                h = self.cell(self.drop(self.word_embedding(words)), first, lengths)
+                guesses = torch.distributions.Categorical(logits=self.output_projection(h[:, :-1]).float()).sample()
+            replaced = torch.rand(guesses.shape, device=words.device) < self.options["scheduled_sampling"]
+            words = torch.cat([words[:, :1], guesses.where(replaced, words[:, 1:])], dim=1)
+        return self.cell(self.drop(self.word_embedding(words)), first, lengths)
+
+    def _loss(self, scores, target, counts):
+        """The loss of scores (P, V) for target (P,), summed; counts (P,): a factor for each, or None."""
+        smoothing = self.options["label_smoothing"] if self.training and counts is None else 0.0
+        if counts is None and not smoothing:
+            return temporal_softmax_loss(scores.unsqueeze(0), target.unsqueeze(0), self.ignore_index)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        ignored = -100 if self.ignore_index is None else self.ignore_index
+        losses = F.cross_entropy(scores, target, ignore_index=ignored, label_smoothing=smoothing, reduction="none")
+        return (losses if counts is None else losses * counts).sum()
 
     def _first_state(self, features):
         if features.dim() != 4 or features.shape[1] != self.feature_projection.in_features:
@@ -772,10 +846,11 @@ class CaptioningRNN(nn.Module):
             )
         features = features.to(self.feature_projection.weight.dtype)
         if self.cell_type == "attn":
-            A = self.feature_projection(features.movedim(1, -1)).movedim(-1, 1)  # (N, C, h, w) -> (N, H, h, w)
+            A = self.drop(self.feature_projection(features.movedim(1, -1)))  # (N, C, h, w) -> (N, h, w, H)
+            A = A.movedim(-1, 1)
             mean = A.mean(dim=(2, 3))
             return DecoderState(mean, mean, A)
-        h = self.feature_projection(features.mean(dim=(2, 3)))  # (N, C, h, w) -> (N, C) -> (N, H)
+        h = self.drop(self.feature_projection(features.mean(dim=(2, 3))))  # (N, C, h, w) -> (N, C) -> (N, H)
         return DecoderState(h, torch.zeros_like(h) if self.cell_type == "lstm" else None)
 
     def begin(self, images):
@@ -840,13 +915,32 @@ class CaptioningRNN(nn.Module):
         weights = torch.stack(maps, dim=1)
         return captions, F.pad(weights, (0, 0, 0, 0, 0, max_length - len(maps))).cpu()
 
+    def _check_options(self, word_to_idx, input_dim, wordvec_dim, hidden_dim):
+        for name, size in {"input_dim": input_dim, "wordvec_dim": wordvec_dim, "hidden_dim": hidden_dim}.items():
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} is {size!r}; it must be a whole number, at least 1")
+        if self.ignore_index not in (None, -100) and not 0 <= self.ignore_index < len(word_to_idx):
+            raise ValueError(f"ignore_index is {self.ignore_index!r}; it must be a word's id, below "
+                             f"{len(word_to_idx)}, or None")
+        for name in ("dropout", "label_smoothing", "scheduled_sampling"):
+            if not 0 <= self.options[name] < 1:
+                raise ValueError(f"{name} is {self.options[name]!r}; it must be from 0 up to, but not, 1")
+        if not 0 <= self.options["doubly_stochastic"] < math.inf:
+            raise ValueError(f"doubly_stochastic is {self.options['doubly_stochastic']!r}; it must not be negative")
+        if self.options["tie_embeddings"] and wordvec_dim != hidden_dim:
+            raise ValueError(f"tie_embeddings takes word vectors as long as the state, but wordvec_dim is "
+                             f"{wordvec_dim} and hidden_dim {hidden_dim}")
+
     def _check_captions(self, images, captions):
         vocab_size = self.output_projection.out_features
-        if captions.dim() != 2 or captions.shape[1] < 2 or len(captions) != len(images):
+        if captions.dim() not in (2, 3) or captions.shape[-1] < 2 or len(captions) != len(images) or not len(images):
             raise ValueError(f"captions are {tuple(captions.shape)}; for {len(images)} pictures they must be "
-                             f"({len(images)}, T + 1) with T at least 1")
+                             f"({len(images)}, T + 1), or ({len(images)}, K, T + 1), with T at least 1")
         if captions.dtype != torch.int64:
             raise TypeError(f"captions are {captions.dtype}; they must be torch.int64 word ids")
+        if captions.device != self.output_projection.weight.device:
+            raise ValueError(f"captions are on {captions.device}, but the model is on "
+                             f"{self.output_projection.weight.device}; move them there with .to")
         low, high = (int(edge) for edge in captions.aminmax())
         if low < 0 or high >= vocab_size:
             raise ValueError(f"captions hold ids from {low} to {high}; the vocabulary has ids 0 to {vocab_size - 1}")

@@ -176,6 +176,14 @@ def _make_folder(path):
     return path
 
 
+def find_pictures(images, captions):
+    """The pictures of a captions file that are in the folder `images`, with their captions as people wrote them.
+
+    Those that are not there, or have no caption, are counted in a line on standard error. Raises DataError.
+    """
+    return _locate(read_captions(captions, as_written=True), images, None, captions)
+
+
 def _locate(pictures, images, source, name):
     """The pictures that have captions and a file in the folder `images`, or an address to fetch it from.
 

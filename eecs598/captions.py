@@ -113,10 +113,11 @@ class Picture(NamedTuple):
     path: Path | None = None
 
 
-def read_captions(path):
+def read_captions(path, as_written=False):
     """The pictures of the captions file `path` (official COCO format), in the order of their ids.
 
-    Captions without a word are dropped, so a picture may have none. Raises DataError.
+    as_written: their captions as people wrote them, not tokenized. Captions without a word are dropped, so a picture
+    may have none. Raises DataError.
     """
     content = _read_json(path)
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in ("images", "annotations")):
@@ -132,7 +133,7 @@ def read_captions(path):
     for i, entry in enumerate(content["annotations"]):
         number, text = _fields(entry, f"{path}: annotations[{i}]", {"image_id": int, "caption": str})
         if number in pictures and (words := tokenize(text)):
-            pictures[number].captions.append(" ".join(words))
+            pictures[number].captions.append(text if as_written else " ".join(words))
     return [picture for _, picture in sorted(pictures.items())]
 
 

@@ -141,7 +141,7 @@ def load_data(path):
     _check_signature(path)
     try:
         # A file in torch's format from before version 1.6 is no zip archive and cannot be mapped.
-        mapped = zipfile.is_zipfile(path)
+        mapped = _is_zip(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on the pickle of a file that is refused next
             data = torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=mapped)
@@ -162,7 +162,7 @@ def check_whole(path):
     """
     path = Path(path)
     _check_signature(path)
-    if not zipfile.is_zipfile(path):
+    if not _is_zip(path):
         return
     try:
         with zipfile.ZipFile(path) as archive:
@@ -178,6 +178,14 @@ def check_whole(path):
         raise DataError(f"{path}: damaged ({shorten_error(error)}); {HOW_TO_MAKE}") from None
 
 
+def _is_zip(path):
+    """Whether the file ends as a zip archive does; zipfile raises an error of its own over some damaged ends."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return False
+
+
 def _check_signature(path):
     """Tell a missing, truncated or foreign file by its first bytes, before torch is asked."""
     try:
@@ -188,7 +196,7 @@ def _check_signature(path):
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({shorten_error(error)})") from None
     if head.startswith(b"PK\x03\x04"):  # a zip archive, which is read from its end
-        if not zipfile.is_zipfile(path):
+        if not _is_zip(path):
             raise DataError(f"{path}: truncated: its end is missing; {HOW_TO_MAKE}")
     elif not head.startswith(b"\x80"):  # a pickle: torch's older format
         web_page = head.lstrip().startswith(b"<")

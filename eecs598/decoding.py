@@ -313,7 +313,7 @@ def draw_words(log_probs, temperature=1.0, top_k=None, top_p=None, generator=Non
     """Draw a word for each row of log_probs (R, V), as `draw_captions` does. Returns (R,) int64."""
     probs = ((log_probs - log_probs.amax(1, keepdim=True)) / temperature).softmax(1)
     if top_k is None and top_p is None:
-        return probs.multinomial(1, generator=generator).squeeze(1)
+        return _draw_columns(probs, generator)
     if top_k is None:
         probs, words = probs.sort(dim=1, descending=True)
     else:
@@ -321,4 +321,15 @@ def draw_words(log_probs, temperature=1.0, top_k=None, top_p=None, generator=Non
     if top_p is not None and top_p < 1:
         before = probs.cumsum(1) - probs  # what the likelier words have together
         probs = probs.masked_fill(before >= top_p * probs.sum(1, keepdim=True), 0)
-    return words.gather(1, probs.multinomial(1, generator=generator)).squeeze(1)
+    return words.gather(1, _draw_columns(probs, generator).unsqueeze(1)).squeeze(1)
+
+
+def _draw_columns(probs, generator):
+    """A column for each row of probs (R, V), which need not sum to 1: where a uniform number falls among their sums.
+
+    One random number a row; torch.multinomial takes one a column, a third of the time to draw a caption.
+    """
+    sums = probs.cumsum(1)
+    point = torch.rand(len(probs), 1, dtype=probs.dtype, device=probs.device, generator=generator) * sums[:, -1:]
+    point = torch.minimum(point, sums[:, -1:].nextafter(torch.zeros_like(point)))  # it may be rounded up to the end
+    return torch.searchsorted(sums, point, right=True).squeeze(1)

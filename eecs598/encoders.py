@@ -349,6 +349,8 @@ def cached_features(encoder, images, folder=None, batch_size=None, device="cpu",
     features = encode_images(encoder, images, batch_size, device, progress)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for part in path.parent.glob(f".{path.name}.*.part"):  # of a run that was killed while it wrote them
+            part.unlink()
         save_whole(features, path)
     except OSError as error:
         print(f"warning: the image features could not be kept in {path.parent} ({error})", file=sys.stderr)

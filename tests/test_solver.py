@@ -1,12 +1,15 @@
 """The training loop: what a model is shown, what is recorded, and what stops it."""
 
+import copy
 import math
+import weakref
 from itertools import chain
 
 import pytest
 import torch
 
-from eecs598.solver import TrainingError, evaluate_loss, train
+from eecs598.solver import Run, TrainingError, evaluate_loss, train
+from rnn_lstm_captioning import CELL_TYPES, CaptioningRNN
 
 
 class Recorder(torch.nn.Module):
@@ -89,6 +92,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(bad):
     [
         ({"num_epochs": 0}, "num_epochs is 0"),
         ({"batch_size": 2.5}, "batch_size is 2.5"),
+        ({"accumulate": 0}, "accumulate is 0; it must be a whole number, at least 1"),
         ({"learning_rate": math.nan}, "learning_rate is nan"),
         ({"learning_rate": -1}, "learning_rate is -1"),
         ({"lr_decay": 0}, "lr_decay is 0"),
@@ -107,3 +111,90 @@ def test_unequal_numbers_are_named():
         train(Recorder(), images, captions[:7], **OPTIONS)
     with pytest.raises(ValueError, match="no captions"):
         train(Recorder(), images[:0], captions[:0], **OPTIONS)
+
+
+# --- memory -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 4, 10, 99])
+@pytest.mark.parametrize("cell_type", CELL_TYPES)
+def test_a_batch_in_parts_gives_the_same_update(cell_type, accumulate):
+    """In float64: one update and what ten epochs come to; captions of unequal length, in parts of unequal size."""
+    torch.manual_seed(0)
+    words = {word: i for i, word in enumerate(["<NULL>", "<START>", "<END>", *"abcdefg"])}
+    model = CaptioningRNN(words, 3, 4, 5, cell_type, image_encoder_pretrained=False, ignore_index=0).double()
+    model.image_encoder = torch.nn.Conv2d(3, 3, 2, stride=2, dtype=torch.float64)
+    images, captions = torch.rand(10, 3, 6, 6, dtype=torch.float64), torch.randint(3, 10, (10, 7))
+    captions[torch.arange(7) > torch.randint(1, 7, (10, 1))] = 0
+    whole, parts = (
+        one_update(copy.deepcopy(model), images, captions, n) + ten_epochs(copy.deepcopy(model), images, captions, n)
+        for n in (1, accumulate)
+    )
+    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
+
+
+def one_update(model, images, captions, accumulate):
+    """The loss and the gradients; no part may be larger than is asked for."""
+    sizes, run = [], Run(model, 10, batch_size=10, learning_rate=0.01, lr_decay=1.0, seed=0)
+
+    def loss_of(together, rows):
+        sizes.append(len(rows))
+        return together(images[rows], captions[rows])
+
+    run.step(torch.arange(10), loss_of, accumulate)
+    assert sum(sizes) == 10 and max(sizes) == math.ceil(10 / accumulate)
+    return [*run.history.losses, *(parameter.grad for parameter in model.parameters())]
+
+
+def ten_epochs(model, images, captions, accumulate):
+    """All losses and the weights."""
+    history = train(model, images, captions, num_epochs=10, batch_size=7, learning_rate=0.01, progress=False,
+                    accumulate=accumulate, val_data=(images, captions))  # fmt: skip
+    return [*history.losses, *history.val_losses, *(parameter.detach() for parameter in model.parameters())]
+
+
+class OutOfMemory(Recorder):
+    """In its fifth iteration it asks for more memory than there is."""
+
+    def __init__(self, error=None):
+        super().__init__()
+        self.error = error
+
+    def forward(self, images, captions):
+        self.held = None if len(self.shown) < 4 else self.fill()
+        return super().forward(images, captions)
+
+    def fill(self):
+        local = torch.zeros(3)
+        OutOfMemory.seen = weakref.ref(local)
+        if self.error:
+            raise self.error
+        return torch.empty(1 << 60)
+
+
+@pytest.mark.parametrize("error", [None, MemoryError(), torch.cuda.OutOfMemoryError("CUDA out of memory.\nMore.")])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_memory_that_runs_out_says_what_to_lower(error, accumulate):
+    with pytest.raises(TrainingError) as caught:
+        train(OutOfMemory(error), *examples(), **OPTIONS, accumulate=accumulate)
+    told, parts = str(caught.value), " in 3 parts" if accumulate == 3 else ""
+    assert told.startswith(f"out of memory on cpu with batch_size 4{parts}: set accumulate to {2 * accumulate}, for")
+    assert "or lower batch_size" in told and "\n" not in told
+    assert OutOfMemory.seen() is None  # the error, which a notebook keeps, does not keep the memory
+
+
+def test_another_error_stays_as_it_is():
+    error = RuntimeError("something else")
+    with pytest.raises(RuntimeError) as caught:
+        train(OutOfMemory(error), *examples(), **OPTIONS)
+    assert caught.value is error
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_that_is_full():
+    class Large(Recorder):
+        def forward(self, images, captions):
+            return super().forward(images, captions) + torch.empty(1 << 44, device="cuda").sum()
+
+    with pytest.raises(TrainingError, match="out of memory on cuda:0 with batch_size 4: set accumulate to 2"):
+        train(Large().cuda(), *examples(), **OPTIONS)

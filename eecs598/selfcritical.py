@@ -1,0 +1,120 @@
+"""Self-critical training: a captioner practises on captions of its own, and is told how good each one is.
+
+Cross-entropy teaches a model to continue people's captions. It is judged by whole captions of its own, scored with
+CIDEr-D. So it draws several captions of a picture, each is scored, and those that score above the others of the picture
+become likelier, the others less so: cross-entropy on its own captions, each one weighted by its advantage. This is
+Williams's REINFORCE (1992), as Rennie et al., "Self-critical sequence training for image captioning", 2017, brought it
+here; to compare a caption with the mean of the picture's others is from Luo, "A better variant of self-critical
+sequence training", 2020.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from itertools import chain
+from typing import NamedTuple
+
+import torch
+
+from eecs598 import checkpoints, decoding
+
+RUN_LENGTHS = 4  # CIDEr counts runs of 1 to 4 words
+SIGMA = 6.0  # of CIDEr-D's penalty on a length other than the reference's
+
+
+class _Weighed(NamedTuple):
+    """A caption as CIDEr sees it."""
+
+    weights: dict  # run of words -> how often it occurs, times how rare it is
+    norms: list  # the root of the sum of squares of the weights of the runs of 1, 2, 3 and 4 words
+    length: int  # in pairs of words, as in the field's scorer
+
+
+class CiderD:
+    """CIDEr-D of captions, each by itself, with the rarity of words taken from `references` once and for all.
+
+    references: for each picture its captions, sequences of whatever stands for a word, such as ids. For all the
+    pictures together the mean is that of `eecs598.metrics`, which is slower, as it weighs the references each time.
+    """
+
+    def __init__(self, references):
+        counted = [[_count_runs(words) for words in texts] for texts in references]
+        pictures = Counter(chain.from_iterable(set().union(*texts) for texts in counted))
+        self.rarest = math.log(len(counted))
+        self.rarity = {run: self.rarest - math.log(count) for run, count in pictures.items()}
+        self.references = [[self._weigh(runs) for runs in texts] for texts in counted]
+
+    def score(self, picture, words):
+        """CIDEr-D of a caption of the picture of this number."""
+        caption = self._weigh(_count_runs(words))
+        total = 0.0
+        for reference in self.references[picture]:
+            products = [0.0] * RUN_LENGTHS
+            for run, weight in caption.weights.items():
+                if other := reference.weights.get(run):
+                    products[len(run) - 1] += min(weight, other) * other  # to say it more often does not help
+            likeness = sum(
+                product / (a * b) for product, a, b in zip(products, caption.norms, reference.norms) if product
+            )
+            total += likeness * math.exp(-((caption.length - reference.length) ** 2) / (2 * SIGMA**2))
+        return 10 * total / (RUN_LENGTHS * len(self.references[picture]))
+
+    def _weigh(self, runs):
+        weights = {run: count * self.rarity.get(run, self.rarest) for run, count in runs.items()}
+        squares = [0.0] * RUN_LENGTHS
+        for run, weight in weights.items():
+            squares[len(run) - 1] += weight * weight
+        length = sum(count for run, count in runs.items() if len(run) == 2)
+        return _Weighed(weights, [math.sqrt(square) for square in squares], length)
+
+
+def _hash(value):
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:12]
+
+
+def _count_runs(words):
+    words = tuple(words)
+    return Counter(words[i : i + n] for n in range(1, RUN_LENGTHS + 1) for i in range(len(words) - n + 1))
+
+
+class Practice:
+    """The loss of self-critical training on pictures whose references are known.
+
+    references: for each picture its captions as lists of words, as in a data file's train_references, but split.
+    vocab: the data file's. samples: captions drawn of each picture, at least 2; max_length: their words at most.
+    temperature: of what is drawn; below 1, the model learns to choose among what it is likely to say, and spends no
+    time on what it would hardly ever say, much of which label smoothing put there.
+    Scores count <END> as a word, so that a caption that breaks off is not as good as one that ends.
+    """
+
+    def __init__(self, references, vocab, samples=5, temperature=1.0, max_length=16):
+        if samples < 2:
+            raise ValueError(f"samples is {samples!r}; it must be at least 2: a caption is compared with the others")
+        ids = vocab["token_to_idx"]
+        self.samples, self.temperature, self.max_length, self.null = samples, temperature, max_length, ids["<NULL>"]
+        self.start, self.end = ids["<START>"], ids["<END>"]
+        # a word outside the vocabulary stands for itself: no caption can have it
+        known = [[[ids.get(word, word) for word in (*words, "<END>")] for words in texts] for texts in references]
+        self.scorer = CiderD(known)
+        self.known = {"samples": samples, "temperature": temperature, "references": _hash(known)}
+        self.scores = []  # the mean score of each batch
+
+    def describe(self, model):
+        """What tells this training from another, as plain values: what it practises on, and the model as it begins."""
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return {**self.known, "begins from": checkpoints.hash_tensors(trained)}
+
+    def loss(self, model, images, pictures):
+        """The loss of a batch: images (N, ...) as the model takes them; pictures (N,): their rows of the references."""
+        speaker = getattr(model, "module", model)  # under torchrun the model is wrapped
+        how = {"num_captions": self.samples, "temperature": self.temperature}
+        drawn = decoding.draw_captions(speaker, images, self.max_length, **how).words  # (N, K, T)
+        scores = torch.tensor([[self.scorer.score(picture, self._said(words)) for words in texts]
+                               for picture, texts in zip(pictures.tolist(), drawn.tolist())])  # fmt: skip
+        self.scores.append(scores.mean().item())
+        others = (scores.sum(1, keepdim=True) - scores) / (self.samples - 1)
+        start = drawn.new_full((*drawn.shape[:2], 1), self.start)
+        return model(images, torch.cat([start, drawn], dim=2), weights=(scores - others).to(images.device))
+
+    def _said(self, words):
+        return words[: words.index(self.end) + 1] if self.end in words else [w for w in words if w != self.null]

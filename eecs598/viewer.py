@@ -1,0 +1,373 @@
+"""An attention viewer: a caption whose words move the heat map over its picture, in one piece of HTML.
+
+The page (`viewer.html`, beside this file) holds pictures, words and weights, and takes nothing from anywhere. A
+notebook shows it in a frame of its own, `<iframe srcdoc>` in a sandbox, as Colab, JupyterLab, VS Code and nbviewer all
+can: style and keys of the page and of the notebook do not mix, and whatever a caption holds, the page's policy lets
+only its own script run. Where frames are taken out, as in a notebook that is not trusted, a still picture with its
+words stands in; where scripts are off, the page itself is that.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import re
+from contextlib import ExitStack
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from PIL import Image
+
+from eecs598 import encoders
+from eecs598.decoding import evaluating
+from eecs598.files import write_whole
+from eecs598.vis import to_display
+
+PAGE = Path(__file__).with_name("viewer.html").read_text(encoding="utf-8")
+COLOURS = np.rint(mpl.colormaps["plasma"](np.linspace(0, 1, 17))[:, :3] * 255).astype(int).tolist()
+STRENGTH = 0.6  # of the tint where the weight is largest; colours and strength as in vis.attention_overlay
+SIDE, JPEG_BYTES = 640, 100_000  # of a picture in the page, at most
+STILL_SIDE, STILL_BYTES = 240, 15_000  # of the picture that stands in for the page
+GRID_NUMBERS = 20_000  # a picture's weights in all, at most; finer grids are averaged
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What the model thought at each word
+# ---------------------------------------------------------------------------------------------------------
+
+
+class Explanation(NamedTuple):
+    """N captions word by word, as `attention_viewer` takes them. <END> is the last word of each."""
+
+    captions: list  # N lists of words
+    weights: list | None  # N tensors (T, h, w): where attention looked before each word; None for an rnn or lstm
+    probabilities: list  # N lists of T numbers: how likely the model took each word to be
+    alternatives: list  # N lists of T lists of (word, probability): other words, likeliest first
+
+
+@torch.no_grad()
+def explain_captions(model, images, captions, vocab, num_alternatives=4):
+    """Run captions through a captioner, whoever wrote them: what did it expect at each word, and where did it look?
+
+    model: any captioner with `begin` and `step`, see `eecs598.decoding`. images (N, 3, H, W). captions: N strings, or
+    N lists of words; <END> is added. vocab: dict with `idx_to_token`, `token_to_idx`. A probability is the softmax of
+    the scores over the whole vocabulary, given the caption's words before. Returns Explanation. Raises ValueError.
+    """
+    names, size = vocab["idx_to_token"], len(vocab["idx_to_token"])
+    _check_explained(model, images, captions, num_alternatives, size)
+    captions = [[word for word in _split(caption) if word != "<END>"] + ["<END>"] for caption in captions]
+    ids = [[_find_word(word, vocab) for word in words] for words in captions]
+    T = max(map(len, ids))
+    device = next(model.parameters()).device
+    words = torch.tensor([row + [model.null] * (T - len(row)) for row in ids], device=device)  # (N, T)
+    probs, maps = _run_through(model, images, words)
+    likely = probs.topk(min(num_alternatives + 1, size), dim=2)  # one more: the word itself may be among them
+    explained = Explanation([], None if maps is None else [], [], [])
+    for n, row in enumerate(ids):
+        explained.captions.append([names[word] for word in row])
+        explained.probabilities.append([probs[n, t, word].item() for t, word in enumerate(row)])
+        pairs = [list(zip(likely.indices[n, t].tolist(), likely.values[n, t].tolist())) for t in range(len(row))]
+        others = [[(names[i], p) for i, p in at if i != word][:num_alternatives] for at, word in zip(pairs, row)]
+        explained.alternatives.append(others)
+        if maps is not None:
+            explained.weights.append(maps[n, : len(row)])
+    return explained
+
+
+def _run_through(model, images, words):
+    """The probabilities of all words at each step (N, T, V), and the attention weights (N, T, h, w) or None."""
+    encoder, device = encoders.get_encoder(model), words.device
+    probs, maps = [], []
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(model))
+        if encoders.is_frozen(encoder):  # its features are computed just as for training
+            images = encoders.encode_images(encoder, images, device=device, progress=False)
+            stack.enter_context(encoders.fed_with_features(model))
+        state, before = model.begin(images.to(device)), torch.full_like(words[:, 0], model.start)
+        for word in words.t():
+            scores, state, weights = model.step(before, state)
+            probs.append(scores.float().softmax(1).cpu())
+            maps.append(weights)
+            before = word
+    return torch.stack(probs, 1), None if maps[0] is None else torch.stack(maps, 1).float().cpu()
+
+
+def _check_explained(model, images, captions, num_alternatives, size):
+    missing = [name for name in ("begin", "step") if not hasattr(model, name)]
+    if missing:
+        raise ValueError(f"{type(model).__name__} has no {' and no '.join(missing)}: pass a captioner of this project")
+    if len(images) == 0 or isinstance(captions, str) or len(captions) != len(images):
+        raise ValueError(f"{len(images)} pictures, captions {_short(captions)}: pass a list with one for each picture")
+    if not 0 <= num_alternatives < size:
+        raise ValueError(f"num_alternatives is {num_alternatives}: it must be from 0 to {size - 1}")
+
+
+def _find_word(word, vocab):
+    found = vocab["token_to_idx"].get(word, vocab["token_to_idx"].get("<UNK>"))
+    if found is None:
+        raise ValueError(f"{word!r} is not in the vocabulary, which has no <UNK> either: leave it out")
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The viewer
+# ---------------------------------------------------------------------------------------------------------
+
+
+class AttentionViewer:
+    """What `attention_viewer` returns: as a cell's last expression, or by `display`, a notebook shows it."""
+
+    def __init__(self, page, still, name, height):
+        self.page = page  # the whole HTML document
+        self._still, self._name, self._height = still, name, height
+
+    def __repr__(self):
+        return f"{self._name}: shown in a notebook; save(path) writes it as a page"
+
+    def _repr_html_(self):
+        return (
+            f'<iframe class="attention-viewer" title="{escape(self._name)}" sandbox="allow-scripts" '
+            f'style="width: 100%; height: {self._height}px; border: 1px solid #8888; border-radius: 6px" '
+            f'srcdoc="{escape(self.page)}"></iframe>'
+            f'<div class="attention-still">{self._still}</div>'
+            "<style>.attention-viewer + .attention-still { display: none }</style>"
+        )
+
+    def save(self, path):
+        """Write the page to a file that any browser opens, whole or not at all. Raises OSError."""
+        write_whole(path, lambda file: file.write(self.page.encode("utf-8")))
+
+
+def attention_viewer(
+    images, captions, weights, *, probabilities=None, alternatives=None, references=None, title=None, height=440
+):
+    """Pictures with captions whose words, by hover, tap or arrow keys, show where the model looked.
+
+    images: (N, 3, H, W), or N pictures of any sizes, see `vis.to_display`. captions: N strings, or N lists of words.
+    weights: (N, T, h, w), or N stacks of maps (T, h, w), T at least the words of the caption; further maps, as after
+    <END>, are left out. Each map has its own colour scale, from 0 to its largest weight, which is stated.
+    probabilities: for each picture a number for each word. alternatives: for each picture and each word, pairs (word,
+    probability). references: for each picture a string or a list of them, what people said. height: of the frame in a
+    notebook, in pixels. `explain_captions` gives all but the pictures and references. At most 300 KB a picture.
+    Returns AttentionViewer. Raises ValueError where lengths differ, or a picture, map or probability is malformed.
+    """
+    _check_counts(images, captions=captions, weights=weights, probabilities=probabilities,
+                  alternatives=alternatives, references=references)  # fmt: skip
+    pictures = []
+    for n in range(len(images)):
+        try:
+            given = (part if part is None else part[n] for part in (probabilities, alternatives, references))
+            pictures.append(_read_picture(images[n], captions[n], weights[n], *given))
+        except ValueError as error:
+            raise ValueError(f"picture {n}: {error}") from None
+    name = " ".join(str(title or "").split())
+    data = {"pictures": [picture.data for picture in pictures], "colours": COLOURS, "strength": STRENGTH}
+    page = _fill_page(
+        title=escape(name or "Where the model looked"), title_hidden="" if name else " hidden",
+        sections="\n".join(_write_section(picture, n, len(pictures)) for n, picture in enumerate(pictures)),
+        data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # no </script> from a caption
+    )  # fmt: skip
+    label = f"Attention viewer, {len(pictures)} picture{'s' * (len(pictures) > 1)}"
+    return AttentionViewer(page, "".join(map(_write_still, pictures)), label + (f": {name}" if name else ""), height)
+
+
+class _Picture(NamedTuple):
+    """One picture, as the page and its script take it."""
+
+    pixels: np.ndarray  # uint8 (H, W, 3)
+    data: dict  # for the script
+    references: list
+
+
+def _read_picture(image, caption, weights, probabilities, alternatives, references):
+    words, pixels = _split(caption), to_display(image)
+    maps = _read_maps(weights, words)
+    probs = _read_probabilities(probabilities, words)
+    others = _read_alternatives(alternatives, words)
+    largest = [heat.max() for heat in maps]
+    coarse = _coarsen(maps)
+    read = []
+    for t, word in enumerate(words):
+        rest = None if probs[t] is None or not others[t] else max(0.0, 1 - probs[t] - sum(p for _, p in others[t]))
+        relative = np.rint(999 * coarse[t] / (coarse[t].max() or 1)).astype(int)
+        read.append({
+            "word": word, "probability": probs[t], "others": others[t], "rest": rest, "largest": f"{largest[t]:.2g}",
+            "said": _say(word, t, len(words), maps[t], probs[t], others[t]), "weights": relative.ravel().tolist(),
+        })  # fmt: skip
+    data = {"ratio": pixels.shape[1] / pixels.shape[0], "grid": coarse.shape[1:], "words": read,
+            "caption": " ".join(words) or "no words"}  # fmt: skip
+    references = [references] if isinstance(references, str) else references or []
+    return _Picture(pixels, data, [" ".join(str(text).split()) for text in references])
+
+
+def _coarsen(maps):
+    """The maps with grids so coarse that they have GRID_NUMBERS numbers in all, at most: cells' means."""
+    T, h, w = maps.shape
+    shrink = (GRID_NUMBERS / max(1, maps.size)) ** 0.5
+    if shrink >= 1:
+        return maps
+    size = (max(1, int(w * shrink)), max(1, int(h * shrink)))
+    return np.stack([np.asarray(Image.fromarray(heat).resize(size, Image.Resampling.BOX)) for heat in maps])
+
+
+def _say(word, t, T, heat, probability, others):
+    """What a screen reader says when the word is chosen."""
+    parts = [f"{word}, word {t + 1} of {T}", f"looked {_name_place(heat)}, largest weight {heat.max():.2g}"]
+    if probability is not None:
+        parts.append(f"probability {probability:.2f}")
+    if others:
+        parts.append("other words: " + ", ".join(f"{other} {p:.2f}" for other, p in others))
+    return ". ".join(parts)
+
+
+def _name_place(heat):
+    """In words, where the map's largest weight lies."""
+    if np.ptp(heat) <= 1e-3 * heat.max():
+        return "everywhere alike" if heat.max() > 0 else "nowhere"
+    row, column = np.unravel_index(heat.argmax(), heat.shape)
+    down = ("top", "middle", "bottom")[int(3 * (row + 0.5) / heat.shape[0])]
+    across = ("left", "centre", "right")[int(3 * (column + 0.5) / heat.shape[1])]
+    return f"most at the {down} {across}".replace("middle centre", "centre")
+
+
+# ---- HTML ----
+
+
+def _fill_page(**parts):
+    """PAGE with its gaps filled in one pass, so that a caption with double braces is no gap."""
+    script = re.search(r"<script>(.*?)</script>", PAGE, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    parts["script_hash"] = f"sha256-{digest}"
+    return re.sub(r"\{\{(\w+)\}\}", lambda gap: parts[gap[1]], PAGE)
+
+
+def _write_section(picture, n, N):
+    """A picture's part of the page; what the script fills is hidden until it runs."""
+    words = "".join(f"<li>{escape(word['word'])}{_small(word['probability'])}</li>" for word in picture.data["words"])
+    people = "".join(f"<li>{escape(text)}</li>" for text in picture.references)
+    alt = picture.references[0] if picture.references else f"picture {n + 1}"
+    return f"""<section aria-label="Picture {n + 1} of {N}">
+<figure>
+<div class="stage" style="--ratio: {picture.data["ratio"]:.4f}">
+<img alt="{escape(alt)}" src="{_to_jpeg(picture.pixels, SIDE, JPEG_BYTES)}"><canvas aria-hidden="true"></canvas></div>
+<figcaption hidden><span class="bar">0 <i style="background: {_gradient()}"></i> <b class="largest"></b></span>
+weight, up to the largest of this word's map; white line: half of that</figcaption>
+</figure>
+<div>
+<p class="hint" hidden>Hover or tap the words, or use the arrow keys.</p>
+<ol class="words" aria-label="Words of the caption">{words}</ol>{"" if words else '<p class="hint">(no words)</p>'}
+<div class="detail" hidden></div>
+{f'<div class="people">People said:<ul>{people}</ul></div>' if people else ""}
+</div>
+</section>"""
+
+
+def _write_still(picture):
+    """What is shown in place of the page where frames are taken out."""
+    words = escape(picture.data["caption"])
+    return (
+        f'<p><img alt="picture" src="{_to_jpeg(picture.pixels, STILL_SIDE, STILL_BYTES)}"><br>{words}<br>'
+        "<i>Run this cell, or trust the notebook, to see where the model looked at each word.</i></p>"
+    )
+
+
+def _small(probability):
+    return "" if probability is None else f"<small>{probability:.2f}</small>"
+
+
+def _gradient():
+    """The map's colours in CSS, over the grey of no picture in particular."""
+    stops = ", ".join(f"rgba({r}, {g}, {b}, {STRENGTH * k / (len(COLOURS) - 1):.3f})"
+                      for k, (r, g, b) in enumerate(COLOURS))  # fmt: skip
+    return f"linear-gradient(to right, {stops}), #999"
+
+
+def _to_jpeg(pixels, side, limit):
+    """A picture as a data URL: no side above `side` pixels, the JPEG at most `limit` bytes."""
+    image = Image.fromarray(pixels)
+    while True:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        for quality in (92, 80, 65, 50):
+            file = io.BytesIO()
+            image.save(file, "jpeg", quality=quality, subsampling=0 if quality > 90 else -1)
+            if file.tell() <= limit:
+                return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+        side = max(image.size) * 3 // 4
+
+
+# ---- what is given ----
+
+
+def _split(caption):
+    """A caption's words; white space within one is a single space."""
+    return caption.split() if isinstance(caption, str) else [" ".join(str(word).split()) for word in caption]
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _check_counts(images, **given):
+    if getattr(images, "ndim", 4) != 4:
+        raise ValueError(f"images are {tuple(images.shape)}: pass (N, 3, H, W), or a list of pictures")
+    if len(images) == 0:
+        raise ValueError("images is empty: pass at least one picture")
+    for name in ("captions", "weights"):
+        if given[name] is None:
+            raise ValueError(f"{name} is None: pass one entry for each picture (only an attn model has weights)")
+    for name, values in given.items():
+        if values is not None and (isinstance(values, str) or len(values) != len(images)):
+            seen = _short(values) if isinstance(values, str) else f"{len(values)} entries"
+            raise ValueError(f"{name}: {seen} for {len(images)} pictures: pass a list with one entry for each")
+
+
+def _read_maps(weights, words):
+    """The maps of the words as numpy, (T, h, w), float32."""
+    heat = weights.detach().float().cpu().numpy() if isinstance(weights, torch.Tensor) else np.asarray(weights)
+    if heat.ndim != 3 or 0 in heat.shape[1:] or heat.dtype.kind not in "fiu":
+        raise ValueError(f"weights are {heat.shape} {heat.dtype}: pass numbers (T, h, w), a map for each word")
+    if len(heat) < len(words):
+        raise ValueError(f"{len(words)} words but {len(heat)} maps: pass weights (T, h, w) with T at least the words")
+    heat = heat[: len(words)].astype(np.float32)
+    for word, each in zip(words, heat):
+        if not (np.isfinite(each).all() and each.min() >= 0):
+            seen = f"weights at {_short(word)} are {each.min():.3g} to {each.max():.3g}"
+            raise ValueError(f"{seen}: they must be finite and >= 0, apply softmax")
+    return heat
+
+
+def _read_probabilities(probabilities, words):
+    if probabilities is None:
+        return [None] * len(words)
+    if len(probabilities) != len(words):
+        raise ValueError(f"{len(probabilities)} probabilities for {len(words)} words: pass one for each")
+    return [_read_probability(p, word) for p, word in zip(probabilities, words)]
+
+
+def _read_probability(value, word):
+    value = float(value)
+    if not -1e-6 <= value <= 1 + 1e-6:  # written so that NaN fails too
+        raise ValueError(f"the probability of {_short(word)} is {value:.3g}: it must be from 0 to 1, not its logarithm")
+    return round(min(1.0, max(0.0, value)), 5)
+
+
+def _read_alternatives(alternatives, words):
+    """For each word pairs [other word, probability]."""
+    if alternatives is None:
+        return [[] for _ in words]
+    if len(alternatives) != len(words):
+        raise ValueError(f"alternatives for {len(alternatives)} of {len(words)} words: pass a list for each")
+    read = []
+    for word, pairs in zip(words, alternatives):
+        try:
+            pairs = [(str(other), p) for other, p in pairs]
+        except (TypeError, ValueError):
+            seen = f"alternatives at {_short(word)} are {_short(pairs)}"
+            raise ValueError(f"{seen}: pass pairs (word, probability)") from None
+        read.append([[other, _read_probability(p, other)] for other, p in pairs if other != word])
+    return read

@@ -1,0 +1,131 @@
+"""What test_processes.py runs under torchrun, in one launch as far as it can be, since each launch loads torch anew.
+
+    torchrun --nproc-per-node 2 tests/several_processes.py FOLDER SCENARIO...
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from conftest import MeanEncoder
+
+import helpers
+from eecs598 import checkpoints, processes, solver
+from eecs598.files import save_whole
+from rnn_lstm_captioning import CELL_TYPES, CaptioningRNN
+
+WORDS = {word: i for i, word in enumerate(["<NULL>", "<START>", "<END>", "<UNK>", *"abcdefg"])}
+EXAMPLES = 23  # with a batch of 11, the last one has a single example: not enough to go round
+OPTIONS = {"batch_size": 11, "learning_rate": 0.01, "lr_decay": 0.8, "seed": 5}
+
+
+def data(dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    captions = torch.randint(4, 11, (EXAMPLES, 7), generator=generator)
+    captions[torch.arange(7) > torch.randint(1, 7, (EXAMPLES, 1), generator=generator)] = 0
+    return torch.rand(EXAMPLES, 3, 6, 6, generator=generator).to(dtype), captions
+
+
+def make_model(cell_type, dtype=torch.float64, model_class=CaptioningRNN):
+    torch.manual_seed(1)
+    model = model_class(WORDS, 3, 4, 5, cell_type, image_encoder_pretrained=False, ignore_index=0).to(dtype)
+    model.image_encoder = torch.nn.Conv2d(3, 3, 2, stride=2, dtype=dtype)
+    return model
+
+
+def train(cell_type, epochs=4, dtype=torch.float64, kept=None, model=None, **options):
+    """The losses, the validation losses and the weights of a run on `data`."""
+    model, (images, captions) = model or make_model(cell_type, dtype), data(dtype)
+    history = solver.train(model, images, captions, num_epochs=epochs, progress=False, val_data=(images, captions),
+                           checkpoints=kept, **OPTIONS, **options)  # fmt: skip
+    return {"losses": torch.tensor(history.losses), "val": torch.tensor(history.val_losses), **model.state_dict()}
+
+
+def same(folder):
+    """Every kind of cell, whole batches and batches in parts."""
+    results = {f"{cell_type} {accumulate}": train(cell_type, accumulate=accumulate)
+               for cell_type in CELL_TYPES for accumulate in (1, 3)}  # fmt: skip
+    results["float32"] = train("attn", dtype=torch.float32)
+    torch.save(results, folder / f"same-{processes.current().rank}.pt")
+
+
+def half(folder):
+    """The first two epochs, to be gone on from by another number of processes; and who wrote the checkpoints."""
+
+    def told_save(value, path):
+        (folder / f"written-{processes.current().rank}").touch()
+        save_whole(value, path)
+
+    with mock.patch.object(checkpoints, "save_whole", told_save):
+        train("lstm", 2, kept=checkpoints.Checkpoints(folder / "half", {}))
+
+
+def other_half(folder):
+    """Goes on from the two epochs that another number of processes left."""
+    result = train("lstm", kept=checkpoints.Checkpoints(folder / "other_half", {}))
+    torch.save(result, folder / f"other_half-{processes.current().rank}.pt")
+
+
+def divided(folder):
+    """Each process has a checkpoint_dir of its own, as on machines that share no disk."""
+    with contextlib.suppress(checkpoints.CheckpointError):
+        train("lstm", 3, kept=checkpoints.Checkpoints(folder / "divided" / str(processes.current().rank), {}))
+        raise AssertionError("it went on from two different checkpoints")
+    (folder / f"divided-{processes.current().rank}").touch()
+
+
+def features(folder):
+    """Trained on features: they are computed in one process, and read by the other."""
+
+    class ToldEncoder(MeanEncoder):
+        def forward(self, images):
+            with (folder / "encoded").open("a") as file:
+                file.write(f"{processes.current().rank}\n" * len(images))
+            time.sleep(0.2)  # time enough for another one to begin too
+            return super().forward(images)
+
+    model = make_model("attn", torch.float32)
+    model.image_encoder = ToldEncoder()
+    images, captions = data(torch.float32)
+    pictures = (images * 255).to(torch.uint8)
+    _, losses = helpers.train_captioner(
+        model, pictures, captions, 2, 8, 0.01, device="cpu", features_folder=folder / "features", progress=False
+    )
+    torch.save(losses, folder / f"features-{processes.current().rank}.pt")
+
+
+class Killed(CaptioningRNN):
+    """In its eighth iteration the second process is killed."""
+
+    calls = 0
+
+    def forward(self, images, captions):
+        self.calls += self.training
+        if processes.current().rank == 1 and self.calls == 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(images, captions)
+
+
+def killed(folder):
+    train("lstm", model=make_model("lstm", model_class=Killed), kept=checkpoints.Checkpoints(folder / "killed", {}, 1))
+
+
+SCENARIOS = (same, half, other_half, divided, features, killed)
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    try:
+        with processes.joined(torch.device("cpu")):
+            print("process", processes.current().rank)
+            for scenario in SCENARIOS:
+                if scenario.__name__ in sys.argv[2:]:
+                    scenario(Path(sys.argv[1]))
+    except processes.ProcessLostError as lost:
+        sys.exit(f"error: {lost}")

@@ -1,0 +1,361 @@
+"""Bad input, systematically: a clear error that names the thing, or a right result; never a hang or a wrong number.
+
+Damaged data files by the hundred; captions, vocabularies and options that make no sense. Pictures are in test_coco.py,
+checkpoints in test_checkpoints.py.
+"""
+
+import copy
+import functools
+import io
+import math
+import pickle
+import random
+import warnings
+
+import pytest
+import torch
+from conftest import MeanEncoder
+
+import helpers
+from eecs598 import solver
+from eecs598.captions import SPECIAL_TOKENS, DataError
+from eecs598.datafile import check_whole, load_data, save_data
+from rnn_lstm_captioning import LSTM, RNN, AttentionLSTM, CaptioningRNN
+
+WORDS = {word: i for i, word in enumerate([*SPECIAL_TOKENS, "a", "b", "c"])}
+
+
+def make_data():
+    """A small data file's dict with all that one may hold."""
+    generator = torch.Generator().manual_seed(0)
+    captions = torch.zeros(6, 17, dtype=torch.int64)
+    captions[:, :5] = torch.tensor([1, 4, 5, 6, 2])
+    images = torch.randint(0, 256, (6, 3, 8, 8), generator=generator).to(torch.uint8)
+    return {
+        "train_images": images, "val_images": images[:3].clone(),
+        "train_captions": captions, "val_captions": captions[:3].clone(),
+        "vocab": {"idx_to_token": list(WORDS), "token_to_idx": dict(WORDS)},
+        "train_image_ids": torch.arange(6), "val_references": [["a b c"]] * 3,
+    }  # fmt: skip
+
+
+def make_model(cell_type="attn", word_to_idx=WORDS, **options):
+    model = CaptioningRNN(word_to_idx, 3, 4, 5, cell_type, image_encoder_pretrained=False, ignore_index=0, **options)
+    model.image_encoder = MeanEncoder()
+    return model
+
+
+def train_a_little(data):
+    """A step of training; its loss."""
+    torch.manual_seed(0)
+    model = make_model(word_to_idx=data["vocab"]["token_to_idx"])
+    return solver.train(model, data["train_images"], data["train_captions"], num_epochs=1, batch_size=64,
+                        learning_rate=1e-3, progress=False, seed=0).losses  # fmt: skip
+
+
+# --- data files: bytes ------------------------------------------------------------------------------------
+
+
+def change_bits(content, rng):
+    for _ in range(rng.choice([1, 1, 2, 20])):
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+
+
+def cut_off(content, rng):
+    del content[rng.randrange(len(content)) :]
+
+
+def leave_out(content, rng):
+    start = rng.randrange(len(content))
+    del content[start : start + rng.choice([1, 7, 64, 4096])]
+
+
+def put_in(content, rng):
+    start = rng.randrange(len(content))
+    content[start:start] = rng.randbytes(rng.choice([1, 7, 64, 4096]))
+
+
+def blank(content, rng):
+    start, length = rng.randrange(len(content)), rng.choice([16, 512, 4096])
+    content[start : start + length] = bytes(len(content[start : start + length]))
+
+
+def swap(content, rng):
+    half = len(content) // 2
+    one, other, length = rng.randrange(half), half + rng.randrange(half), rng.choice([8, 512])
+    content[one : one + length], content[other : other + length] = (
+        content[other : other + length], content[one : one + length])  # fmt: skip
+
+
+BYTES = (change_bits, cut_off, leave_out, put_in, blank, swap)
+
+
+@pytest.mark.parametrize("how", BYTES)
+@pytest.mark.parametrize("old_format", [False, True], ids=["zip", "pickle"])
+def test_damaged_files(tmp_path, how, old_format, capsys):
+    """40 of each kind. Refused in one line; or what is read is the data that were written."""
+    whole, path = io.BytesIO(), tmp_path / "data.pt"
+    torch.save(make_data(), whole, _use_new_zipfile_serialization=not old_format)
+    refused, rng = 0, random.Random(f"{how.__name__} {old_format}")
+    for _ in range(40):
+        content = bytearray(whole.getvalue())
+        how(content, rng)
+        path.write_bytes(content)
+        try:
+            check_whole(path)
+            data = load_data(path)
+        except DataError as error:
+            refused += 1
+            assert str(path) in str(error) and "\n" not in str(error)
+        else:
+            if old_format:  # it has no checksums: what is read must at least make sense, as validated data do
+                assert all(math.isfinite(loss) for loss in train_a_little(data))
+            else:
+                assert same(data, make_data())
+    # In zip files only bytes that carry nothing, as timestamps and padding, may differ unseen.
+    assert refused >= (10 if old_format else 25)
+
+
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    return one == other
+
+
+# --- data files: what is in them --------------------------------------------------------------------------
+
+VALUES = (None, 0, -1, 2.5, math.nan, "", "text", [], {}, (), [None], {"a": 1}, True, b"bytes",
+          torch.tensor(3), torch.zeros(0), torch.zeros(6, 17), torch.full((6, 17), -1), torch.full((6, 17), 10**9),
+          torch.zeros(6, 3, 8, 8), torch.zeros(6, 8, 8, 3, dtype=torch.uint8), torch.zeros(2, 2, dtype=torch.bool),
+          torch.zeros(6, 3, 0, 8, dtype=torch.uint8), torch.zeros(7, 17, dtype=torch.int64))  # fmt: skip
+
+
+def replace(data, rng):
+    data[rng.choice(list(data))] = copy.deepcopy(rng.choice(VALUES))
+
+
+def lose(data, rng):
+    del data[rng.choice([key for key in data if key not in ("train_image_ids", "val_references")])]
+
+
+def change_tensor(data, rng):
+    """Another type, other sizes, or one value that is out of range."""
+    key = rng.choice([key for key, value in data.items() if isinstance(value, torch.Tensor)])
+    value = data[key]
+    data[key] = rng.choice([value.double(), value.bool(), value[:-1], value[None], value.flatten(), value[..., :-1],
+                            torch.cat([value, value]), value.to(torch.int32)])  # fmt: skip
+
+
+def change_caption(data, rng):
+    captions = data[rng.choice(["train_captions", "val_captions"])]
+    row, column = rng.randrange(len(captions)), rng.randrange(captions.shape[1])
+    captions[row, column if rng.random() < 0.8 else 0] = rng.choice([-1, -(2**62), 7, 99, 2**62])
+
+
+def change_vocabulary(data, rng):
+    tokens, ids = data["vocab"]["idx_to_token"], data["vocab"]["token_to_idx"]
+    position = rng.randrange(len(tokens))
+    rng.choice([
+        lambda: tokens.pop(), lambda: tokens.append("a"), lambda: tokens.append("new"), lambda: tokens.reverse(),
+        lambda: tokens.__setitem__(position, rng.choice([None, 3, "", "a b", ["a"]])),
+        lambda: tokens.__setitem__(position, tokens[position - 1]), lambda: ids.clear(),
+        lambda: ids.pop(tokens[position]), lambda: ids.__setitem__(tokens[position], rng.choice([-1, 99, 2.0, "3"])),
+        lambda: ids.__setitem__("new", 3), lambda: data["vocab"].pop("idx_to_token"),
+        lambda: data["vocab"].__setitem__("token_to_idx", list(ids)),
+    ])()  # fmt: skip
+
+
+def change_references(data, rng):
+    wrong = [], [[]] * 3, [["a"]] * 2, [["a"], ["b"], "c"], [["a"], ["b"], [3]], 7, [None]
+    data["val_references"] = rng.choice(wrong)
+
+
+CONTENTS = (replace, lose, change_tensor, change_caption, change_vocabulary, change_references)
+
+
+@pytest.mark.parametrize("how", CONTENTS)
+def test_wrong_contents(tmp_path, how):
+    """40 of each kind, by the file that holds them and before one is written."""
+    path, rng, refused = tmp_path / "data.pt", random.Random(how.__name__), 0
+    for _ in range(40):
+        data = make_data()
+        how(data, rng)
+        torch.save(data, path)
+        try:
+            loaded = load_data(path)
+        except DataError as error:
+            refused += 1
+            assert str(path) in str(error) and "\n" not in str(error) and len(str(error)) < 400
+            with pytest.raises(DataError):
+                save_data(data, tmp_path / "never.pt")
+        else:  # as a picture's id that was changed, or a word's name
+            assert all(math.isfinite(loss) for loss in train_a_little(loaded))
+    assert refused >= 20 and not (tmp_path / "never.pt").exists()
+
+
+def test_at_least_300_variants():
+    assert len(BYTES) * 2 * 40 + len(CONTENTS) * 40 >= 300
+
+
+def test_a_file_that_holds_code_is_refused_and_not_run(tmp_path):
+    ran = tmp_path / "ran"
+
+    class Code:
+        def __reduce__(self):
+            return ran.touch, ()
+
+    for write in (functools.partial(torch.save), lambda value, path: path.write_bytes(pickle.dumps(value))):
+        write({**make_data(), "extra": Code()}, tmp_path / "code.pt")
+        with pytest.raises(DataError, match="holds code"):
+            load_data(tmp_path / "code.pt")
+    assert not ran.exists()
+
+
+# --- captions, pictures, vocabularies, sizes --------------------------------------------------------------
+
+IMAGES = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+CAPTIONS = torch.tensor([[1, 4, 5, 2, 0], [1, 4, 2, 0, 0]])
+
+
+def with_value(row, column, value):
+    captions = CAPTIONS.clone()
+    captions[row, column] = value
+    return captions
+
+
+@pytest.mark.parametrize("cell_type", ["rnn", "lstm", "attn"])
+@pytest.mark.parametrize(
+    ("images", "captions", "told"),
+    [
+        (IMAGES, with_value(1, 2, 99), "captions hold ids from 0 to 99; the vocabulary has ids 0 to 6"),
+        (IMAGES, with_value(0, 4, -1), "captions hold ids from -1 to 5"),
+        (IMAGES, CAPTIONS.float(), "captions are torch.float32; they must be torch.int64"),
+        (IMAGES, CAPTIONS.int(), "captions are torch.int32; they must be torch.int64"),
+        (IMAGES, CAPTIONS.bool(), "captions are torch.bool"),
+        (IMAGES, CAPTIONS[:, :1], r"captions are \(2, 1\); .* T at least 1"),
+        (IMAGES, CAPTIONS[:, :0], r"captions are \(2, 0\)"),
+        (IMAGES, CAPTIONS[0], r"captions are \(5,\)"),
+        (IMAGES[:0], CAPTIONS[:0], r"captions are \(0, 5\); for 0 pictures"),
+        (IMAGES[:1], CAPTIONS, "for 1 pictures they must be"),
+        (IMAGES, CAPTIONS.to("meta"), "captions are on meta, but the model is on cpu"),
+        (IMAGES[:, :2], CAPTIONS, r"gives features \(2, 2, 2, 3\), but input_dim is 3"),
+    ],
+)
+def test_captions_and_pictures_that_do_not_fit(cell_type, images, captions, told):
+    with pytest.raises((ValueError, TypeError), match=told):
+        make_model(cell_type)(images, captions)
+
+
+@pytest.mark.parametrize("cell_type", ["rnn", "lstm", "attn"])
+@pytest.mark.parametrize("caption", [[1, 2, 0, 0, 0], [1, 3, 3, 3, 2], [1, 4, 5, 4, 5], [1, 2]])
+def test_odd_captions_are_learned(cell_type, caption):
+    """Empty, of <UNK> alone, without <END>: the loss and each gradient are those of the plain definition."""
+    captions, model = torch.tensor([caption] * 2), make_model(cell_type).double()
+    loss = model(IMAGES, captions)
+    scores, state = [], model.begin(IMAGES)
+    for t in range(captions.shape[1] - 1):
+        step_scores, state, _ = model.step(captions[:, t], state)
+        scores.append(step_scores)
+    wanted = torch.nn.functional.cross_entropy(torch.stack(scores, 2), captions[:, 1:], ignore_index=0, reduction="sum")
+    torch.testing.assert_close(loss, wanted / 2)
+    loss.backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+def test_captions_of_padding_alone_count_nothing():
+    model = make_model()
+    loss = model(IMAGES, torch.zeros(2, 5, dtype=torch.int64))
+    loss.backward()
+    assert loss == 0 and not model.output_projection.weight.grad.any()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_pictures_that_are_not_finite_stop_training(bad):
+    images = IMAGES.float()
+    images[1, 0, 0, 0] = bad
+    with pytest.raises(solver.TrainingError, match="the loss became nan in epoch 1"):
+        solver.train(make_model(), images, CAPTIONS, num_epochs=1, batch_size=2, learning_rate=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ({}, "word_to_idx lacks <NULL> <START> <END>"),
+        ({word: i for word, i in WORDS.items() if word != "<END>"}, "word_to_idx lacks <END>"),
+        ({**WORDS, "d": 6}, "must give its 8 words the ids 0 to 7, each once; seen 0 to 6"),
+        ({**WORDS, "d": 99}, "each once; seen 0 to 99"),
+        ({**WORDS, "d": -1}, "each once; seen -1 to 6"),
+    ],
+)
+def test_vocabularies_that_make_no_sense(words, told):
+    with pytest.raises(ValueError, match=told):
+        make_model(word_to_idx=words)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"input_dim": 0}, "input_dim is 0; it must be a whole number, at least 1"),
+        ({"wordvec_dim": -3}, "wordvec_dim is -3"),
+        ({"hidden_dim": 2.5}, "hidden_dim is 2.5"),
+        ({"cell_type": "gru"}, "cell_type is 'gru'; it must be one of rnn, lstm, attn"),
+        ({"ignore_index": 7}, "ignore_index is 7; it must be a word's id, below 7, or None"),
+        ({"ignore_index": -5}, "ignore_index is -5"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"dropout": math.nan}, "dropout is nan"),
+        ({"label_smoothing": -0.1}, "label_smoothing is -0.1"),
+        ({"doubly_stochastic": math.nan}, "doubly_stochastic is nan"),
+    ],
+)
+def test_options_that_make_no_sense(options, told):
+    known = {"word_to_idx": WORDS, "input_dim": 3, "wordvec_dim": 4, "hidden_dim": 5, "image_encoder_pretrained": False}
+    with pytest.raises(ValueError, match=told):
+        CaptioningRNN(**(known | options))
+
+
+@pytest.mark.parametrize("layer", [RNN, LSTM, AttentionLSTM])
+@pytest.mark.parametrize("sizes", [(0, 4), (3, 0), (-1, 4), (3, 2.5)])
+def test_layers_of_no_size(layer, sizes):
+    with pytest.raises(ValueError, match="every size must be a whole number, at least 1"):
+        layer(*sizes)
+
+
+@pytest.mark.parametrize("layer", [RNN, LSTM, AttentionLSTM])
+@pytest.mark.parametrize("shape", [(2, 3, 5), (2, 0, 3), (0, 2, 3), (2, 3)])
+def test_sequences_that_do_not_fit(layer, shape):
+    first = torch.zeros(2, 4, 1, 1) if layer is AttentionLSTM else torch.zeros(2, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match=r"it must be \(N, T, 3\), with N and T at least 1"):
+            layer(3, 4)(torch.zeros(shape), first)
+
+
+@pytest.mark.parametrize("words", [list(WORDS), dict(enumerate(WORDS))])
+@pytest.mark.parametrize("captions", [torch.tensor([[1, 7]]), torch.tensor([1, -1]), torch.tensor([[1.0, 2.0]])])
+def test_ids_of_no_word_are_not_decoded(words, captions):
+    with pytest.raises(ValueError, match="no word's id; there are 7"):
+        helpers.decode_captions(captions, words)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"learning_rate": math.nan}, "learning_rate is nan"), ({"learning_rate": math.inf}, "learning_rate is inf"),
+        ({"learning_rate": "fast"}, "learning_rate is 'fast'"), ({"lr_decay": -1}, "lr_decay is -1"),
+        ({"batch_size": 0}, "batch_size is 0"), ({"batch_size": True}, "batch_size is True"),
+        ({"num_epochs": -2}, "num_epochs is -2"), ({"num_epochs": 1e3}, "num_epochs is 1000.0"),
+        ({"accumulate": 0}, "accumulate is 0"), ({"precision": "float16"}, "precision is 'float16'"),
+        ({"captions": [[1, 2]]}, "captions are a list; they must be a tensor"),
+        ({"images": None}, "images are a NoneType"),
+        ({"image_index": torch.tensor([0, 9])}, "image_index goes up to 9, but there are 2 images"),
+    ],
+)  # fmt: skip
+def test_training_that_makes_no_sense(options, told):
+    known = {"images": IMAGES, "captions": CAPTIONS, "num_epochs": 1, "batch_size": 2, "learning_rate": 0.1}
+    model = make_model()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=told):
+        solver.train(model, progress=False, **(known | options))
+    assert same(model.state_dict(), before)
