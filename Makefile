@@ -26,10 +26,21 @@ notebook: .venv/ready  ## execute the notebook and keep its outputs in it
 	$(TIDY) --to notebook --inplace $(NOTEBOOK)
 
 # INSTRUCTORS ONLY: these lines are not in the student edition.
-.PHONY: handout
+.PHONY: handout grade
 
 handout: .venv/ready  ## write the student edition to build/handout and build/handout.zip; OPTIONS="--published"
 	.venv/bin/python -m eecs598.handout build/handout $(OPTIONS)
+
+# `make grade FILE...`: the words after grade are what to grade, and no targets.
+ifeq ($(firstword $(MAKECMDGOALS)),grade)
+FILE ?= $(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS))
+.PHONY: $(FILE)
+$(FILE):
+	@:
+endif
+
+grade: .venv/ready  ## grade submissions; OPTIONS="--parts published --csv class.csv"
+	.venv/bin/python -m eecs598.grading $(FILE) $(OPTIONS)
 
 # END INSTRUCTORS
 

@@ -85,3 +85,20 @@ class MeanEncoder(torch.nn.Module):
 @pytest.fixture
 def mean_encoder():
     return MeanEncoder()
+
+
+TABLES = pytest.StashKey()
+
+
+@pytest.fixture(scope="session")
+def show_table(pytestconfig):
+    """Show a table after the tests: (title, lines)."""
+    tables = pytestconfig.stash.setdefault(TABLES, {})
+    return tables.__setitem__
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for title, lines in config.stash.get(TABLES, {}).items():
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.write_line(line)

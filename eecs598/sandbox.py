@@ -1,0 +1,553 @@
+"""The process that a submission runs in: confined, and answering calls of its functions with numbers.
+
+    python -m eecs598.sandbox fork-server FD        on Linux and macOS: forks a process for each order, torch loaded
+    python -m eecs598.sandbox once                  elsewhere: one process, whose orders come on standard input
+
+The process judges nothing. It runs the submission's functions on the inputs that `eecs598.remote` sends and returns
+what they return; inputs, references and comparisons stay in the grader's process. So no patch of torch, of the checks
+or of the channel makes a wrong number right. What the process is kept from:
+
+- time and memory: the grader kills the process, with its process group, when its time is over. Memory, the size of a
+  written file and core dumps have resource limits (memory: Linux alone; Windows has the time limit and nothing more).
+- files: it works in a folder of its own. An audit hook refuses to open others for writing, to rename or to remove
+  them, and to read the solution and the grader. On Linux from 5.13 on the kernel (Landlock) refuses writing too.
+- processes and network: the audit hook refuses to fork, to start programs, to send signals, to open sockets and to
+  call ctypes. On Linux the kernel too (Landlock; where it may be had, a network namespace without a network).
+
+Not defended: code that works its way around the audit hook inside CPython (as a crafted code object can) meets on
+Linux the kernel's refusals, elsewhere nothing, and can then read any file that the user can read, the solution too.
+Nor is a submission kept from computing a right answer by means that the assignment forbids, such as torch.nn.LSTM.
+"""
+
+import contextlib
+import copy
+import ctypes
+import importlib
+import importlib.machinery
+import importlib.util
+import json
+import linecache
+import os
+import random
+import struct
+import sys
+import traceback
+import types
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from eecs598 import encoders
+
+ROOT = Path(__file__).resolve().parent.parent
+NAME = "rnn_lstm_captioning"
+LARGEST_MESSAGE = 1 << 28  # bytes
+LARGEST_FILE = 1 << 24
+DTYPES = {str(dtype): dtype for dtype in (
+    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128, torch.bool,
+    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)}  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Messages: JSON and the bytes of tensors; nothing in them can run
+# ---------------------------------------------------------------------------------------------------------
+
+
+class MessageError(Exception):
+    """What came through the channel is no message."""
+
+
+def send(file, value, tensors=()):
+    """Write a message: a value that JSON takes, and tensors."""
+    heads, blobs = [], []
+    for tensor in tensors:
+        flat = tensor.detach().cpu().resolve_conj().contiguous().reshape(-1)
+        blobs.append(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+        heads.append([str(tensor.dtype), list(tensor.shape)])
+    head = json.dumps([value, heads]).encode()
+    file.write(struct.pack("<I", len(head)) + head + b"".join(blobs))
+    file.flush()
+
+
+def receive(file):
+    """Read a message: the value and its tensors. Raises EOFError at the end, MessageError for what is none."""
+    try:
+        value, heads = json.loads(_read(file, struct.unpack("<I", _read(file, 4))[0]))
+        tensors = []
+        for name, shape in heads:
+            dtype, count = DTYPES[name], 1
+            for size in shape:
+                count *= size if isinstance(size, int) and size >= 0 else LARGEST_MESSAGE
+            blob = _read(file, count * dtype.itemsize)
+            flat = torch.frombuffer(bytearray(blob), dtype=dtype) if blob else torch.empty(0, dtype=dtype)
+            tensors.append(flat.reshape(shape))
+        return value, tensors
+    except (ValueError, KeyError, TypeError, RuntimeError, RecursionError, UnicodeError) as error:
+        raise MessageError(f"no message: {error}") from None
+
+
+def _read(file, size):
+    if size > LARGEST_MESSAGE:
+        raise MessageError(f"a message of {size} bytes")
+    data = file.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Confinement
+# ---------------------------------------------------------------------------------------------------------
+
+SECRET = ("checks", "formulas", "grading", "remote", "handout", "mutants")
+REFUSED = ("subprocess.", "socket.", "ctypes.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork",
+           "os.startfile", "os.kill", "pty.", "gc.get_", "winreg.", "ftplib.", "urllib.", "webbrowser.")  # fmt: skip
+CHANGING = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod",
+            "os.chown", "os.utime", "os.setxattr", "os.removexattr", "os.chflags")  # fmt: skip
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+def confine(folder, memory, secrets=()):
+    """Bind this process, for good, to `folder` and to `memory` MB beyond what it has. Returns the list of refusals.
+
+    secrets: files that it must not read, besides the grader's own.
+    """
+    folder = os.path.realpath(folder)
+    os.chdir(folder)
+    _limit_resources(memory)
+    if sys.platform == "linux":
+        _unshare_network()
+        _landlock(folder)
+    _guard_torch_writer(folder)
+    refusals = []
+    sys.addaudithook(_make_hook(folder, {os.path.realpath(path) for path in secrets}, refusals))
+    return refusals
+
+
+def _limit_resources(memory):
+    with contextlib.suppress(ImportError):  # Windows
+        import resource
+
+        limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: LARGEST_FILE}
+        if sys.platform == "linux":
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            limits[resource.RLIMIT_AS] = pages * resource.getpagesize() + (memory << 20)
+        for limit, value in limits.items():
+            hard = resource.getrlimit(limit)[1]
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(limit, (value, value))
+
+
+def _unshare_network():
+    """A network namespace of its own, in which there is no network; where that is not allowed, none."""
+    libc, network, user = ctypes.CDLL(None), 0x40000000, 0x10000000
+    if libc.unshare(network):
+        libc.unshare(network | user)
+
+
+def _landlock(folder):
+    """Landlock: write in `folder` and /dev/null alone, run no program, open no TCP connection, signal nobody else.
+
+    Source: the kernel's documentation, userspace-api/landlock. Older kernels know less of it, or nothing.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    version = libc.syscall(444, None, 0, 1)
+    if version < 1:
+        return
+    execute, write, make_and_remove = 1 << 0, 1 << 1, sum(1 << bit for bit in range(4, 13))
+    refer, truncate = (1 << 13) * (version >= 2), (1 << 14) * (version >= 3)
+    tcp, scopes = 3 * (version >= 4), 3 * (version >= 6)
+    handled = struct.pack("<QQQ", execute | write | make_and_remove | refer | truncate, tcp, scopes)
+    handled = handled[: 8 if version < 4 else 16 if version < 6 else 24]
+    ruleset = libc.syscall(444, handled, len(handled), 0)
+    rights = {folder: write | make_and_remove | refer | truncate, os.devnull: write | truncate}
+    for path, allowed in rights.items():
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        libc.syscall(445, ruleset, 1, struct.pack("<Qi", allowed, fd), 0)
+        os.close(fd)
+    libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS: Landlock asks for it
+    libc.syscall(446, ruleset, 0)
+    os.close(ruleset)
+
+
+def _guard_torch_writer(folder):
+    """torch.save opens its file in C++, where no audit hook sees it."""
+    original = torch._C.PyTorchFileWriter
+
+    def writer(target, *args, **kwargs):
+        if isinstance(target, (str, os.PathLike)):
+            sys.audit("open", os.fspath(target), "w", WRITING)
+        return original(target, *args, **kwargs)
+
+    torch._C.PyTorchFileWriter = writer
+
+
+def _make_hook(folder, secrets, refusals):
+    realpath, fspath, separator, devnull = os.path.realpath, os.fspath, os.sep, os.devnull
+    package, tests = str(ROOT / "eecs598"), str(ROOT / "tests")
+
+    def inside(path):
+        if isinstance(path, int):
+            return True
+        path = realpath(os.fsdecode(fspath(path)))
+        return path in (devnull, folder) or path.startswith(folder + separator)
+
+    def secret(path):
+        if isinstance(path, int):
+            return False
+        path = realpath(os.fsdecode(fspath(path)))
+        own = path.startswith(package + separator) and path.rpartition(separator)[2].split(".")[0] in SECRET
+        return own or path in secrets or path.startswith(tests + separator)
+
+    def refuse(what):
+        if what not in refusals and len(refusals) < 20:
+            refusals.append(what)
+        raise PermissionError(f"a submission may not {what}")
+
+    def hook(event, args):
+        if event == "open":
+            path, _, flags = args
+            if isinstance(flags, int) and flags & WRITING and not inside(path):
+                refuse(f"write the file {path}")
+            if secret(path):
+                refuse(f"read the file {path}")
+        elif event == "import":
+            top, _, module = args[0].partition(".")
+            if top == "eecs598" and module in SECRET:
+                refuse(f"import {args[0]}")
+        elif event.startswith(REFUSED):
+            refuse(f"call {event}")
+        elif event.startswith(CHANGING):
+            for path in args[: 2 if event.startswith(("os.rename", "os.link", "os.symlink")) else 1]:
+                if not inside(path):
+                    refuse(f"call {event} on {path}")
+
+    return hook
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What a submission may take for granted
+# ---------------------------------------------------------------------------------------------------------
+
+ABSENT = ("a4_helper", "a5_helper", "helpers", "coutils", "google", "cv2", "seaborn", "IPython", "matplotlib", "tqdm")
+
+
+class StandIns:
+    """A finder of last resort: for the course's helpers, and what is often imported and not needed, a stand-in.
+
+    It holds what the course's helper files pass on to `import *`, and functions that fail when they are called.
+    """
+
+    def __init__(self):
+        self.used = []
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in ABSENT:
+            return None
+        self.used.append(name)
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)
+
+    def create_module(self, spec):
+        shared = {"torch": torch, "nn": nn, "F": nn.functional, "random": random, "os": os}
+        module = types.ModuleType(spec.name)
+        module.__dict__.update(shared, __all__=list(shared), __getattr__=self._missing(spec.name))
+        return module
+
+    def exec_module(self, module):
+        pass
+
+    @staticmethod
+    def _missing(module):
+        def missing(name):
+            if name.startswith("__"):
+                raise AttributeError(name)
+
+            def call(*args, **kwargs):
+                raise RuntimeError(f"{module}.{name} is not to be had while grading")
+
+            return call
+
+        return missing
+
+
+def lend_regnet():
+    """From now on torchvision's RegNetX-400MF is a copy of one with random weights, whatever weights are asked for.
+
+    A captioner is checked on features that are given. So nothing is downloaded here, and building one is quick.
+    """
+    models = encoders.import_torchvision().models
+    network = models.regnet_x_400mf(weights=None)
+    # The published starter code does this: what it imports is then there in every process forked from this one.
+    feature_extraction = importlib.import_module("torchvision.models.feature_extraction")
+    feature_extraction.create_feature_extractor(network, return_nodes=["trunk_output.block4"])
+
+    def regnet_x_400mf(*args, **kwargs):
+        return copy.deepcopy(network)
+
+    models.regnet_x_400mf = models.regnet.regnet_x_400mf = regnet_x_400mf
+
+
+class CudaOnCpu(TorchFunctionMode):
+    """`.cuda()` and device="cuda" give the CPU: for files that assume a GPU, on a machine without one."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (torch.Tensor.cuda, nn.Module.cuda):
+            return args[0]
+        kwargs = {key: self._on_cpu(value) for key, value in (kwargs or {}).items()}
+        return function(*map(self._on_cpu, args), **kwargs)
+
+    @staticmethod
+    def _on_cpu(value):
+        is_cuda = (isinstance(value, torch.device) and value.type == "cuda") or (
+            isinstance(value, str) and value.partition(":")[0] == "cuda"
+        )
+        return torch.device("cpu") if is_cuda else value
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The server
+# ---------------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """Answers the grader's requests: each a dict with "op", and tensors. See `eecs598.remote` for the other end."""
+
+    def __init__(self, file):
+        self.file, self.module = file, None
+        self.objects, self.graphs, self.made = [], [], {}
+
+    def run(self):
+        """Answer until the channel closes."""
+        while True:
+            try:
+                request, tensors = receive(self.file)
+            except EOFError:
+                return
+            try:
+                reply, results = getattr(self, f"do_{request['op']}")(request, tensors)
+            except BaseException as error:  # SystemExit, too: nothing that a submission raises ends the server
+                reply, results = self._describe(error), []
+            send(self.file, reply, results)
+
+    def _describe(self, error):
+        """An exception as a message: its class, its first line, and the submission's line that raised it."""
+        text = (str(error).strip() or "no message").splitlines()[0][:500]
+        kind = "SystemExit" if isinstance(error, SystemExit) else type(error).__name__
+        path = self.module.__file__ if self.module else ""
+        if isinstance(error, SyntaxError):
+            return {"error": kind, "message": f"{error.msg}, line {error.lineno}", "line": "", "undone": False}
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        line = ""
+        if frames:
+            text_of_line = frames[-1].line or linecache.getline(path, frames[-1].lineno).strip()
+            line = f"; line {frames[-1].lineno} of {Path(path).name}: {text_of_line}"
+        return {"error": kind, "message": text, "line": line, "undone": isinstance(error, NotImplementedError)}
+
+    def do_load(self, request, tensors):
+        """Import the submission. Returns which of the names asked for it has."""
+        finder = StandIns()
+        sys.meta_path.append(finder)
+        sys.path.insert(0, os.getcwd())
+        path = os.path.join(os.getcwd(), f"{NAME}.py")
+        text = Path(path).read_bytes()
+        spec = importlib.util.spec_from_file_location(NAME, path)
+        self.module = sys.modules[NAME] = importlib.util.module_from_spec(spec)
+        cuda = b"cuda" in text and not torch.cuda.is_available()
+        if cuda:
+            CudaOnCpu().__enter__()
+        torch.manual_seed(0)
+        spec.loader.exec_module(self.module)
+        return {"has": [name for name in request["names"] if hasattr(self.module, name)],
+                "stand_ins": finder.used, "cuda": cuda}, []  # fmt: skip
+
+    def do_rebind(self, request, tensors):
+        """Put functions of `source` in the submission's place; run `further` with it."""
+        ours = types.ModuleType("underneath")
+        exec(compile(request["source"], "underneath", "exec"), ours.__dict__)
+        for name in request["names"]:
+            setattr(self.module, name, getattr(ours, name))
+        exec(request["further"], {"torch": torch, "submission": self.module})
+        return {}, []
+
+    def do_call(self, request, tensors):
+        """Call a function, or a method of a module. Tensors come back by value, other objects by number."""
+        tensors = [t.requires_grad_(bool(wants)) for t, wants in zip(tensors, request["leaves"])]
+        before = [t.detach().clone() for t in tensors]
+        args, kwargs = self._decode(request["args"], tensors), self._decode(request["kwargs"], tensors)
+        function = self._placed(request, tensors) if "module" in request else getattr(self.module, request["name"])
+        with torch.set_grad_enabled(request["grad"]):
+            raw = function(*args, **kwargs)
+        results = []
+        value = self._encode(raw, results)
+        self.graphs.append((results, tensors))
+        changed = [k for k, (old, t) in enumerate(zip(before, tensors)) if not _same(old, t.detach())]
+        reply = {"value": value, "graph": len(self.graphs) - 1, "changed": changed,
+                 "grads": [t.requires_grad for t in results]}  # fmt: skip
+        return reply, [*results, *(tensors[k] for k in changed)]
+
+    def do_grad(self, request, tensors):
+        """Autograd's gradients of an earlier call: from the results' gradients to the inputs'."""
+        results, leaves = self.graphs[request["graph"]]
+        outputs = [results[k] for k in request["outputs"]]
+        wrt = [leaf for leaf in leaves if leaf.requires_grad]
+        grads = torch.autograd.grad(outputs, wrt, tensors, allow_unused=True, retain_graph=True)
+        return {"given": [grad is not None for grad in grads]}, [grad for grad in grads if grad is not None]
+
+    def do_make(self, request, tensors):
+        """Build a module. Returns what `remote.RemoteModule` mirrors. A captioner, which takes long, is built once."""
+        known = json.dumps(request) if request["captioner"] else None
+        if known in self.made:
+            return self.made[known]
+        module = getattr(self.module, request["name"])(*request["args"], **request["kwargs"])
+        self.objects.append(module)
+        reply = {"module": len(self.objects) - 1, "is_module": isinstance(module, nn.Module), "encoder": None}
+        if not reply["is_module"]:
+            return reply | {"class": type(module).__name__}, []
+        if request["captioner"]:
+            with contextlib.suppress(ValueError):
+                parent, attribute = encoders.find_encoder(module)
+                names = {id(m): name for name, m in module.named_modules()}
+                reply["encoder"] = f"{names[id(parent)]}.{attribute}".lstrip(".")
+                encoders.set_encoder(module, encoders.Features(torch.float32))
+        parameters = dict(module.named_parameters())
+        reply["methods"] = [name for name in ("step_forward", "sample") if hasattr(module, name)]
+        answer = reply | {"parameters": list(parameters)}, [p.detach().clone() for p in parameters.values()]
+        if known:
+            self.made[known] = answer
+        return answer
+
+    def _placed(self, request, tensors):
+        """A method of a module, once the tensors that came along have their places among its parameters."""
+        module = self.objects[request["module"]].train(request["training"])
+        for k, (name, index) in enumerate(request["parameters"].items()):
+            if k == 0:
+                module.to(tensors[index].dtype)
+            parent, _, leaf = name.rpartition(".")
+            module.get_submodule(parent)._parameters[leaf] = tensors[index]
+        return module if request["name"] == "forward" else getattr(module, request["name"])
+
+    def _decode(self, value, tensors):
+        if isinstance(value, dict) and "tensor" in value:
+            return tensors[value["tensor"]]
+        if isinstance(value, dict) and "object" in value:
+            return self.objects[value["object"]]
+        if isinstance(value, dict):
+            return {key: self._decode(item, tensors) for key, item in value.items()}
+        return [self._decode(item, tensors) for item in value] if isinstance(value, list) else value
+
+    def _encode(self, value, results, top=True):
+        if torch.is_tensor(value):
+            results.append(value)
+            return {"tensor": len(results) - 1}
+        if top and isinstance(value, (tuple, list)):
+            items = [self._encode(item, results, top=False) for item in value]
+            return {"tuple" if isinstance(value, tuple) else "list": items}
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        self.objects.append(value)
+        return {"object": len(self.objects) - 1, "class": type(value).__name__}
+
+
+def _same(old, new):
+    return old.shape == new.shape and torch.equal(old.nan_to_num(), new.nan_to_num())
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Starting it
+# ---------------------------------------------------------------------------------------------------------
+
+
+def _serve(file, order):
+    """One submission's process, from here to its end."""
+    torch.set_num_threads(1)
+    sys.dont_write_bytecode = True
+    # The project itself, and where it is installed in development mode: the solution is not to be imported.
+    sys.path[:] = [entry for entry in sys.path if entry and Path(entry).resolve() != ROOT]
+    sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in getattr(finder, "__module__", "")]
+    server = Server(file)
+    refusals = confine(order["folder"], order["memory"], order["secrets"])
+    server.do_refusals = lambda request, tensors: ({"refusals": refusals}, [])
+    server.run()
+
+
+def _fork_server(fd):
+    """Fork a process for each order: {"folder", "memory", "secrets"} with the channel's end and the output's."""
+    import signal
+    import socket
+
+    channel = socket.socket(fileno=fd)
+    while True:
+        text, fds, _, _ = socket.recv_fds(channel, 1 << 16, 2)
+        if not text:
+            return
+        order = json.loads(text)
+        if "wait" in order:  # the grader has killed it, or it has ended
+            status = os.waitpid(order["wait"], 0)[1]
+            channel.sendall(json.dumps({"status": os.waitstatus_to_exitcode(status)}).encode())
+            continue
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.setsid()
+            channel.close()
+            for target in (1, 2):
+                os.dup2(fds[1], target)
+            os.close(fds[1])
+            file = os.fdopen(fds[0], "r+b", buffering=0)
+            _serve(_Whole(file), order)
+            os._exit(0)
+        for passed in fds:
+            os.close(passed)
+        channel.sendall(json.dumps({"pid": pid}).encode())
+
+
+class _Whole:
+    """A raw file whose read gives all that was asked for, up to the end."""
+
+    def __init__(self, reader, writer=None):
+        self.reader, self.writer = reader, writer or reader
+
+    def read(self, size):
+        parts = []
+        while size > 0 and (part := self.reader.read(min(size, 1 << 20))):
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def write(self, data):
+        view = memoryview(data)
+        while view:
+            view = view[self.writer.write(view) :]
+
+    def flush(self):
+        self.writer.flush()
+
+    def close(self):
+        self.reader.close()
+        self.writer.close()
+
+
+def _once():
+    """One process, for systems without fork: orders on standard input, answers on standard output."""
+    file = _Whole(os.fdopen(os.dup(0), "rb", buffering=0), os.fdopen(os.dup(1), "wb", buffering=0))
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    _serve(file, receive(file)[0])
+
+
+def main(arguments):
+    torch.set_num_threads(1)
+    for name in ("grad", "utils"):  # what a submission may import, loaded before it is confined
+        importlib.import_module(f"eecs598.{name}")
+    lend_regnet()
+    if arguments[0] == "once":
+        _once()
+    else:
+        _fork_server(int(arguments[1]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

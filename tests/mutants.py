@@ -1,0 +1,388 @@
+"""Mistakes made on purpose in our own solution, for the test of the grader.
+
+A mutant is (where, what, text, its replacement, parts): `where` is a function or Class.method of the solution, in whose
+code (not its comments) the text occurs exactly once; `parts` are those that must lose their points, and no others.
+None is equivalent to the solution: each changes a value or a gradient that the published checks would show.
+"""
+
+import ast
+from typing import NamedTuple
+
+from eecs598.checks import CHECKS
+
+CELLS = {"rnn": "RNN", "lstm": "LSTM", "attn": "AttentionLSTM"}
+
+
+class Mutant(NamedTuple):
+    where: str
+    what: str
+    old: str
+    new: str
+    parts: tuple
+
+
+class MutantError(AssertionError):
+    """A mutant's text is not to be found any more: mend the mutant."""
+
+
+def apply(source, mutant):
+    """The source with the mutant's mistake made. Raises MutantError, which names the mutant."""
+    lines = source.splitlines(keepends=True)
+    first, last = _place(source, mutant)
+    hits = [k for k in range(first, last) if not lines[k].lstrip().startswith("#")]
+    body = "".join(lines[k] if k in hits else "#\n" for k in range(first, last))
+    if body.count(mutant.old) != 1:
+        raise MutantError(
+            f"{mutant.where}, {mutant.what}: {mutant.old!r} occurs {body.count(mutant.old)} times in the code, wanted 1"
+        )
+    return "".join(lines[:first]) + body.replace(mutant.old, mutant.new) + "".join(lines[last:])
+
+
+def _place(source, mutant):
+    """The lines of a function's code, its docstring apart: first and beyond the last, from 0."""
+    body, node = ast.parse(source).body, None
+    for name in mutant.where.split("."):
+        node = next((entry for entry in body if getattr(entry, "name", None) == name), None)
+        if node is None:
+            raise MutantError(f"{mutant.where}, {mutant.what}: the solution has no {mutant.where}")
+        body = node.body
+    has_docstring = ast.get_docstring(node) is not None and len(body) > 1
+    return (body[0].end_lineno if has_docstring else node.lineno - 1), node.end_lineno
+
+
+def _mutants(where, parts, *slips):
+    parts = (parts,) if isinstance(parts, str) else parts
+    return [Mutant(where, what, old, new, parts) for what, old, new in slips]
+
+
+LOSSES = "rnn_captioner_loss", "lstm_captioner_loss", "attn_captioner_loss"
+SAMPLES = "rnn_captioner_sample", "lstm_captioner_sample", "attn_captioner_sample"
+
+# fmt: off
+MUTANTS = [
+    *_mutants("rnn_step_forward", "rnn_step_forward",
+        ("a sign", "+ prev_h @ Wh", "- prev_h @ Wh"),
+        ("Wh transposed", "prev_h @ Wh", "prev_h @ Wh.t()"),
+        ("sigmoid for tanh", "torch.tanh", "torch.sigmoid"),
+        ("no bias", " @ Wh + b)", " @ Wh)"),
+        ("the recurrent term missing", " + prev_h @ Wh", ""),
+        ("float32 hard-coded", "x @ Wx", "x.float() @ Wx"),
+        ("tanh left out", "torch.tanh(x", "(x"),
+    ),
+    *_mutants("rnn_step_backward", "rnn_step_backward",
+        ("tanh' missing", "dnext_h * (1 - next_h**2)", "dnext_h"),
+        ("a sign in tanh'", "1 - next_h**2", "1 + next_h**2"),
+        ("tanh' without the square", "1 - next_h**2", "1 - next_h"),
+        ("Wx not transposed", "da @ Wx.t()", "da @ Wx"),
+        ("Wh not transposed", "da @ Wh.t()", "da @ Wh"),
+        ("dWh from next_h", "prev_h.t() @ da", "next_h.t() @ da"),
+        ("mean for sum", "da.sum(0)", "da.mean(0)"),
+        ("wrong axis", "da.sum(0)", "da.sum(1)"),
+        ("dWx transposed", "x.t() @ da", "da.t() @ x"),
+        ("dx without tanh'", "da @ Wx.t()", "dnext_h @ Wx.t()"),
+        ("outputs swapped", "return dx, dprev_h,", "return dprev_h, dx,"),
+    ),
+    *_mutants("rnn_forward", "rnn_forward",
+        ("h0 not used", "states = [h0]", "states = [torch.zeros_like(h0)]"),
+        ("state not carried", "states[-1][: len(a)]", "states[0][: len(a)]"),
+        ("off by one in time", "h[1:].transpose", "h[:-1].transpose"),
+        ("back to front", "in projected.split(sizes)", "in projected.split(sizes)[::-1]"),
+        ("time before the batch", "h[1:].transpose(0, 1)", "h[1:]"),
+        ("Wh transposed", ", Wh).tanh_()", ", Wh.t()).tanh_()"),
+        ("no bias", "torch.addmm(b, packed, Wx)", "packed @ Wx"),
+        ("float32 hard-coded", "torch.addmm(b, packed, Wx)", "torch.addmm(b, packed, Wx).float()"),
+        ("the cache forgotten", "h[1:].transpose(0, 1), RNNCache(packed, h, Wx, Wh, sizes)", "h[1:].transpose(0, 1)"),
+    ),
+    *_mutants("rnn_backward", "rnn_backward",
+        ("later steps lost", "dh[:n, t] + _grow(dprev_h, n)", "dh[:n, t]"),
+        ("the state before in tanh'", "h[t + 1, :n]", "h[t, :n]"),
+        ("a sign in tanh'", "value=-1", "value=1"),
+        ("Wh not transposed", "dprev_h = da_t @ Wh.t()", "dprev_h = da_t @ Wh"),
+        ("dWh off by one in time", "_pack(h[:-1], sizes)", "_pack(h[1:], sizes)"),
+        ("mean for sum", "da.sum(0)", "da.mean(0)"),
+        ("gradient not accumulated", "da.sum(0)", "da[:N].sum(0)"),
+        ("dh0 forgotten", "_grow(dprev_h, N), dWx", "torch.zeros_like(dprev_h), dWx"),
+        ("forward in time", "reversed(list(enumerate(da.split(sizes))))", "enumerate(da.split(sizes))"),
+        ("device hard-coded", "return dx,", 'return dx.to("meta"),'),
+    ),
+    *_mutants("RNN.forward", "rnn_module",
+        ("h0 not used", "x, h0, self.Wx", "x, 0 * h0, self.Wx"),
+        ("no gradient to Wh", "self.Wh, self.b", "self.Wh.detach(), self.b"),
+    ),
+    *_mutants("RNN.step_forward", "rnn_module",
+        ("state not carried", "(x, prev_h, self", "(x, 0 * prev_h, self"),
+        ("the cache returned, too", "self.b)[0]", "self.b)"),
+    ),
+    *_mutants("RNN.__init__", "rnn_module",
+        ("the bias no parameter", "nn.Parameter(torch.zeros(hidden_dim))", "torch.zeros(hidden_dim)"),
+        ("Wh of the wrong shape", "_weight(hidden_dim, hidden_dim)", "_weight(hidden_dim, input_dim)"),
+    ),
+    *_mutants("lstm_step_forward", "lstm_step_forward",
+        ("gates o and g swapped", "a_i, a_f, a_o, a_g = a.chunk", "a_i, a_f, a_g, a_o = a.chunk"),
+        ("gates i and f swapped", "a_i, a_f, a_o, a_g = a.chunk", "a_f, a_i, a_o, a_g = a.chunk"),
+        ("the candidate through sigmoid", "torch.tanh(a_g)", "torch.sigmoid(a_g)"),
+        ("the forget gate through tanh", "torch.sigmoid(a_f)", "torch.tanh(a_f)"),
+        ("a sign in the cell", "f * prev_c + i * g", "f * prev_c - i * g"),
+        ("the forget gate not applied", "f * prev_c + i * g", "prev_c + i * g"),
+        ("the input gate not applied", "f * prev_c + i * g", "f * prev_c + g"),
+        ("the cell not carried", "f * prev_c + i * g", "i * g"),
+        ("next_h from prev_c", "torch.tanh(next_c)", "torch.tanh(prev_c)"),
+        ("next_h without tanh", "o * torch.tanh(next_c)", "o * next_c"),
+        ("no bias", "prev_h @ Wh + b", "prev_h @ Wh"),
+        ("next_h and next_c swapped", "return next_h, next_c,", "return next_c, next_h,"),
+    ),
+    *_mutants("lstm_step_backward", "lstm_step_backward",
+        ("dnext_c not used", "dnext_c + dnext_h", "dnext_h"),
+        ("the way through next_h missing", "dc = dnext_c + dnext_h * o * (1 - tanh_c**2)", "dc = dnext_c"),
+        ("tanh' of the cell missing", "o * (1 - tanh_c**2)", "o"),
+        ("tanh' of next_c itself", "1 - tanh_c**2", "1 - next_c**2"),
+        ("do from dc", "do = dnext_h * tanh_c", "do = dc * tanh_c"),
+        ("di and df swapped", "dc * g, dc * prev_c", "dc * prev_c, dc * g"),
+        ("df from next_c", "dc * prev_c", "dc * next_c"),
+        ("sigmoid' of i missing", "di * i * (1 - i)", "di"),
+        ("a sign in sigmoid'", "f * (1 - f)", "f * (1 + f)"),
+        ("tanh' of g without the square", "1 - g**2", "1 - g"),
+        ("parts joined in the wrong order", "do * o * (1 - o), dg * (1 - g**2)]", "dg * (1 - g**2), do * o * (1 - o)]"),
+        ("dprev_c without the forget gate", "dc * f, x.t()", "dc, x.t()"),
+        ("dWh from next_c", "prev_h.t() @ da", "next_c.t() @ da"),
+        ("mean for sum", "da.sum(0)", "da.mean(0)"),
+        ("dx and dprev_h swapped", "da @ Wx.t(), da @ Wh.t()", "da @ Wh.t(), da @ Wx.t()"),
+    ),
+    *_mutants("lstm_forward", "lstm_forward",
+        ("c0 not used", "[], [c0]", "[], [torch.zeros_like(c0)]"),
+        ("the cell not carried", "_cell_forward_(a, c[t][:n]", "_cell_forward_(a, c[0][:n]"),
+        ("state not carried", "prev_h[:n]], dim=1", "h0[:n]], dim=1"),
+        ("no bias", "(z_t @ W).add_(b)", "z_t @ W"),
+        ("Wh above Wx", "torch.cat([Wx, Wh])", "torch.cat([Wh, Wx])"),
+        ("off by one in time", "x[:n, t]", "x[:n, t - 1]"),
+        ("time before the batch", "h.transpose(0, 1)", "h"),
+    ),
+    *_mutants("lstm_backward", "lstm_backward",
+        ("later steps lost", "dh[:n, t] + _grow(dprev_h, n)", "dh[:n, t]"),
+        ("the cell's gradient not carried", "_grow(dprev_c, n), gates", "torch.zeros_like(dh_t), gates"),
+        ("cell states in the wrong order", "c[t][:n], c[t + 1]", "c[t + 1], c[t][:n]"),
+        ("dx and dprev_h swapped", "dz[:, :D], dz[:, D:]", "dz[:, -D:], dz[:, :-D]"),
+        ("dWx and dWh swapped", "dW[:D], dW[D:]", "dW[-D:], dW[:-D]"),
+        ("dh0 for dc0", "_grow(dprev_c, N), dW", "_grow(dprev_h, N), dW"),
+        ("averaged over the batch", "dW[D:], db", "dW[D:], db / N"),
+    ),
+    *_mutants("LSTM.forward", "lstm_module",
+        ("c0 is h0", "torch.zeros_like(h0)", "h0"),
+        ("c0 is one", "torch.zeros_like(h0)", "torch.ones_like(h0)"),
+    ),
+    *_mutants("LSTM.step_forward", "lstm_module",
+        ("cell state forgotten", "prev_h, prev_c, self.Wx", "prev_h, 0 * prev_c, self.Wx"),
+        ("c before h", "[:2]", "[1::-1]"),
+    ),
+    *_mutants("LSTM.__init__", "lstm_module",
+        ("three gates", "torch.zeros(4 * hidden_dim)", "torch.zeros(3 * hidden_dim)"),
+    ),
+    *_mutants("dot_product_attention", "dot_product_attention",
+        ("not scaled", 'cells) / math.sqrt(H)', 'cells)'),
+        ("divided by H", "math.sqrt(H)", "H"),
+        ("softmax over the batch", "dim=1", "dim=0"),
+        ("a sign in the scores", 'einsum("nh,nhl->nl", prev_h', 'einsum("nh,nhl->nl", -prev_h'),
+        ("no softmax", "weights = torch.softmax(scores, dim=1)", "weights = scores"),
+        ("mean for the weighted sum", 'torch.einsum("nl,nhl->nh", weights, cells)', "cells.mean(2)"),
+        ("the scores for the weights", "weights.unflatten", "scores.unflatten"),
+    ),
+    *_mutants("dot_product_attention_backward", "dot_product_attention_backward",
+        ("softmax's Jacobian cut short", "(dweights - (weights * dweights).sum(1, keepdim=True))", "dweights"),
+        ("A as a value missing", 'torch.einsum("nh,nl->nhl", dattn, weights) + ', ""),
+        ("a sign between key and value", "dattn, weights) + torch", "dattn, weights) - torch"),
+        ("the key's scale missing", "prev_h, dscores) / math.sqrt(H)", "prev_h, dscores)"),
+        ("dprev_h's scale missing", "dscores, cells) / math.sqrt(H)", "dscores, cells)"),
+        ("dprev_h with a sign", "return dprev_h,", "return -dprev_h,"),
+        ("sum over the batch", ".sum(1, keepdim=True)", ".sum(0, keepdim=True)"),
+    ),
+    *_mutants("attention_lstm_step_forward", "attention_lstm_step_forward",
+        ("the attention unused", "[x, attn]", "[x, 0 * attn]"),
+        ("input and attention swapped", "[x, attn]", "[attn, x]"),
+        ("a sign of Wattn", "[Wx, Wattn]", "[Wx, -Wattn]"),
+        ("the state not carried", "(seen, prev_h,", "(seen, 0 * prev_h,"),
+    ),
+    *_mutants("attention_lstm_step_backward", "attention_lstm_step_backward",
+        ("a sign of dattn", "dseen[:, :-H], dseen[:, -H:]", "dseen[:, :-H], -dseen[:, -H:]"),
+        ("dWattn from the first rows", "dW[:-H], dW[-H:]", "dW[:-H], dW[:H]"),
+        ("dprev_c missing", "dnext_h, dnext_c, cache", "dnext_h, 0 * dnext_c, cache"),
+        ("dprev_h and dattn swapped", "return dx, dprev_h, dprev_c, dattn,", "return dx, dattn, dprev_c, dprev_h,"),
+    ),
+    *_mutants("attention_lstm_forward", "attention_lstm_forward",
+        ("c0 is zero", "[], [prev_h]", "[], [torch.zeros_like(prev_h)]"),
+        ("h0 is the sum", "A.mean(dim=(2, 3))", "A.sum(dim=(2, 3))"),
+        ("it looks with the first state", "dot_product_attention(prev_h[:n]",
+         "dot_product_attention(A.mean(dim=(2, 3))[:n]"),
+        ("the attention unused", "prev_h[:n], attn]", "prev_h[:n], 0 * attn]"),
+        ("the cell not carried", "_cell_forward_(a, c[t][:n]", "_cell_forward_(a, c[0][:n]"),
+        ("no bias", "(z_t @ W).add_(b)", "z_t @ W"),
+        ("Wattn above Wh", "[Wx, Wh, Wattn]", "[Wx, Wattn, Wh]"),
+        ("the weights' time before the batch", "weights.transpose(0, 1).unflatten", "weights.unflatten"),
+    ),
+    *_mutants("attention_lstm_backward", "attention_lstm_backward",
+        ("the way through the look missing", 'dprev_h + torch.einsum("nl', 'dprev_h + 0 * torch.einsum("nl'),
+        ("the scale missing", "scale * weights_t", "weights_t"),
+        ("softmax's Jacobian cut short", "(dweights - (weights_t * dweights).sum(1, keepdim=True))", "dweights"),
+        ("A as a key missing", "dscores.transpose(0, 1))", "0 * dscores.transpose(0, 1))"),
+        ("A through h0 and c0 missing", "dcells += _grow(", "dcells += 0 * _grow("),
+        ("A through c0 missing", "dprev_h + dprev_c, N", "dprev_h, N"),
+        ("the mean's 1 / L missing", ".unsqueeze(2) / L", ".unsqueeze(2)"),
+        ("dWh and dWattn swapped", "*dW.split([D, H, H])", "dW[:D], dW[D + H :], dW[D : D + H]"),
+    ),
+    *_mutants("AttentionLSTM.step_forward", "attention_lstm_module",
+        ("the attention unused", "prev_c, attn, *weights", "prev_c, 0 * attn, *weights"),
+        ("cell state forgotten", "prev_h, prev_c, attn", "prev_h, 0 * prev_c, attn"),
+    ),
+    *_mutants("AttentionLSTM.forward", "attention_lstm_module",
+        ("the grid averaged first", "x, A, *weights", "x, A.mean((2, 3), keepdim=True).expand_as(A), *weights"),
+        ("no gradient to Wattn", "self.Wattn, self.b", "self.Wattn.detach(), self.b"),
+    ),
+    *_mutants("word_embedding_forward", "word_embedding_forward",
+        ("off by one", "W_embed[x],", "W_embed[x - 1],"),
+        ("a factor", "W_embed[x],", "2 * W_embed[x],"),
+    ),
+    *_mutants("word_embedding_backward", "word_embedding_backward",
+        ("gradient not accumulated", "index_add_", "index_copy_"),
+        ("a sign", "dout.flatten(0, -2))", "-dout.flatten(0, -2))"),
+        ("float32 hard-coded", "dout.shape[-1])", "dout.shape[-1], dtype=torch.float32)"),
+    ),
+    *_mutants("WordEmbedding.forward", "word_embedding_module",
+        ("no gradient", "self.W_embed)", "self.W_embed.detach())"),
+        ("rows reversed", "self.W_embed)", "self.W_embed.flip(0))"),
+    ),
+    *_mutants("temporal_affine_forward", "temporal_affine_forward",
+        ("no bias", "h @ W + b", "h @ W"),
+        ("a sign", "h @ W + b", "h @ W - b"),
+    ),
+    *_mutants("temporal_affine_backward", "temporal_affine_backward",
+        ("a sign of dh", "return dout @ W.t()", "return -dout @ W.t()"),
+        ("averaged over the batch", "rows.t() @ drows", "rows.t() @ drows / len(h)"),
+        ("mean for sum", "drows.sum(0)", "drows.mean(0)"),
+        ("steps not summed", "drows.sum(0)", "dout.sum(0)"),
+    ),
+    *_mutants("TemporalSoftmaxFunction.forward", "temporal_softmax_loss",
+        ("averaged over time, too", "/ len(x)", "/ x[..., 0].numel()"),
+        ("summed over the batch", " / len(x)", ""),
+        ("ignored steps count", ".masked_fill(~real, 0)", ""),
+        ("a sign", "return -log_probs", "return log_probs"),
+        ("softmax over time", "dim=2, keepdim", "dim=1, keepdim"),
+        ("no softmax", " - torch.logsumexp(x, dim=2, keepdim=True)", ""),
+    ),
+    *_mutants("TemporalSoftmaxFunction.backward", "temporal_softmax_loss",
+        ("the gradient doubled", ".mul_(dloss)", ".mul_(2 * dloss)"),
+    ),
+    *_mutants("temporal_softmax_backward", "temporal_softmax_backward",
+        ("ignored steps count", "real.to(dx.dtype) / len(x)", "1 / len(x)"),
+        ("not divided by N", " / len(x))", ")"),
+        ("1 added at the right word", "-1.0", "1.0"),
+        ("softmax over time", "dim=2", "dim=1"),
+        ("divided by time, too", "len(x)", "y.numel()"),
+    ),
+    *_mutants("_targets", "temporal_softmax_loss",  # the backward is right for this loss
+        ("<NULL> not ignored", "y != ignore_index", "y == y"),
+    ),
+    *_mutants("_targets", ("temporal_softmax_loss", "temporal_softmax_backward"),
+        ("all but <NULL> ignored", "y != ignore_index", "y == ignore_index"),
+    ),
+    *_mutants("CaptioningRNN.forward", LOSSES,
+        ("the words to come go in", "captions[:, :-1]", "captions[:, 1:]"),
+        ("the targets off by one", "captions[:, 1:].t()", "captions[:, :-1].t()"),
+        ("averaged over the words", "/ len(captions)", "/ real.sum()"),
+        ("not averaged", " / len(captions)", ""),
+        ("blind to the pictures", "self._first_state(", "self._first_state(0 * "),
+        ("pictures and captions not in step", "pictures[order]", "pictures"),
+        ("divided by 255 again", "self.image_encoder(images)", "self.image_encoder(images) / 255"),
+    ),
+    *_mutants("CaptioningRNN._states", LOSSES,
+        ("a step too few", "state.A, real.sum(1)", "state.A, real.sum(1) - 1"),
+    ),
+    *_mutants("CaptioningRNN._real_steps", LOSSES,
+        ("<NULL> alone not ignored", "counts = captions[:, 1:] != self.ignore_index",
+         "self.ignore_index, counts = None, captions[:, 1:] == captions[:, 1:]"),
+    ),
+    *_mutants("CaptioningRNN._first_state",
+        ("rnn_captioner_loss", "lstm_captioner_loss", "rnn_captioner_sample", "lstm_captioner_sample"),
+        ("sum for mean over the grid", "features.mean(dim=(2, 3))", "features.sum(dim=(2, 3))"),
+    ),
+    *_mutants("CaptioningRNN._first_state", ("attn_captioner_loss", "attn_captioner_sample"),
+        ("rows and columns of the grid swapped for channels", "movedim(-1, 1)", "movedim(-1, 1).flip(1)"),
+    ),
+    *_mutants("CaptioningRNN._first_state", "lstm_captioner_sample",
+        ("c0 is h0 in sampling", "torch.zeros_like(h)", "h"),
+    ),
+    *_mutants("CaptioningRNN._first_state", "attn_captioner_sample",
+        ("c0 is zero in sampling", "DecoderState(mean, mean, A)", "DecoderState(mean, 0 * mean, A)"),
+        ("h0 is the sum in sampling", "A.mean(dim=(2, 3))", "A.sum(dim=(2, 3))"),
+    ),
+    *_mutants("CaptioningRNN.begin", SAMPLES,
+        ("divided by 255 again", "self.image_encoder(images)", "self.image_encoder(images / 255)"),
+    ),
+    *_mutants("CaptioningRNN.step", "rnn_captioner_sample",
+        ("state not carried", "(x, state.h))", "(x, 0 * state.h))"),
+    ),
+    *_mutants("CaptioningRNN.step", "lstm_captioner_sample",
+        ("cell state forgotten in sampling", "(x, state.h, state.c))", "(x, state.h, 0 * state.c))"),
+        ("h for c in sampling", "(x, state.h, state.c))", "(x, state.h, state.h))"),
+    ),
+    *_mutants("CaptioningRNN.step", "attn_captioner_sample",
+        ("cell state forgotten in sampling", "(x, state.h, state.c, attn)", "(x, state.h, 0 * state.c, attn)"),
+        ("it looks with the cell state", "dot_product_attention(state.h, state.A)",
+         "dot_product_attention(state.c, state.A)"),
+        ("the attention unused", "state.c, attn)", "state.c, 0 * attn)"),
+    ),
+    *_mutants("CaptioningRNN.step", SAMPLES,
+        ("the scores of the state before", "return self.output_projection(state.h)",
+         "return self.output_projection(-state.h)"),
+    ),
+    *_mutants("CaptioningRNN.sample", SAMPLES,
+        ("begins with <NULL>", "self.start", "self.null"),
+        ("the lowest score", "argmax", "argmin"),
+        ("stops when the first has ended", "ended.all()", "ended.any()"),
+        ("off by one in time", "captions[:, t] = words", "captions[:, t - 1] = words"),
+        ("<START> fed at every step", "self.step(words, state)",
+         "self.step(torch.full_like(words, self.start), state)"),
+        ("state not carried", "scores, state, weights =", "scores, _, weights ="),
+        ("<NULL> chosen once <START> was fed", "words == self.end", "words == words"),
+    ),
+    *_mutants("CaptioningRNN.sample", "attn_captioner_sample",
+        ("maps stacked along the batch", "torch.stack(maps, dim=1)", "torch.stack(maps, dim=0)"),
+        ("maps of the wrong pictures", "maps.append(weights.", "maps.append(weights.flip(0)."),
+        ("maps not returned", "return captions, F.pad", "return captions; F.pad"),
+    ),
+    *_mutants("CaptioningRNN.__init__", (*LOSSES, *SAMPLES),
+        ("no bias of the scores", "nn.Linear(hidden_dim, len(word_to_idx))",
+         "nn.Linear(hidden_dim, len(word_to_idx), bias=False)"),
+        ("no bias of the features", "nn.Linear(input_dim, hidden_dim)", "nn.Linear(input_dim, hidden_dim, bias=False)"),
+    ),
+]
+# fmt: on
+
+
+def parts_to_grade(source):
+    """Mutant -> the parts to grade. The others' code is the solution's: their checks never come to the mistake.
+
+    The captioner's parts, which take the longest, are graded with the first mutant of each function below it: that
+    its mistakes cost no captioner anything is the same for all of them.
+    """
+    reached, seen, chosen = _reach(source), set(), {}
+    for mutant in MUTANTS:
+        name, _, _ = mutant.where.partition(".")
+        captioners = name == "CaptioningRNN" or mutant.where not in seen
+        seen.add(mutant.where)
+        chosen[mutant] = [part for part in CHECKS if name in reached[part] and (captioners or "captioner" not in part)]
+    return chosen
+
+
+def _reach(source):
+    """Part -> the names of the solution that its check can come to."""
+    nodes = {node.name: node for node in ast.parse(source).body if hasattr(node, "name")}
+    inner = {name: {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} for name, node in nodes.items()}
+    reached = {}
+    for part, check in CHECKS.items():
+        cell = CELLS.get(part.partition("_")[0]) if "captioner" in part else None
+        others = {name for name in CELLS.values() if name != cell} if cell else set()
+        todo, reached[part] = list(check.needs), set()
+        while todo:
+            name = todo.pop()
+            reached[part].add(name)
+            todo += inner[name] & set(nodes) - reached[part] - others
+    return reached

@@ -1,0 +1,242 @@
+"""The grader, graded: mistakes made on purpose, right answers in other styles, whole files as students hand them in."""
+
+import ast
+import contextlib
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mutants
+import pytest
+import rewrites
+
+from eecs598 import grading, handout
+from eecs598.checks import CHECKS
+from eecs598.grading import ABSENT, PUBLISHED_PARTS, RIGHT, STOPPED, UNDONE, WRONG, Submission
+from eecs598.remote import Launcher
+
+ROOT = Path(__file__).resolve().parent.parent
+SOLUTION = (ROOT / "rnn_lstm_captioning.py").read_text(encoding="utf-8")
+STUDENT = (ROOT / "tests" / "student" / "rnn_lstm_captioning.py").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def grade():
+    """Grade a source as a student's file: (source, parts) -> report."""
+    with Launcher(2048, [grading.SOLUTION]) as launcher:
+        grader = grading.Grader(launcher, SOLUTION)
+
+        def run(source, parts=None, **files):
+            return grader.grade(Submission("student", source.encode(), files), parts)
+
+        yield run
+
+
+@pytest.fixture(scope="module")
+def graded(show_table):
+    """Mutant or rewrite -> its report; the table of both is printed after the tests."""
+    tasks = {}
+    for mutant, parts in mutants.parts_to_grade(SOLUTION).items():
+        with contextlib.suppress(mutants.MutantError):  # its own test says so
+            tasks[mutant] = mutants.apply(SOLUTION, mutant), parts
+    tasks |= {rewrite: (f"{STUDENT}\n\n{rewrite.code}", rewrite.parts) for rewrite in rewrites.REWRITES}
+    settings = (2048, [grading.SOLUTION]), {"solution": SOLUTION, "advice": False}
+    submissions = [(Submission("student", source.encode()), parts) for source, parts in tasks.values()]
+    reports = dict(zip(tasks, grading.grade_all(submissions, settings, jobs=2)))
+    for kind, entries in (("mutants of the solution", mutants.MUTANTS), ("rewrites", rewrites.REWRITES)):
+        lines = [f"{describe(entry)} -> {', '.join(lost(reports[entry])) or 'full marks'}"
+                 for entry in entries if entry in reports]  # fmt: skip
+        show_table(f"{len(lines)} {kind}, and the parts that lost their points", lines)
+    return reports
+
+
+def describe(entry):
+    return f"{entry.where}: {entry.what}" if isinstance(entry, mutants.Mutant) else entry.what
+
+
+def lost(report):
+    return [part for part, result in report.results.items() if result.verdict != RIGHT]
+
+
+def explain(report):
+    return grading.format_report(report, dict.fromkeys(report.results, 1))
+
+
+# --- mutants and rewrites ---------------------------------------------------------------------------------
+
+
+def test_there_are_enough_of_both_and_each_is_another():
+    assert len({mutants.apply(SOLUTION, mutant) for mutant in mutants.MUTANTS} - {SOLUTION}) == len(mutants.MUTANTS)
+    assert len(mutants.MUTANTS) >= 80 and len({rewrite.code for rewrite in rewrites.REWRITES}) >= 30
+    touched = {part for mutant in mutants.MUTANTS for part in mutant.parts}
+    assert touched == set(CHECKS)
+
+
+@pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=describe)
+def test_a_mistake_costs_its_own_part_and_no_other(graded, mutant):
+    mutants.apply(SOLUTION, mutant)
+    report = graded[mutant]
+    assert set(lost(report)) == set(mutant.parts), explain(report)
+    assert all(report.results[part].verdict == WRONG for part in mutant.parts), explain(report)
+    assert all(len(report.results[part].text.splitlines()) >= 2 for part in mutant.parts), "a miss without a cause"
+
+
+@pytest.mark.parametrize("rewrite", rewrites.REWRITES, ids=describe)
+def test_another_style_has_full_marks(graded, rewrite):
+    assert not lost(graded[rewrite]), explain(graded[rewrite])
+
+
+def test_a_mutant_whose_text_is_gone_says_so():
+    with pytest.raises(mutants.MutantError, match=r"rnn_step_forward, a sign: 'nowhere' occurs 0 times"):
+        mutants.apply(SOLUTION, mutants.Mutant("rnn_step_forward", "a sign", "nowhere", "", ()))
+
+
+# --- whole files ------------------------------------------------------------------------------------------
+
+
+def test_the_solution_has_full_marks_and_no_advice(grade):
+    report = grade(SOLUTION)
+    assert {result.label for result in report.results.values()} == {RIGHT}, explain(report)
+    assert not report.advice and not any(result.advice for result in report.results.values())
+
+
+def test_a_published_file_has_full_marks_and_advice_on_what_it_does_not_ask(grade):
+    report = grade(STUDENT)
+    assert [part for part in CHECKS if report.results[part].verdict == RIGHT] == [
+        part for part in CHECKS if part in PUBLISHED_PARTS]  # fmt: skip
+    assert {report.results[part].verdict for part in CHECKS if part not in PUBLISHED_PARTS} == {ABSENT}
+    advice = report.results["attn_captioner_sample"].advice
+    assert "a 3 x 5 grid" in advice[0] and "line" in advice[1]
+
+
+def unfinished(*names):
+    """The published file with functions as the starter code has them: they return what was set to None."""
+    lines, definitions = STUDENT.splitlines(), dict(handout._definitions(ast.parse(STUDENT)))
+    for name in sorted(names, key=lambda name: -definitions[name].lineno):
+        body, end = definitions[name].body[0], definitions[name].end_lineno
+        returned = lines[end - 1].replace("torch.stack(hn, dim=1)", "hn").replace("attn, weights.reshape(N, D_a, D_b)",
+                                                                                  "attn, attn_weights")  # fmt: skip
+        indent = " " * body.col_offset
+        nothing = f"{indent}{returned.split('return ')[1].replace(', ', ' = ')} = None"
+        lines[body.lineno - 1 : end] = [nothing, f"{indent}pass", returned]
+    return "\n".join(lines) + "\n"
+
+
+def test_a_half_finished_file_has_the_points_of_its_half(grade):
+    undone = ("rnn_step_backward", "dot_product_attention", "AttentionLSTM.forward", "AttentionLSTM.step_forward")
+    report = grade(unfinished(*undone), PUBLISHED_PARTS)
+    verdicts = {part: result.verdict for part, result in report.results.items() if result.verdict != RIGHT}
+    assert verdicts == {
+        "rnn_step_backward": UNDONE, "dot_product_attention": UNDONE, "attention_lstm_module": UNDONE,
+    }, explain(report)  # fmt: skip
+    assert report.results["rnn_backward"].label == "right with ours underneath"
+    assert report.results["attn_captioner_loss"].label == "right with ours underneath"
+
+
+def test_a_student_edition_untouched_has_no_points_but_those_of_what_is_given(grade):
+    parts = handout.list_parts(SOLUTION)
+    report = grade(handout.cut_source(SOLUTION, list(parts)))
+    assert {part: result.verdict for part, result in report.results.items()} == {
+        part: RIGHT if part == "rnn_module" else UNDONE for part in CHECKS}, explain(report)  # fmt: skip
+
+
+def test_a_notebook_export_with_the_courses_imports_and_prints(grade):
+    head = "from a5_helper import *\nimport matplotlib.pyplot as plt\nfrom google.colab import drive\nprint('Hello')\n"
+    report = grade(head + STUDENT.replace("    x, prev_h, Wx, Wh, next_h = cache\n", "    x, prev_h, Wx, Wh, next_h = "
+                   "cache\n    print(dnext_h.shape)\n"), ["rnn_step_backward", "rnn_backward"])  # fmt: skip
+    assert not lost(report)
+    assert report.advice == ["imported as stand-ins, being absent here: a5_helper, google, google.colab"]
+
+
+@pytest.mark.parametrize("source, said", [
+    ("def rnn_step_forward(:\n", "SyntaxError: invalid syntax, line 1"),
+    ("import torch\nimport no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module'; line 2 of"),
+    ("raise SystemExit(3)\n", "SystemExit: 3"),
+    ("\xff\x00", "SyntaxError"),
+], ids=["syntax", "import", "exit", "binary"])  # fmt: skip
+def test_a_file_that_cannot_be_imported_says_why(grade, source, said):
+    report = grade(source, PUBLISHED_PARTS)
+    assert {result.verdict for result in report.results.values()} == {STOPPED}
+    assert said in report.results["rnn_forward"].text, explain(report)
+
+
+def test_a_wrong_forward_leaves_its_backward_the_points(grade):
+    """Two ways: the backward of a wrong forward is right for it, or with ours underneath."""
+    wrong = STUDENT.replace("x.mm(Wx) + prev_h.mm(Wh) + b", "x.mm(Wx) - prev_h.mm(Wh) + b")
+    report = grade(wrong, ["rnn_step_forward", "rnn_step_backward", "rnn_forward", "rnn_backward", "rnn_module"])
+    assert lost(report) == ["rnn_step_forward"], explain(report)
+    assert "the sign" in report.results["rnn_step_forward"].text or "next_h" in report.results["rnn_step_forward"].text
+
+
+# --- reports and the command ------------------------------------------------------------------------------
+
+
+def test_results_for_gradescope_and_a_class(tmp_path, capsys):
+    folder, points = tmp_path / "class", tmp_path / "points.json"
+    for name, source in {"ann": STUDENT, "=bob": unfinished("rnn_step_backward")}.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / "rnn_lstm_captioning.py").write_text(source)
+    (folder / "cid").mkdir()
+    points.write_text('{"rnn_step_backward": 2.5, "rnn_step_forward": 0}')
+    options = ["--parts", "rnn_step_backward", "rnn_step_forward", "--points", points, "--csv", tmp_path / "class.csv"]
+    assert grading.main([str(option) for option in [folder, *options, "--json", tmp_path / "json"]]) == 0
+    rows = list(csv.reader((tmp_path / "class.csv").open(newline="")))
+    assert rows == [
+        ["submission", "score", "max_score", "rnn_step_forward", "rnn_step_backward"],
+        ["'=bob", "0", "2.5", "0", "0"], ["ann", "2.5", "2.5", "0", "2.5"], ["cid", "0", "2.5", "0", "0"],
+    ]  # fmt: skip
+    results = json.loads((tmp_path / "json" / "ann.json").read_text())
+    assert results["score"] == 2.5 and results["tests"][1]["status"] == "passed"
+    assert [test["max_score"] for test in results["tests"]] == [0, 2.5]
+    missing = json.loads((tmp_path / "json" / "cid.json").read_text())
+    assert "there is no rnn_lstm_captioning.py" in missing["tests"][0]["output"]
+    shown = capsys.readouterr().out
+    assert "ann: 2.5 of 2.5 points" in shown and "not written yet" in shown
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["class", "class.csv", "json", "points.json"]
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["nowhere.py"], "error: nowhere.py: no such file or folder"),
+    ([".", "--parts", "rnn"], "error: --parts: 'rnn' is no part; wanted all, published, or of rnn_step_forward, "),
+    ([".", "--points", "nowhere.json"], "error: --points nowhere.json: cannot be read as JSON"),
+    ([".", "--timeout", "0"], "error: argument --timeout: '0', wanted seconds above 0"),
+    (["empty"], "error: empty: there is no rnn_lstm_captioning.py in it, nor files or folders of students"),
+], ids=["file", "part", "points", "timeout", "empty"])  # fmt: skip
+def test_wrong_usage_is_one_line(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    try:
+        status = grading.main(arguments)
+    except SystemExit as stopped:
+        status = stopped.code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert status and line.startswith(said)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not here")
+@pytest.mark.parametrize("arguments", [["grade", "a.py", "b.py"], ["grade", "FILE=a.py b.py"]])
+def test_make_grade_takes_files_by_both_ways(arguments):
+    done = subprocess.run(["make", "-n", "-o", ".venv/ready", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[0].rstrip() == ".venv/bin/python -m eecs598.grading a.py b.py", done.stderr
+
+
+def test_the_excerpt_holds_no_answer_to_what_is_checked():
+    """What stands in underneath lies in the submission's process."""
+    text = grading.excerpt(SOLUTION, ["rnn_step_forward", "rnn_step_backward"], {"rnn_forward", "rnn_backward"})
+    assert "def rnn_step_backward" in text and "RNNStepCache" in text
+    assert not re.search(r"\b(rnn_forward|rnn_backward|lstm|LSTM|CaptioningRNN)\b", text)
+    compile(text, "excerpt", "exec")
+
+
+def test_it_runs_from_any_folder(tmp_path):
+    (tmp_path / "mine.py").write_text(STUDENT)
+    command = [sys.executable, "-m", "eecs598.grading", "mine.py", "--parts", "rnn_step_forward"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith("mine: 1 of 1 points"), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
