@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from eecs598 import processes
-from eecs598.files import save_whole
+from eecs598.files import page_releaser, save_whole
 
 FORMAT = 1  # to be raised when a checkpoint comes to hold something else: older ones are then refused
 HASHED_BYTES = 2**28  # of each tensor of data; sha256 takes about 0.2 s for as many
@@ -229,10 +229,12 @@ def hash_tensors(tensors):
     digest = hashlib.sha256()
     for tensor in map(torch.atleast_1d, tensors):
         every = math.ceil(math.prod(tensor.shape) * tensor.dtype.itemsize / HASHED_BYTES)
+        release_pages = page_releaser(tensor)
         for start in range(0, len(tensor), 256):
             rows = tensor[start : start + 256].detach()
             values = rows.flatten(1) if rows.dim() > 1 else rows[:, None]
             digest.update(values[:, :: max(1, every)].cpu().contiguous().view(torch.uint8).numpy())
+            release_pages()
     return digest.hexdigest()[:12]
 
 

@@ -9,22 +9,22 @@ import contextlib
 import copy
 import hashlib
 import itertools
-import pickle
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
-from eecs598.files import save_whole
+from eecs598.files import page_releaser, write_whole
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LITE0_CHANNELS = {16: 112, 32: 1280}  # by stride
 LITE0_MEAN, LITE0_STD = (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)  # (x - 127) / 128 on 0..255
-FEATURES_VERSION = 2  # to be raised when encode_images comes to give other numbers: older files are then not read
+FEATURES_VERSION = 3  # to be raised when encode_images comes to give other numbers: older files are then not read
 FEATURES_FOLDER = Path(__file__).resolve().parent.parent / "datasets" / "features"
 
 
@@ -314,48 +314,64 @@ def _pad_inside(convolution):
     return inside
 
 
-@torch.inference_mode()
 def encode_images(encoder, images, batch_size=None, device="cpu", progress=True):
     """Features of pictures (n, 3, H, W) from a frozen encoder, as float16 on the CPU: (n, C, h, w).
 
     batch_size: if None, 16 on a CPU, where few activations stay in its caches, and 64 elsewhere.
     """
-    dtype, features = fast_dtype(device), None
+    return torch.cat(list(_encode_in_batches(encoder, images, batch_size, device, progress)))
+
+
+@torch.inference_mode()
+def _encode_in_batches(encoder, images, batch_size, device, progress):
+    """The features of `encode_images`, a batch at a time; pictures of a mapped file do not stay in memory."""
+    dtype = fast_dtype(device)
     batch_size = batch_size or (16 if torch.device(device).type == "cpu" else 64)
     frozen = fold_normalization(encoder).to(device=device, dtype=dtype, memory_format=torch.channels_last)
-    bar = tqdm(total=len(images), desc="image features", unit="picture", mininterval=0.5, disable=not progress)
-    for start in range(0, len(images), batch_size):
-        part = frozen(images[start : start + batch_size].to(device)).half().cpu()
-        if features is None:
-            features = part.new_empty(len(images), *part.shape[1:])
-        features[start : start + len(part)] = part
-        bar.update(len(part))
-    bar.close()
-    return features
+    release_pages = page_releaser(images)
+    with tqdm(total=len(images), desc="image features", unit="picture", mininterval=0.5, disable=not progress) as bar:
+        for part in images.split(batch_size):
+            yield frozen(part.to(device)).half().cpu()
+            bar.update(len(part))
+            release_pages()
 
 
 def cached_features(encoder, images, folder=None, batch_size=None, device="cpu", progress=True):
     """`encode_images`, computed once: kept in `folder` under a hash of the encoder's weights and the pictures.
 
-    folder: FEATURES_FOLDER if None. Returns features (n, C, h, w) in float16, mapped from the file. A damaged
-    file is computed again; where the folder cannot be written, a line says so and nothing is kept.
+    folder: FEATURES_FOLDER if None. Returns features (n, C, h, w) in float16, mapped from the file: neither here nor
+    in training need they fit in memory. A damaged file is computed again; where the folder cannot be written, a line
+    says so and nothing is kept.
     """
-    path = Path(folder or FEATURES_FOLDER) / f"{_features_key(encoder, images, device)}.pt"
+    path = Path(folder or FEATURES_FOLDER) / f"{_features_key(encoder, images, device)}.npy"
     if path.exists():
         try:
-            return torch.load(path, weights_only=True, mmap=True)
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+            return _map_features(path)
+        except (ValueError, OSError, EOFError) as error:
             print(f"note: {path} is damaged ({type(error).__name__}); its features are computed again", file=sys.stderr)
-    features = encode_images(encoder, images, batch_size, device, progress)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for part in path.parent.glob(f".{path.name}.*.part"):  # of a run that was killed while it wrote them
             part.unlink()
-        save_whole(features, path)
+        write_whole(path, lambda file: _write_features(
+            file, len(images), _encode_in_batches(encoder, images, batch_size, device, progress)))  # fmt: skip
     except OSError as error:
         print(f"warning: the image features could not be kept in {path.parent} ({error})", file=sys.stderr)
-        return features
-    return torch.load(path, weights_only=True, mmap=True)
+        return encode_images(encoder, images, batch_size, device, progress)
+    return _map_features(path)
+
+
+def _write_features(file, count, batches):
+    """A .npy file of `count` rows, written as they come."""
+    for number, batch in enumerate(batches):
+        if number == 0:
+            header = {"descr": "<f2", "fortran_order": False, "shape": (count, *batch.shape[1:])}
+            np.lib.format.write_array_header_1_0(file, header)
+        file.write(batch.contiguous().numpy().tobytes())
+
+
+def _map_features(path):
+    return torch.from_numpy(np.load(path, mmap_mode="c"))  # "c": nothing that is written to it reaches the file
 
 
 def _features_key(encoder, images, device):
@@ -364,6 +380,8 @@ def _features_key(encoder, images, device):
     digest = hashlib.sha256(repr(known).encode())
     for tensor in encoder.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    for start in range(0, len(images), 256):
-        digest.update(images[start : start + 256].cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    release_pages = page_releaser(images)
+    for part in images.split(256):
+        digest.update(part.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        release_pages()
     return digest.hexdigest()[:24]

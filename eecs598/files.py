@@ -1,7 +1,10 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all; and mapped ones, larger than memory, that do not fill it."""
 
 import contextlib
+import ctypes
+import mmap
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -34,3 +37,34 @@ def write_whole(path, write):
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def page_releaser(tensor):
+    """A function that takes what was read of a tensor, mapped from a file, out of this process's memory.
+
+    No value changes, and the system may still hold the file in its cache, which gives way to whatever needs memory.
+    But a process that reads here and there in a large file soon has all of it in its own memory: with each value come
+    up to 2 MiB around it. Nothing is done on other systems than Linux, nor for a tensor that is not mapped or was
+    written to before; while the function is in use, the tensor must not be written to.
+    """
+    first = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
+    mapped = tensor.device.type == "cpu" and tensor.is_contiguous() and length > 0
+    if not (sys.platform.startswith("linux") and mapped and _is_clean_mapping(first, first + length)):
+        return lambda: None
+    where = ctypes.c_void_p(first), ctypes.c_size_t(length)
+    return lambda: ctypes.CDLL(None).madvise(*where, mmap.MADV_DONTNEED)
+
+
+def _is_clean_mapping(first, end):
+    """Whether these addresses are all of one mapped file, and nothing there differs from the file."""
+    inside = False
+    with contextlib.suppress(OSError), open("/proc/self/smaps") as smaps:
+        for line in smaps:
+            if inside and line.startswith("Anonymous:"):
+                return line.split()[1] == "0"
+            addresses, _, rest = line.partition(" ")
+            if "-" in addresses:
+                low, high = (int(edge, 16) for edge in addresses.split("-"))
+                inside = low <= first and end <= high and rest.split()[3] != "0"
+    return False

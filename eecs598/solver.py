@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from eecs598 import processes
+from eecs598.files import page_releaser
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -235,6 +236,7 @@ def train(
             return loss(model, pictures, rows) if loss else model(pictures, captions[rows].to(run.device))
 
     total = num_epochs * run.history.iterations_per_epoch
+    release_pages = page_releaser(images)  # of a mapped file: else all of it comes to be held in memory
     shown = progress and run.processes.first
     bar = tqdm(initial=run.iteration, total=total, unit="batch", mininterval=0.5, disable=not shown)
     with bar, checkpoints or contextlib.nullcontext(), _advice_on_memory(run, accumulate):
@@ -247,6 +249,7 @@ def train(
                 bar.update()
                 if checkpoints:
                     checkpoints.keep(run)
+                release_pages()
             with run.averaged():
                 val_loss = val_data and evaluate_loss(model, *val_data, math.ceil(batch_size / accumulate))
                 val_scores = score and score(model)

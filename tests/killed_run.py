@@ -101,17 +101,16 @@ def fork(kill_after, delay, *arguments):
 
 def run_child(pipe, *arguments):
     globals()["tell"] = lambda event: os.write(pipe, event)
-    save_whole, fsync = files.save_whole, os.fsync
+    fsync = os.fsync
 
-    def tell_and_save(value, path):
-        tell(b"w")
-        save_whole(value, path)
+    def tell_first(write):
+        return lambda *arguments: (tell(b"w"), write(*arguments))
 
     def sync_slowly(number):
         time.sleep(0.002)
         fsync(number)
 
-    checkpoints.save_whole = encoders.save_whole = tell_and_save
+    checkpoints.save_whole, encoders.write_whole = tell_first(files.save_whole), tell_first(files.write_whole)
     os.fsync = sync_slowly
     try:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -515,6 +515,14 @@ def test_stretch_keeps_the_whole_picture_and_crop_its_proportions():
     assert prepare_image(Image.new("RGB", (1, 900)), 4, "crop").shape == (3, 4, 4)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (10_000, 10), (10, 10_000), (1, 3)])
+@pytest.mark.parametrize("fit", ["stretch", "crop"])
+def test_pictures_of_extreme_shapes(size, fit):
+    picture = prepare_image(Image.new("RGB", size, (10, 120, 230)), 16, fit)
+    assert picture.shape == (3, 16, 16)
+    assert (picture == torch.tensor([10, 120, 230], dtype=torch.uint8)[:, None, None]).all()
+
+
 def test_shrinking_averages_what_it_covers():
     board = np.indices((64, 64)).sum(0) % 2 * 255
     assert difference(prepare_image(Image.fromarray(board.astype(np.uint8)), 8), torch.tensor(127.5)) < 6

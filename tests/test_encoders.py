@@ -280,9 +280,9 @@ def test_features_are_the_encoders_in_half_precision(mean_encoder, pictures, tmp
 
 def test_features_are_computed_once(mean_encoder, pictures, tmp_path, monkeypatch):
     first = cached(mean_encoder, pictures, tmp_path).clone()
-    monkeypatch.setattr(encoders, "encode_images", None)  # a second computation would fail
+    monkeypatch.setattr(encoders, "_encode_in_batches", None)  # a second computation would fail
     assert torch.equal(cached(mean_encoder, pictures, tmp_path), first)
-    assert [path.suffix for path in tmp_path.iterdir()] == [".pt"]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
 
 
 def test_other_pictures_or_weights_have_other_features(mean_encoder, pictures, tmp_path):

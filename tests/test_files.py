@@ -1,14 +1,18 @@
-"""A file is written whole, or what was there before stays."""
+"""A file is written whole, or what was there before stays; a mapped one does not fill the memory."""
 
 import errno
 import os
 import pickle
+import re
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from eecs598.files import save_whole
+from eecs598.files import page_releaser, save_whole
 
 OLD, NEW = {"old": torch.arange(3)}, {"new": torch.arange(500_000)}  # 4 MB, more than torch's writer buffers
 
@@ -149,3 +153,47 @@ def test_a_place_that_cannot_be_written(tmp_path, name):
         save_whole(NEW, tmp_path / name)
     assert caught.value.filename == str(tmp_path / name)
     assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
+
+
+# --- mapped files -----------------------------------------------------------------------------------------
+
+on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is measured as Linux tells it")
+
+
+def mapped_megabytes():
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"RssFile:\s+(\d+)", status)[1]) / 1024
+
+
+def map_file(path, megabytes=64):
+    np.save(path, np.arange(megabytes * 2**17))
+    return torch.from_numpy(np.load(path, mmap_mode="c"))
+
+
+@on_linux
+def test_what_was_read_of_a_mapped_file_leaves_memory_and_can_be_read_again(tmp_path):
+    tensor = map_file(tmp_path / "numbers.npy")
+    before, total = mapped_megabytes(), tensor.sum()
+    assert mapped_megabytes() > before + 50
+    page_releaser(tensor)()
+    assert mapped_megabytes() < before + 10
+    assert tensor.sum() == total == torch.arange(len(tensor)).sum()
+
+
+def test_what_was_written_to_is_never_lost(tmp_path):
+    """A mapped tensor that was written to, one in memory, and parts of them."""
+    written, plain = map_file(tmp_path / "numbers.npy", 1), torch.arange(2**17)
+    written[70_000] = -1
+    for tensor in (written, plain, written[1000:], plain[60_000:], plain[:10], plain[::2], plain[:0]):
+        page_releaser(tensor)()
+    assert written[70_000] == -1 and torch.equal(plain, torch.arange(2**17))
+
+
+@on_linux
+def test_training_holds_no_more_memory_as_the_data_grow(tmp_path):
+    command = [sys.executable, Path(__file__).with_name("resident_memory.py"), tmp_path, "3000", "15000"]
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=alone)
+    small, large = ([float(number) for number in line.split()] for line in run.stdout.splitlines())
+    assert large[1] > 4 * small[1] and large[1] > 500
+    assert large[3] < 200, f"{large[3]} of {large[1]} MiB of the file are held"
