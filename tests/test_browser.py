@@ -305,24 +305,7 @@ def project(tmp_path_factory):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(ROOT / "eecs598", folder / "eecs598", ignore=shutil.ignore_patterns("__pycache__"))
-    add_viewer(folder / "notebooks" / NOTEBOOK)
     return folder
-
-
-def add_viewer(path):
-    """The viewer's cell, where the notebook has none yet."""
-    notebook = json.loads(path.read_text(encoding="utf-8"))
-    if any("attention_viewer(" in "".join(cell["source"]) for cell in notebook["cells"]):
-        return
-    source = """from eecs598.viewer import attention_viewer, explain_captions
-
-explained = explain_captions(models["attn"], val_images[rows], [texts[row] for row in rows], vocab)
-attention_viewer(val_images[rows], **explained._asdict(), references=helpers.people(data, rows))"""
-    cell = {"cell_type": "code", "id": "viewer", "metadata": {}, "execution_count": None, "outputs": [],
-            "source": source}  # fmt: skip
-    place = next(i for i, cell in enumerate(notebook["cells"]) if "".join(cell["source"]) == "show_strip(rows[1])")
-    notebook["cells"].insert(place + 1, cell)
-    path.write_text(json.dumps(notebook), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
