@@ -70,6 +70,7 @@ def decode_captions(captions, idx_to_word, specials=True):
     A caption ends with <END>; <NULL> is left out; without `specials`, <START> and <END> are left out too.
     Returns a list of N strings, or one string for one caption. Raises ValueError for ids that are no word's.
     """
+    captions = torch.as_tensor(captions)  # numpy's arrays, too
     ids = idx_to_word if isinstance(idx_to_word, dict) else range(len(idx_to_word))
     if unknown := [i for i in captions.unique().tolist() if i not in ids or captions.is_floating_point()]:
         raise ValueError(f"captions ({captions.dtype}) hold {unknown[0]}, which is no word's id; there are {len(ids)}")
