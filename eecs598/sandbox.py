@@ -61,14 +61,20 @@ class MessageError(Exception):
 
 def send(file, value, tensors=()):
     """Write a message: a value that JSON takes, and tensors."""
+    file.write(_pack(value, tensors))
+    file.flush()
+
+
+def _pack(value, tensors=()):
     heads, blobs = [], []
     for tensor in tensors:
+        if tensor.is_meta:
+            raise ValueError("a result is on the device 'meta', where tensors have no numbers")
         flat = tensor.detach().cpu().resolve_conj().contiguous().reshape(-1)
         blobs.append(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
         heads.append([str(tensor.dtype), list(tensor.shape)])
     head = json.dumps([value, heads]).encode()
-    file.write(struct.pack("<I", len(head)) + head + b"".join(blobs))
-    file.flush()
+    return struct.pack("<I", len(head)) + head + b"".join(blobs)
 
 
 def receive(file):
@@ -326,10 +332,11 @@ class Server:
             except EOFError:
                 return
             try:
-                reply, results = getattr(self, f"do_{request['op']}")(request, tensors)
+                message = _pack(*getattr(self, f"do_{request['op']}")(request, tensors))
             except BaseException as error:  # SystemExit, too: nothing that a submission raises ends the server
-                reply, results = self._describe(error), []
-            send(self.file, reply, results)
+                message = _pack(self._describe(error))
+            self.file.write(message)
+            self.file.flush()
 
     def _describe(self, error):
         """An exception as a message: its class, its first line, and the submission's line that raised it."""
