@@ -563,7 +563,8 @@ def _given(options, kind):
 
 def _model_options(options):
     """The captioner's own options that are in use: a student's captioner knows none."""
-    names = ("dropout", "label_smoothing", "tie_embeddings", "doubly_stochastic", "scheduled_sampling")
+    names = ("dropout", "label_smoothing", "tie_embeddings", "doubly_stochastic", "attention_entropy",
+             "scheduled_sampling")  # fmt: skip
     return {name: getattr(options, name) for name in names if getattr(options, name)}
 
 
@@ -739,6 +740,7 @@ def _add_extras(train):
     add("--label-smoothing", type=float, default=0.0, metavar="P", help="probability spread over all words")
     add("--tie-embeddings", action="store_true", help="word vectors are the output's weights; --wordvec as --hidden")
     add("--doubly-stochastic", type=float, default=0.0, metavar="W", help="attn: look at all of the picture in the end")
+    add("--attention-entropy", type=float, default=0.0, metavar="W", help="attn: look at few cells at a time")
     add("--scheduled-sampling", type=float, default=0.0, metavar="P", help="words before that the model chose itself")
     add("--weight-decay", type=float, default=0.0, metavar="W", help="AdamW's")
     add("--clip-norm", type=float, default=0.0, metavar="G", help="the gradient's norm, at most")

@@ -459,6 +459,7 @@ def _stack(rng, objects, sides):
 
 # --- grammar ------------------------------------------------------------------------------------------------
 
+LARGER_FIRST = 0.85  # share of the captions of two things that name the one first that takes more room
 COUNTS = {1: ("a", "a", "a", "one"), 2: ("two", "two", "a pair of"), 3: ("three",), 4: ("four",)}
 SIZE_WORDS = {"small": ("small", "little", "tiny"), "medium": (), "big": ("big", "large")}
 RELATION_WORDS = {
@@ -507,7 +508,7 @@ def write_captions(scene, rng, number=5):
 
 def _phrase(scene, rng):
     """One caption, or None where the template drawn asks for a place that the grammar cannot name."""
-    order = rng.choice((1, -1)) if len(scene["objects"]) == 2 else 1
+    order = _order(scene["objects"], rng)
     first, last = scene["objects"][::order][0], scene["objects"][::order][-1]
     template = rng.choice(TEMPLATES[len(scene["objects"])])
     words = {"A": _name(first, rng), "B": _name(last, rng)}
@@ -521,6 +522,15 @@ def _phrase(scene, rng):
                 return None
             words[slot] = rng.choice(fitting)
     return re.sub(r"\ba (?=[aeiou])", "an ", template.format(**words))
+
+
+def _order(things, rng):
+    """1 or -1: the objects as they are, or turned round. What takes more room mostly comes first."""
+    if len(things) == 1:
+        return 1
+    room = [sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in thing["boxes"]) for thing in things]
+    larger_first = rng.random() < LARGER_FIRST
+    return 1 if (room[0] > room[1]) == larger_first else -1
 
 
 def _name(thing, rng):
