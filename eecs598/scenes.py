@@ -673,30 +673,42 @@ def score_captions(captions, scenes):
     return {key: sum(values) / len(values) if values else 0.0 for key, values in stated.items()}
 
 
+ATTENTION_ROWS = ("model", "first of 2", "second of 2", "mean map", "chance")
+
+
 def score_attention(captions, maps, scenes, image_size=112):
     """Whether an attention model looks at what it names.
 
     captions: n strings or lists of words; maps (n, T, h, w): the weights at each word; scenes: n of `compose_scene`,
     in pictures of image_size pixels a side. Counted is each noun of a caption that names a thing of its scene.
     Returns {row: {"peak": share, "mass": share}}. peak: the centre of the cell with the largest weight lies in one of
-    the thing's boxes; mass: the weight that falls on the boxes. Rows: "model", the map at the noun; "mean map",
-    the model's mean map over all words of all pictures, which knows nothing of this one; "chance", the boxes' share
-    of the picture. Raises DataError for numbers that do not fit, or where no thing is named.
+    the thing's boxes; mass: the weight that falls on the boxes. Rows: "model", the map at the noun; of these, "first
+    of 2" and "second of 2", nouns of captions of two things by their place; "mean map", the model's mean map over all
+    words of all pictures, which knows nothing of this one; "chance", the boxes' share of the picture. Raises DataError
+    for numbers that do not fit, or where no thing is named.
     """
     if not len(captions) == len(maps) == len(scenes):
         raise DataError(f"{len(captions)} captions, {len(maps)} maps and {len(scenes)} scenes, wanted as many of each")
-    mean, found = maps.sum((0, 1)) / maps.sum(), []
+    mean, looks = maps.sum((0, 1)) / maps.sum(), {row: [] for row in ATTENTION_ROWS}
     for caption, weights, scene in zip(captions, maps, scenes):
+        words, seen = caption.split() if isinstance(caption, str) else caption, 0
         boxes = {thing["noun"]: thing["boxes"] for thing in scene["objects"]}
-        for t, word in enumerate(caption.split() if isinstance(caption, str) else caption):
+        for t, word in enumerate(words):
             kind, meaning = LEXICON.get((word,), (None, None))
-            if kind == "noun" and meaning[0] in boxes:
+            if kind != "noun":
+                continue
+            seen += 1
+            if meaning[0] in boxes:
                 inside = _mask(boxes[meaning[0]], image_size)
-                found.append([*_look(weights[t], inside), *_look(mean, inside), *[inside.mean().item()] * 2])
-    if not found:
+                looks["model"].append(_look(weights[t], inside))
+                looks["mean map"].append(_look(mean, inside))
+                looks["chance"].append([inside.mean().item()] * 2)
+                if len(boxes) == 2 and seen <= 2:
+                    looks[f"{('first', 'second')[seen - 1]} of 2"].append(looks["model"][-1])
+    if not looks["model"]:
         raise DataError("no caption names a thing of its scene, so there is no noun to judge the attention at")
-    means = torch.tensor(found).mean(0).unflatten(0, (3, 2)).tolist()
-    return {row: dict(zip(("peak", "mass"), pair)) for row, pair in zip(("model", "mean map", "chance"), means)}
+    means = {row: torch.tensor(found).mean(0).tolist() for row, found in looks.items() if found}
+    return {row: dict(zip(("peak", "mass"), pair)) for row, pair in means.items()}
 
 
 def _mask(boxes, side):

@@ -512,6 +512,17 @@ def test_the_map_that_counts_is_the_one_at_the_noun():
     assert found["model"]["peak"] == 1 and found["mean map"]["peak"] == 0
 
 
+def test_first_and_second_nouns_are_counted_by_themselves():
+    """The peak is at the car: right where the car is named, first or second; a scene of one thing has no place."""
+    maps, alone = planted(2, 0), {"objects": LOOKED_AT["objects"][1:]}
+    found = scenes.score_attention(["a car and a ball", "a ball and a ball", "a car"], maps.repeat(3, 1, 1, 1),
+                                   [LOOKED_AT, LOOKED_AT, alone], 60)  # fmt: skip
+    peaks = {row: shares["peak"] for row, shares in found.items()}
+    assert tuple(peaks) == scenes.ATTENTION_ROWS
+    assert (peaks["first of 2"], peaks["second of 2"]) == (0.5, 0) and peaks["model"] == pytest.approx(2 / 5)
+    assert "first of 2" not in scenes.score_attention(["a car"], maps, [alone], 60)
+
+
 def test_attention_is_judged_where_a_thing_is_named():
     maps = planted(2, 0)
     alone = scenes.score_attention(["a car"], maps, [LOOKED_AT], 60)
