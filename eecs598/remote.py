@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from eecs598 import sandbox
+from eecs598.checks import OutputError
 
 CAPTIONER = "CaptioningRNN"
 
@@ -42,8 +43,9 @@ class Remote:
 def _environment():
     kept = ("PATH", "HOME", "LANG", "SYSTEMROOT", "TEMP", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
     threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
+    cuda = {"CUDA_VISIBLE_DEVICES": ""}  # the same on every machine: with a GPU, too, a submission has the CPU
     objc = {"OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES"}  # macOS: a fork of a process with frameworks loaded
-    return {name: os.environ[name] for name in kept if name in os.environ} | threads | objc
+    return {name: os.environ[name] for name in kept if name in os.environ} | threads | cuda | objc
 
 
 def _command(*arguments):
@@ -176,6 +178,8 @@ class Sandbox:
         try:
             sandbox.send(self.file, request, tensors)
             reply, results = sandbox.receive(self.file)
+            if "unsent" in reply:
+                raise OutputError(f"returned {_plain(reply['unsent'])}")
             if "error" in reply:
                 raise _their_error(reply)
             return reply, results
@@ -188,7 +192,7 @@ class Sandbox:
 
     def _cause(self):
         if not self.late:
-            self.drain.join(0.5)  # an end by itself: then its output ends, too
+            self.drain.join(5)  # an end by itself: then its output ends, too; on a busy machine not at once
         status = self.collect() if not self.late and not self.drain.is_alive() else None
         if status is not None:
             self.collect = None
@@ -231,7 +235,7 @@ class Sandbox:
             request = {"op": "make", "name": name, "args": args, "kwargs": kwargs, "captioner": name == CAPTIONER}
             reply, tensors = self.ask(request)
             if not reply["is_module"]:
-                return type(reply["class"], (), {})()
+                return type(_plain(reply["class"]), (), {})()
             return type(name, (RemoteModule,), {})(self, reply, tensors)
 
         return make
@@ -240,9 +244,14 @@ class Sandbox:
 def _their_error(reply):
     """An exception of the class's name with the submission's line, for `checks` to quote."""
     base = NotImplementedError if reply["undone"] else Exception
-    error = type(str(reply["error"]), (base,), {})(reply["message"])
-    error.learners_line = str(reply["line"])
+    error = type(_plain(reply["error"]), (base,), {})(_plain(reply["message"]))
+    error.learners_line = _plain(reply["line"])
     return error
+
+
+def _plain(text):
+    """Text of a submission as one line that any terminal and file takes: it shall not look like lines of a report."""
+    return "".join(c if c.isprintable() else " " for c in str(text)[:1000])
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -311,7 +320,7 @@ def _decode(value, results):
     if "tensor" in value:
         return results[value["tensor"]]
     if "object" in value:
-        return type(str(value["class"]), (Remote,), {})(value["object"])
+        return type(_plain(value["class"]), (Remote,), {})(value["object"])
     if "list" in value:
         return [_decode(item, results) for item in value["list"]]
     return tuple(_decode(item, results) for item in value["tuple"])

@@ -43,8 +43,9 @@ from eecs598 import encoders
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "rnn_lstm_captioning"
-LARGEST_MESSAGE = 1 << 28  # bytes
-LARGEST_FILE = 1 << 24
+LARGEST_MESSAGE = 1 << 28  # bytes, of a message's tensors together
+LARGEST_HEAD = 1 << 24  # and of what is no tensor in it
+LARGEST_FILE, MOST_FILES = 1 << 24, 32  # that a submission may write
 DTYPES = {str(dtype): dtype for dtype in (
     torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128, torch.bool,
     torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)}  # fmt: skip
@@ -59,34 +60,47 @@ class MessageError(Exception):
     """What came through the channel is no message."""
 
 
-def send(file, value, tensors=()):
-    """Write a message: a value that JSON takes, and tensors."""
-    file.write(_pack(value, tensors))
-    file.flush()
+class UnsentError(Exception):
+    """A tensor cannot be sent. The message says what it is: "a tensor on the device meta, ..."."""
 
 
-def _pack(value, tensors=()):
-    heads, blobs = [], []
+def pack(value, tensors=()):
+    """The bytes of a message: a value that JSON takes, and tensors. Raises UnsentError for a tensor that cannot go."""
+    heads, blobs, room = [], [], LARGEST_MESSAGE
     for tensor in tensors:
+        tensor = tensor.detach()
+        room -= tensor.numel() * tensor.element_size()
         if tensor.is_meta:
-            raise ValueError("a result is on the device 'meta', where tensors have no numbers")
-        flat = tensor.detach().cpu().resolve_conj().contiguous().reshape(-1)
+            raise UnsentError("a tensor on the device meta, without numbers: make it where the inputs are, x.new_zeros")
+        if room < 0:
+            raise UnsentError(f"a tensor of shape {tuple(tensor.shape)}, too large to be looked at")
+        if str(tensor.dtype) not in DTYPES:
+            raise UnsentError(f"a tensor of {tensor.dtype}, which is not compared: make it with dtype=x.dtype")
+        dense = tensor if tensor.layout == torch.strided else tensor.to_dense()
+        flat = dense.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
         blobs.append(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
         heads.append([str(tensor.dtype), list(tensor.shape)])
     head = json.dumps([value, heads]).encode()
     return struct.pack("<I", len(head)) + head + b"".join(blobs)
 
 
+def send(file, value, tensors=()):
+    """Write a message. Raises UnsentError as `pack` does."""
+    file.write(pack(value, tensors))
+    file.flush()
+
+
 def receive(file):
     """Read a message: the value and its tensors. Raises EOFError at the end, MessageError for what is none."""
     try:
-        value, heads = json.loads(_read(file, struct.unpack("<I", _read(file, 4))[0]))
-        tensors = []
+        value, heads = json.loads(_read(file, struct.unpack("<I", _read(file, 4))[0], LARGEST_HEAD))
+        tensors, room = [], LARGEST_MESSAGE
         for name, shape in heads:
             dtype, count = DTYPES[name], 1
             for size in shape:
                 count *= size if isinstance(size, int) and size >= 0 else LARGEST_MESSAGE
-            blob = _read(file, count * dtype.itemsize)
+            blob = _read(file, count * dtype.itemsize, room)
+            room -= len(blob)
             flat = torch.frombuffer(bytearray(blob), dtype=dtype) if blob else torch.empty(0, dtype=dtype)
             tensors.append(flat.reshape(shape))
         return value, tensors
@@ -94,8 +108,8 @@ def receive(file):
         raise MessageError(f"no message: {error}") from None
 
 
-def _read(file, size):
-    if size > LARGEST_MESSAGE:
+def _read(file, size, room=LARGEST_MESSAGE):
+    if size > room:
         raise MessageError(f"a message of {size} bytes")
     data = file.read(size)
     if len(data) < size:
@@ -332,11 +346,20 @@ class Server:
             except EOFError:
                 return
             try:
-                message = _pack(*getattr(self, f"do_{request['op']}")(request, tensors))
+                answer = pack(*getattr(self, f"do_{request['op']}")(request, tensors))
+            except UnsentError as error:
+                answer = pack({"unsent": str(error)})
             except BaseException as error:  # SystemExit, too: nothing that a submission raises ends the server
-                message = _pack(self._describe(error))
-            self.file.write(message)
+                answer = self._packed_error(error)
+            self.file.write(answer)
             self.file.flush()
+
+    def _packed_error(self, error):
+        try:
+            return pack(self._describe(error))
+        except BaseException as another:  # the submission's exception may fail at being looked at
+            kind = type(another).__name__
+            return pack({"error": "Exception", "message": f"one that cannot be shown: {kind}", "line": "", "undone": 0})
 
     def _describe(self, error):
         """An exception as a message: its class, its first line, and the submission's line that raised it."""

@@ -38,20 +38,23 @@ def grade():
 
 
 @pytest.fixture(scope="module")
-def graded(show_table):
-    """Mutant or rewrite -> its report; the table of both is printed after the tests."""
-    tasks = {}
+def graded(request, show_table):
+    """Mutant or rewrite -> its report, of those with a test to run; the table of both is printed after the tests."""
+    tasks, calls = {}, [getattr(item, "callspec", None) for item in request.session.items]
+    chosen = {id(value) for call in calls if call for value in call.params.values()}
     for mutant, parts in mutants.parts_to_grade(SOLUTION).items():
         with contextlib.suppress(mutants.MutantError):  # its own test says so
             tasks[mutant] = mutants.apply(SOLUTION, mutant), parts
     tasks |= {rewrite: (f"{STUDENT}\n\n{rewrite.code}", rewrite.parts) for rewrite in rewrites.REWRITES}
+    tasks = {entry: task for entry, task in tasks.items() if id(entry) in chosen}
     settings = (2048, [grading.SOLUTION]), {"solution": SOLUTION, "advice": False}
     submissions = [(Submission("student", source.encode()), parts) for source, parts in tasks.values()]
     reports = dict(zip(tasks, grading.grade_all(submissions, settings, jobs=2)))
     for kind, entries in (("mutants of the solution", mutants.MUTANTS), ("rewrites", rewrites.REWRITES)):
         lines = [f"{describe(entry)} -> {', '.join(lost(reports[entry])) or 'full marks'}"
                  for entry in entries if entry in reports]  # fmt: skip
-        show_table(f"{len(lines)} {kind}, and the parts that lost their points", lines)
+        if lines:
+            show_table(f"{len(lines)} {kind}, and the parts that lost their points", lines)
     return reports
 
 
@@ -221,9 +224,10 @@ def test_wrong_usage_is_one_line(arguments, said, tmp_path, monkeypatch, capsys)
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not here")
 @pytest.mark.parametrize("arguments", [["grade", "a.py", "b.py"], ["grade", "FILE=a.py b.py"]])
 def test_make_grade_takes_files_by_both_ways(arguments):
-    outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-    command = ["make", "-n", "-o", ".venv/ready", *arguments]  # as typed, also where a make runs these tests
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=outside)
+    # As from a shell, also where make runs the tests: that make's options and level are in the environment.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", "-n", "--no-print-directory", "-o", ".venv/ready", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.splitlines()[0].rstrip() == ".venv/bin/python -m eecs598.grading a.py b.py", done.stderr
 
 
