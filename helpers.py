@@ -189,6 +189,9 @@ def train_captioner(
     loss_history: the loss of every iteration. Raises ValueError, for a checkpoint_dir of another model, other data or
     options too, and eecs598.solver.TrainingError.
     """
+    sizes = {"num_epochs": num_epochs, "batch_size": batch_size, "accumulate": accumulate}
+    rates = {"learning_rate": learning_rate, "lr_decay": lr_decay, "precision": precision}
+    solver.check_arguments(image_data, caption_data, image_index, **sizes, **rates)  # before hours of image features
     device = torch.device(device or default_device())
     model.to(device)
     freeze = device.type == "cpu" if freeze_encoder is None else freeze_encoder
@@ -205,11 +208,9 @@ def train_captioner(
                     image_data, val_data = _features(model, image_data, val_data, features_folder, device, progress)
             stack.enter_context(encoders.fed_with_features(model))
         history = solver.train(
-            model, image_data, caption_data, num_epochs=num_epochs, batch_size=batch_size, seed=seed,
-            learning_rate=learning_rate, lr_decay=lr_decay, image_index=image_index, val_data=val_data,
-            progress=progress, precision=precision, accumulate=accumulate, checkpoints=kept,
-            extras=extras or solver.Extras(), loss=practice and practice.loss,
-            score=val_references and _scorer(val_data[0], *val_references),
+            model, image_data, caption_data, seed=seed, image_index=image_index, val_data=val_data, progress=progress,
+            checkpoints=kept, extras=extras or solver.Extras(), loss=practice and practice.loss,
+            score=val_references and _scorer(val_data[0], *val_references), **sizes, **rates,
         )  # fmt: skip
     if plot and everyone.first:
         show(plot_history(history))
@@ -696,13 +697,13 @@ def _parser():
         "together: all of them in the same step (one)")  # fmt: skip
     add("--epochs", type=commands.positive, default=10, help="how often each caption is seen (10)")
     add("--batch-size", type=commands.positive, default=128, help="captions in a step; together: pictures (128)")
-    add("--learning-rate", type=float, default=1e-3, help="Adam's (0.001)")
-    add("--lr-decay", type=float, default=0.9, help="multiplies the learning rate after each epoch (0.9)")
+    add("--learning-rate", type=commands.above_zero, default=1e-3, help="Adam's (0.001)")
+    add("--lr-decay", type=commands.above_zero, default=0.9, help="multiplies the learning rate after each epoch (0.9)")
     add("--hidden", type=commands.positive, default=512, help="size of the hidden state (512)")
     add("--wordvec", type=commands.positive, default=256, help="size of a word vector (256)")
-    add("--show", type=int, default=8, metavar="N", help="val pictures captioned at the end (8)")
+    add("--show", type=commands.not_negative, default=8, metavar="N", help="val pictures captioned at the end (8)")
     add("--device", type=commands.device, help="cpu, cuda, ... (cuda where it is)")
-    add("--seed", type=int, default=0, help="weights and order (0)")
+    add("--seed", type=commands.seed, default=0, help="weights and order (0)")
     add("--precision", choices=("auto", *solver.PRECISIONS), default="auto", help="auto: the faster one here (auto)")
     add("--accumulate", type=commands.positive, default=1, metavar="K", help="compute a step in K parts, to fit in "
         "memory (1)")  # fmt: skip
@@ -718,7 +719,8 @@ def _parser():
     add("--captions", type=Path, required=True, metavar="JSON", help="their captions, in COCO's official format")
     add("--json", type=Path, metavar="FILE", help="write the scores, and each picture's caption and scores")
     add("--limit", type=commands.positive, metavar="N", help="the first N pictures only, by their ids (all)")
-    add("--show", type=int, default=3, metavar="N", help="how many of the best and of the worst captions to print (3)")
+    add("--show", type=commands.not_negative, default=3, metavar="N", help="how many of the best and of the worst "
+        "captions to print (3)")  # fmt: skip
     _add_decoding(evaluate.add_argument_group("instead of the greedy caption, the best one found or one drawn"))
     evaluate.set_defaults(run=evaluate_command)
     caption = subparsers.add_parser("caption", help="caption photographs of any size and kind")
@@ -744,14 +746,15 @@ def _add_extras(train):
     add("--scheduled-sampling", type=float, default=0.0, metavar="P", help="words before that the model chose itself")
     add("--weight-decay", type=float, default=0.0, metavar="W", help="AdamW's")
     add("--clip-norm", type=float, default=0.0, metavar="G", help="the gradient's norm, at most")
-    add("--warmup", type=int, default=0, metavar="N", help="steps in which the learning rate rises")
+    add("--warmup", type=commands.not_negative, default=0, metavar="N", help="steps in which the learning rate rises")
     add("--cosine", action="store_true", help="the learning rate falls along a cosine; take --lr-decay 1 with it")
     add("--averaging", type=float, default=0.0, metavar="D", help="end with a moving average of the weights, as 0.99")
     add = train.add_argument_group("self-critical training, afterwards: on the model's own captions").add_argument
-    add("--self-critical", type=int, default=0, metavar="EPOCHS", help="how often each picture is captioned (0)")
-    add("--self-critical-rate", type=float, default=3e-4, metavar="R", help="the learning rate (0.0003)")
+    add("--self-critical", type=commands.not_negative, default=0, metavar="EPOCHS", help="how often each picture is "
+        "captioned (0)")  # fmt: skip
+    add("--self-critical-rate", type=commands.above_zero, default=3e-4, metavar="R", help="the learning rate (0.0003)")
     add("--self-critical-batch", type=commands.positive, default=64, metavar="N", help="pictures in a step (64)")
-    add("--samples", type=commands.positive, default=5, metavar="K", help="captions drawn of each picture (5)")
+    add("--samples", type=commands.at_least(2), default=5, metavar="K", help="captions drawn of each picture (5)")
     add("--sharpen", type=commands.above_zero, default=1.0, metavar="T", help="first divide the scores by T (1)")
 
 
@@ -764,7 +767,7 @@ def _add_decoding(group):
     add("--top-k", type=commands.positive, metavar="K", help="draw from the K likeliest words only")
     add("--top-p", type=float, metavar="P", help="draw from the fewest words that have probability P together")
     add("--no-repeat", type=commands.positive, dest="no_repeat_ngram", metavar="N", help="no N words in a row twice")
-    add("--seed", type=int, default=0, help="of what is drawn (0)")
+    add("--seed", type=commands.seed, default=0, help="of what is drawn (0)")
 
 
 def _parse(arguments):
@@ -774,6 +777,8 @@ def _parse(arguments):
     if getattr(options, "recipe", None):
         options.parser.set_defaults(**RECIPES[options.recipe])
         options = parser.parse_args(arguments)
+    if getattr(options, "self_critical", 0) and options.tie_embeddings and options.sharpen != 1:
+        parser.error("--sharpen changes the output's weights, which --tie-embeddings makes those of the words too")
     return options
 
 
@@ -783,6 +788,12 @@ def main(arguments=None):
         options.run(options)
     except (ValueError, OSError, NotImplementedError, solver.TrainingError, processes.ProcessLostError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (RuntimeError, MemoryError) as error:  # in training a TrainingError says what to lower
+        if not solver.is_out_of_memory(error):
+            raise
+        told = str(error).partition("\n")[0] or "MemoryError"
+        print(f"error: out of memory: lower the sizes, as --hidden, or take fewer pictures ({told})", file=sys.stderr)
         return 1
     return 0
 

@@ -13,11 +13,18 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see --help\n")
 
 
-def positive(text):
-    """An option's value: a whole number from 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}, wanted a whole number from 1")
-    return int(text)
+def at_least(least, most=10**9):
+    """The reader of an option's value: a whole number in these bounds; what is larger is a slip of the hand."""
+
+    def read(text):
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r}, wanted a whole number from {least} to {most}")
+        return int(text)
+
+    return read
+
+
+positive, not_negative, seed = at_least(1), at_least(0), at_least(0, 2**63 - 1)
 
 
 def above_zero(text):

@@ -19,13 +19,15 @@ import zipfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import requests
 import urllib3
-from filelock import FileLock, Timeout
 from tqdm import tqdm
+
+from eecs598.locks import taking_turns
 
 COURSE_FILE_URLS = (  # 378 MB; no hash of it was ever published
     "http://web.eecs.umich.edu/~justincj/teaching/eecs498/coco.pt",
@@ -170,7 +172,7 @@ def _fetch(urls, task):
         if _is_complete(task):
             return task.path
         task.path.parent.mkdir(parents=True, exist_ok=True)
-        with _taking_turns(task):
+        with taking_turns(task.path, partial(_wait_for_others, task)):
             if not _is_complete(task):  # another process may have fetched it meanwhile
                 _fetch_from_any([urls] if isinstance(urls, str) else list(urls), task)
     except DownloadError:
@@ -197,26 +199,10 @@ def _is_complete(task):
     return True
 
 
-@contextlib.contextmanager
-def _taking_turns(task):
-    """Hold the lock of task.path, so that no two processes or threads write one part."""
-    name = task.path.with_name(task.path.name + ".lock")
-    lock = FileLock(name)
-    for attempt in itertools.count():
-        try:
-            lock.acquire(timeout=0.5)
-            break
-        except Timeout:
-            if attempt == 0:
-                _say(f"{task.path}: another process is fetching it; waiting for that one")
-            _check_stop(task)
-    try:
-        yield
-    finally:
-        # Removed while it is held; whoever waits for it notices. On Windows, release() removes it.
-        with contextlib.suppress(OSError):
-            name.unlink()
-        lock.release()
+def _wait_for_others(task, attempt):
+    if attempt == 0:
+        _say(f"{task.path}: another process is fetching it; waiting for that one")
+    _check_stop(task)
 
 
 def _fetch_from_any(urls, task):

@@ -10,6 +10,7 @@ import copy
 import hashlib
 import itertools
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
 from eecs598.files import page_releaser, write_whole
+from eecs598.locks import taking_turns
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LITE0_CHANNELS = {16: 112, 32: 1280}  # by stride
 LITE0_MEAN, LITE0_STD = (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)  # (x - 127) / 128 on 0..255
 FEATURES_VERSION = 3  # to be raised when encode_images comes to give other numbers: older files are then not read
+UNREADABLE = (ValueError, OSError, EOFError)  # what a damaged file of features raises, or one that is not there
 FEATURES_FOLDER = Path(__file__).resolve().parent.parent / "datasets" / "features"
 
 
@@ -340,25 +343,38 @@ def cached_features(encoder, images, folder=None, batch_size=None, device="cpu",
     """`encode_images`, computed once: kept in `folder` under a hash of the encoder's weights and the pictures.
 
     folder: FEATURES_FOLDER if None. Returns features (n, C, h, w) in float16, mapped from the file: neither here nor
-    in training need they fit in memory. A damaged file is computed again; where the folder cannot be written, a line
-    says so and nothing is kept.
+    in training need they fit in memory. A damaged file is computed again; what another process computes is waited for;
+    where the folder cannot be written, a line says so and nothing is kept.
     """
     path = Path(folder or FEATURES_FOLDER) / f"{_features_key(encoder, images, device)}.npy"
-    if path.exists():
-        try:
-            return _map_features(path)
-        except (ValueError, OSError, EOFError) as error:
-            print(f"note: {path} is damaged ({type(error).__name__}); its features are computed again", file=sys.stderr)
+    with contextlib.suppress(*UNREADABLE):
+        return _map_features(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for part in path.parent.glob(f".{path.name}.*.part"):  # of a run that was killed while it wrote them
-            part.unlink()
-        write_whole(path, lambda file: _write_features(
-            file, len(images), _encode_in_batches(encoder, images, batch_size, device, progress)))  # fmt: skip
+        with taking_turns(path, partial(_say_whom_we_wait_for, path)):
+            if (features := _finished_meanwhile(path)) is not None:
+                return features
+            for part in path.parent.glob(f".{path.name}.*.part"):  # of a run that was killed while it wrote them
+                part.unlink()
+            write_whole(path, lambda file: _write_features(
+                file, len(images), _encode_in_batches(encoder, images, batch_size, device, progress)))  # fmt: skip
     except OSError as error:
         print(f"warning: the image features could not be kept in {path.parent} ({error})", file=sys.stderr)
         return encode_images(encoder, images, batch_size, device, progress)
     return _map_features(path)
+
+
+def _finished_meanwhile(path):
+    """The features that another process has left by now; None where there are none, or damaged ones."""
+    try:
+        return _map_features(path) if path.exists() else None
+    except UNREADABLE as error:
+        print(f"note: {path} is damaged ({type(error).__name__}); its features are computed again", file=sys.stderr)
+
+
+def _say_whom_we_wait_for(path, attempt):
+    if attempt == 0:
+        print(f"note: another process is computing {path}; waiting for that one", file=sys.stderr)
 
 
 def _write_features(file, count, batches):

@@ -326,17 +326,35 @@ def test_other_parts_of_a_batch_are_the_same_run(tmp_path):
     assert len(history.losses) == 9
 
 
-def test_a_large_tensor_is_hashed_in_every_row(monkeypatch):
-    images = torch.zeros(600, 3, 8, 8, dtype=torch.uint8)
-    whole = hash_tensors([images])
-    monkeypatch.setattr(checkpoints, "HASHED_BYTES", images.numel() // 7)
-    sampled, hashes = hash_tensors([images]), set()
-    for row in (0, 255, 256, 599):
-        changed = images.clone()
-        changed[row] = 1
-        hashes |= {hash_tensors([changed])}
-    assert len(hashes | {sampled, whole}) == 6
-    assert hash_tensors([images[:, 0, 0]]) != hash_tensors([images[:, 0, 0].t()[:0]])
+def test_no_value_is_left_out_of_a_tensors_hash(tmp_path):
+    """One byte among 300 MB, as many as the course's file has; also mapped from a file."""
+    images = np.lib.format.open_memmap(tmp_path / "images.npy", "w+", np.uint8, (8000, 3, 112, 112))
+    hashes = {hash_tensors([torch.from_numpy(images)])}
+    for place in ((0, 0, 0, 0), (4711, 1, 17, 3), (7999, 2, 111, 111)):
+        images[place] += 1
+        images.flush()
+        hashes |= {hash_tensors([torch.from_numpy(images)])}
+    assert len(hashes) == 4
+    assert hash_tensors([torch.from_numpy(np.load(tmp_path / "images.npy", mmap_mode="c"))]) in hashes
+
+
+def test_a_hash_is_of_the_values_wherever_they_lie():
+    images = torch.rand(600, 3, 8)
+    assert hash_tensors([images.transpose(1, 2)]) == hash_tensors([images.transpose(1, 2).contiguous()])
+    assert hash_tensors([images[:, 0]]) != hash_tensors([images[:, 0].t()[:0]])
+    assert hash_tensors([images[0, 0, 0]]) == hash_tensors([images[0, 0, :1].clone()])
+
+
+def test_a_data_file_changed_since_by_one_pixel(tiny_data, tmp_path):
+    train_captioner(tiny_data, tmp_path, 1, checkpoint_dir=tmp_path / "kept")
+    before = {path: path.read_bytes() for path in (tmp_path / "kept").iterdir()}
+    save_data(tiny_data, tmp_path / "data.pt")
+    content = bytearray((tmp_path / "data.pt").read_bytes())
+    content[content.find(tiny_data["train_images"].numpy().tobytes())] ^= 1
+    (tmp_path / "data.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"is of another run \(images: .* hash \w+ there, .* hash \w+ here\)"):
+        train_captioner(helpers.load_coco_captions(tmp_path / "data.pt"), tmp_path, checkpoint_dir=tmp_path / "kept")
+    assert {path: path.read_bytes() for path in (tmp_path / "kept").iterdir()} == before
 
 
 @pytest.mark.parametrize("every", [0, -1, 2.5])
@@ -522,6 +540,20 @@ def test_another_captioner_is_refused(tiny_data, tmp_path, change, options, told
     train_captioner(tiny_data, tmp_path, 1, **kept)
     with pytest.raises(CheckpointError, match=told):
         train_captioner(change(tiny_data), tmp_path, **kept, **options)
+
+
+@pytest.mark.parametrize("wrong, told", [
+    ({"learning_rate": float("nan")}, "learning_rate is nan"), ({"batch_size": 0}, "batch_size is 0"),
+    ({"precision": "half"}, "precision is 'half'"), ({"image_index": torch.tensor([0, 1, 2, 9])}, "goes up to 9"),
+    ({"num_epochs": 2.5}, "num_epochs is 2.5"), ({"lr_decay": -1}, "lr_decay is -1"),
+])  # fmt: skip
+def test_what_makes_no_sense_is_told_before_pictures_are_encoded(tiny_data, tmp_path, monkeypatch, wrong, told):
+    monkeypatch.setattr(CountingEncoder, "shown", 0)
+    model = helpers.make_captioner(CaptioningRNN, tiny_data, "rnn", CountingEncoder(), hidden_dim=8, wordvec_dim=4)
+    options = {"num_epochs": 1, "batch_size": 2, "learning_rate": 0.1, "device": "cpu", "features_folder": tmp_path}
+    with pytest.raises(ValueError, match=told):
+        helpers.train_captioner(model, tiny_data["train_images"], tiny_data["train_captions"], **(options | wrong))
+    assert CountingEncoder.shown == 0 and names(tmp_path) == []
 
 
 def test_a_run_stopped_while_it_encodes_leaves_no_half_features(tiny_data, tmp_path, monkeypatch):
