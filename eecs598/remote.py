@@ -63,18 +63,21 @@ class Launcher:
 
     def __enter__(self):
         if hasattr(os, "fork"):
-            self.channel, theirs = socket.socketpair()
-            self.server = subprocess.Popen(
-                _command("fork-server", str(theirs.fileno())), pass_fds=[theirs.fileno()], cwd=sandbox.ROOT,
-                env=_environment(), stdin=subprocess.DEVNULL,
-            )  # fmt: skip
-            theirs.close()
+            self._open()
         return self
 
     def __exit__(self, *error):
         if self.server:
             self.channel.close()
             self.server.wait()
+
+    def _open(self):
+        self.channel, theirs = socket.socketpair()
+        self.server = subprocess.Popen(
+            _command("fork-server", str(theirs.fileno())), pass_fds=[theirs.fileno()], cwd=sandbox.ROOT,
+            env=_environment(), stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        theirs.close()
 
     def start(self, folder):
         """A process confined to `folder`. Returns its reader, writer, output (binary files) and a function to end it.
@@ -88,8 +91,14 @@ class Launcher:
         output, theirs_output = os.pipe()
         with contextlib.closing(theirs):
             fds = [theirs.fileno(), theirs_output]
-            socket.send_fds(self.channel, [json.dumps(order).encode()], fds)
-            pid = self._answer()["pid"]
+            answer = self._order(order, fds)
+            if answer is None:  # it was killed, for memory say
+                self.__exit__()
+                self._open()
+                answer = self._order(order, fds)
+        if answer is None:
+            raise RuntimeError("the fork server is gone: `python -m eecs598.sandbox` fails here")
+        pid = answer["pid"]
         os.close(theirs_output)
         file = sandbox._Whole(os.fdopen(ours.detach(), "r+b", buffering=0))
 
@@ -100,18 +109,17 @@ class Launcher:
                 os.kill(pid, signal.SIGKILL)  # it may not have made its group yet
 
         def collect():
-            self.channel.sendall(json.dumps({"wait": pid}).encode())
-            return self._answer()["status"]
+            answer = self._order({"wait": pid})
+            return answer["status"] if answer else -signal.SIGKILL
 
         return file, os.fdopen(output, "rb", buffering=0), end, collect
 
-    def _answer(self):
-        text = b""
+    def _order(self, order, fds=()):
+        """The fork server's answer; None if it is gone."""
         with contextlib.suppress(ConnectionError):
-            text = self.channel.recv(1 << 16)
-        if not text:
-            raise RuntimeError("the fork server is gone: `python -m eecs598.sandbox` fails here")
-        return json.loads(text)
+            text = json.dumps(order).encode()
+            socket.send_fds(self.channel, [text], fds) if fds else self.channel.sendall(text)
+            return json.loads(self.channel.recv(1 << 16) or "null")
 
     def _spawn(self, order):
         pipe = subprocess.PIPE
@@ -207,7 +215,9 @@ class Sandbox:
 
     def load(self, names):
         """Import the submission. Returns a dict: "has", which of the names it has; "stand_ins"; "cuda"."""
-        return self.ask({"op": "load", "names": list(names)})[0]
+        info = self.ask({"op": "load", "names": list(names)})[0]
+        stand_ins = [_plain(name) for name in info["stand_ins"]][:20]
+        return {"has": [name for name in names if name in info["has"]], "stand_ins": stand_ins, "cuda": info["cuda"]}
 
     def rebind(self, source, names, further=""):
         """Put the functions `names` of another source in the submission's place.
@@ -218,7 +228,7 @@ class Sandbox:
 
     def refusals(self):
         """What the submission tried and may not do, as phrases."""
-        return self.ask({"op": "refusals"})[0]["refusals"]
+        return [_plain(what) for what in self.ask({"op": "refusals"})[0]["refusals"]][:20]
 
     def function(self, name):
         """A function of the submission."""
