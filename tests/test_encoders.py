@@ -3,6 +3,7 @@
 import http.server
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -312,6 +313,28 @@ def test_a_damaged_cache_is_computed_again(mean_encoder, pictures, tmp_path, cap
         path.write_bytes(damaged)
         assert torch.equal(cached(mean_encoder, pictures, tmp_path), good)
         assert "computed again" in capsys.readouterr().err
+
+
+def test_those_who_want_the_same_features_take_turns(mean_encoder, pictures, tmp_path, capsys):
+    """The second one waits, and leaves alone what the first has written so far."""
+    shown, begun = [], threading.Event()
+
+    class SlowEncoder(type(mean_encoder)):
+        def forward(self, images):
+            shown.append(len(images))
+            begun.set()
+            time.sleep(0.3)
+            return super().forward(images)
+
+    results = {}
+    first = threading.Thread(target=lambda: results.update(first=cached(SlowEncoder(), pictures, tmp_path)))
+    first.start()
+    assert begun.wait(10)
+    second = cached(SlowEncoder(), pictures, tmp_path)
+    first.join()
+    assert sum(shown) == len(pictures) and torch.equal(results["first"], second)
+    assert "another process is computing" in capsys.readouterr().err
+    assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
 
 
 def test_features_without_a_place_for_them(mean_encoder, pictures, tmp_path, capsys):
