@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from conftest import fill
 
 from eecs598 import encoders
 
@@ -341,6 +342,19 @@ def test_features_without_a_place_for_them(mean_encoder, pictures, tmp_path, cap
     (tmp_path / "file").write_text("in the way")
     features = cached(mean_encoder, pictures, tmp_path / "file")
     assert features.shape == (7, 3, 2, 3) and "could not be kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["full", "read-only"])
+def test_features_on_a_disk_that_takes_none(mean_encoder, pictures, small_disk, capsys, how):
+    """Said and left out; but those that are on it already are read."""
+    disk, mount = small_disk
+    kept = cached(mean_encoder, pictures, disk).clone()
+    assert fill(disk) and (how == "full" or mount("-o", "remount,ro"))
+    assert torch.equal(cached(mean_encoder, pictures, disk), kept) and capsys.readouterr().err == ""
+    features, said = cached(mean_encoder, pictures.flip(0), disk), capsys.readouterr().err
+    assert torch.equal(features, kept.flip(0)) and said.startswith("warning: the image features could not be kept in")
+    assert ("No space left" if how == "full" else "Read-only") in said and said.count("\n") == 1
+    assert {path.suffix for path in disk.iterdir()} == {".npy", ""}
 
 
 @pytest.mark.parametrize("frozen", [True, False])
