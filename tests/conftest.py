@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -67,6 +68,29 @@ def tiny_data():
         "train_captions": ids, "val_captions": ids.clone(), "vocab": vocab,
         "train_references": references, "val_references": references,
     }  # fmt: skip
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of its own, of 256 kB, that a test may fill or make read-only; a function `mount(*options)` is on it."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(*options):
+        return subprocess.run(["mount", *options, str(folder)], capture_output=True).returncode == 0
+
+    if not (shutil.which("mount") and mount("-t", "tmpfs", "-o", "size=256k", "none")):
+        pytest.skip("needs the right to mount a disk, as root on Linux has it")
+    yield folder, mount
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder):
+    """Leave no room on the folder's disk. Returns the file that takes it."""
+    with (folder / "everything else").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1024))
+    return Path(file.name)
 
 
 class MeanEncoder(torch.nn.Module):

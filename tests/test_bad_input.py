@@ -1,7 +1,7 @@
 """Bad input, systematically: a clear error that names the thing, or a right result; never a hang or a wrong number.
 
-Damaged data files by the hundred; captions, vocabularies and options that make no sense. Pictures are in test_coco.py,
-checkpoints in test_checkpoints.py.
+Damaged data files and pictures by the hundred; captions, vocabularies and options that make no sense. Pictures that are
+odd but whole are in test_coco.py, checkpoints in test_checkpoints.py, options of the commands in test_commands.py.
 """
 
 import copy
@@ -10,17 +10,44 @@ import io
 import math
 import pickle
 import random
+import signal
+import time
 import warnings
+import zlib
+from unittest import mock
 
 import pytest
 import torch
 from conftest import MeanEncoder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
 import helpers
+import rnn_lstm_captioning
 from eecs598 import solver
 from eecs598.captions import SPECIAL_TOKENS, DataError
+from eecs598.coco import prepare_image
 from eecs598.datafile import check_whole, load_data, save_data
 from rnn_lstm_captioning import LSTM, RNN, AttentionLSTM, CaptioningRNN
+
+
+@pytest.fixture(autouse=True)
+def _no_test_hangs():
+    """Each test ends within four minutes (it takes seconds), where the system has alarms."""
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(number, frame):
+        raise TimeoutError("this input makes the program hang")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 240)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
 
 WORDS = {word: i for i, word in enumerate([*SPECIAL_TOKENS, "a", "b", "c"])}
 
@@ -213,6 +240,44 @@ def test_a_file_that_holds_code_is_refused_and_not_run(tmp_path):
     assert not ran.exists()
 
 
+# --- pictures ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".gif", ".bmp", ".tif", ".webp"])
+def test_damaged_pictures(tmp_path, suffix):
+    """60 of each format: one line that names the file, or a picture of the size that was asked for."""
+    path, rng, refused = tmp_path / f"picture{suffix}", random.Random(suffix), 0
+    Image.effect_mandelbrot((60, 40), (-2, -1, 1, 1), 50).convert("RGB").save(path)
+    whole = path.read_bytes()
+    for number in range(60):
+        content = bytearray(whole)
+        BYTES[number % len(BYTES)](content, rng)
+        path.write_bytes(content)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow's remarks
+                picture = prepare_image(path, 16, rng.choice(["stretch", "crop"]))
+        except DataError as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+        else:
+            assert picture.shape == (3, 16, 16) and picture.dtype == torch.uint8
+    assert refused >= 10
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path):
+    """900 million pixels in half a megabyte."""
+    chunks = {b"IHDR": (30_000).to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0]),
+              b"IDAT": zlib.compress(bytes(30_000 * 3_751), 1), b"IEND": b""}  # fmt: skip
+    parts = [len(body).to_bytes(4, "big") + name + body + zlib.crc32(name + body).to_bytes(4, "big")
+             for name, body in chunks.items()]  # fmt: skip
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    began = time.perf_counter()
+    with pytest.raises(DataError, match=r"bomb.png: cannot be read as a picture \(.*decompression bomb"):
+        prepare_image(tmp_path / "bomb.png")
+    assert time.perf_counter() - began < 1
+
+
 # --- captions, pictures, vocabularies, sizes --------------------------------------------------------------
 
 IMAGES = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -251,17 +316,52 @@ def test_captions_and_pictures_that_do_not_fit(cell_type, images, captions, told
 @pytest.mark.parametrize("cell_type", ["rnn", "lstm", "attn"])
 @pytest.mark.parametrize("caption", [[1, 2, 0, 0, 0], [1, 3, 3, 3, 2], [1, 4, 5, 4, 5], [1, 2]])
 def test_odd_captions_are_learned(cell_type, caption):
-    """Empty, of <UNK> alone, without <END>: the loss and each gradient are those of the plain definition."""
+    """Empty, of <UNK> alone, without <END>: the loss is that of the plain definition, and each gradient finite."""
     captions, model = torch.tensor([caption] * 2), make_model(cell_type).double()
     loss = model(IMAGES, captions)
+    torch.testing.assert_close(loss, plain_loss(model, captions))
+    loss.backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+def plain_loss(model, captions):
+    """The loss of captions of IMAGES, a step and a word at a time."""
     scores, state = [], model.begin(IMAGES)
     for t in range(captions.shape[1] - 1):
         step_scores, state, _ = model.step(captions[:, t], state)
         scores.append(step_scores)
-    wanted = torch.nn.functional.cross_entropy(torch.stack(scores, 2), captions[:, 1:], ignore_index=0, reduction="sum")
-    torch.testing.assert_close(loss, wanted / 2)
-    loss.backward()
-    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+    scores = torch.stack(scores, 2)
+    return torch.nn.functional.cross_entropy(scores, captions[:, 1:], ignore_index=0, reduction="sum") / len(captions)
+
+
+@functools.cache
+def kept_model(cell_type):
+    torch.manual_seed(0)
+    return make_model(cell_type).double()
+
+
+@given(
+    cell_type=st.sampled_from(["rnn", "lstm", "attn"]),
+    shape=st.one_of(st.tuples(st.just(2), st.integers(0, 6)), st.lists(st.integers(0, 3), max_size=4)),
+    ids=st.one_of(st.integers(0, 6), st.integers(-2, 9), st.sampled_from([-(2**63), 2**63 - 1])),
+    dtype=st.sampled_from([torch.int64] * 6 + [torch.int32, torch.float32, torch.bool, torch.uint8]),
+    seed=st.integers(0, 2**20),
+)
+@settings(max_examples=300, deadline=None)
+def test_any_captions_are_refused_by_name_or_learned(cell_type, shape, ids, dtype, seed):
+    """Any shape and type, and ids of words but for one: refused just where the model's docstring says so."""
+    captions = torch.randint(0, 7, tuple(shape), generator=torch.Generator().manual_seed(seed))
+    if captions.numel():
+        captions.view(-1)[seed % captions.numel()] = ids
+    captions, model = captions.to(dtype), kept_model(cell_type)
+    sense = captions.dim() in (2, 3) and len(captions) == 2 and captions.shape[-1] >= 2 and captions.numel() > 0
+    if sense and dtype == torch.int64 and 0 <= captions.min() <= captions.max() <= 6:
+        losses = [plain_loss(model, each) for each in (captions.unbind(1) if captions.dim() == 3 else [captions])]
+        torch.testing.assert_close(model(IMAGES, captions), sum(losses) / len(losses))
+    else:
+        with pytest.raises((ValueError, TypeError), match=r"^captions (are|hold)") as caught:
+            model(IMAGES, captions)
+        assert "\n" not in str(caught.value)
 
 
 def test_captions_of_padding_alone_count_nothing():
@@ -292,6 +392,22 @@ def test_pictures_that_are_not_finite_stop_training(bad):
 def test_vocabularies_that_make_no_sense(words, told):
     with pytest.raises(ValueError, match=told):
         make_model(word_to_idx=words)
+
+
+@given(st.dictionaries(st.sampled_from([*SPECIAL_TOKENS, "a", "b"]), st.integers(-1, 6), max_size=6), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_any_vocabulary_is_refused_or_taken(words, numbered):
+    """Taken where the three marks are there and the ids are 0, 1, 2, ..., each once."""
+    if numbered:
+        words = {word: i for i, word in enumerate(words)}
+    wanted = {"<NULL>", "<START>", "<END>"} <= words.keys() and sorted(words.values()) == list(range(len(words)))
+    with mock.patch.object(rnn_lstm_captioning, "ImageEncoder", lambda pretrained: MeanEncoder()):
+        if wanted:
+            model = CaptioningRNN(words, 3, 4, 5, "rnn", False)
+            assert torch.isfinite(model(IMAGES, torch.tensor([[words["<START>"], words["<END>"]]] * 2)))
+        else:
+            with pytest.raises(ValueError, match=r"^word_to_idx (lacks|must give)"):
+                CaptioningRNN(words, 3, 4, 5, "rnn", False)
 
 
 @pytest.mark.parametrize(
@@ -359,3 +475,33 @@ def test_training_that_makes_no_sense(options, told):
     with pytest.raises(ValueError, match=told):
         solver.train(model, progress=False, **(known | options))
     assert same(model.state_dict(), before)
+
+
+ODD = st.sampled_from([None, "3", True, 2**63, 10**30])
+NUMBERS = st.one_of(st.integers(1, 3), st.integers(-3, 3), st.floats(), ODD)
+
+
+@given(st.fixed_dictionaries({name: NUMBERS for name in ("num_epochs", "batch_size", "accumulate")}),
+       st.fixed_dictionaries({name: NUMBERS for name in ("learning_rate", "lr_decay")}),
+       st.sampled_from(["float32", "float32", "float16", None]))  # fmt: skip
+@settings(max_examples=200, deadline=None)
+def test_any_options_of_training_are_refused_by_name_or_trained_with(sizes, rates, precision):
+    """Refused with the name of one that makes no sense; else a loss for each iteration, or a rate too high is told."""
+    wrong = [name for name, value in sizes.items() if type(value) is not int or not 1 <= value < 2**63]
+    wrong += [name for name, value in rates.items() if isinstance(value, (str, type(None))) or not 0 < value < math.inf]
+    wrong += ["precision"] * (precision != "float32")
+    try:
+        losses = solver.train(make_light_model(), IMAGES, CAPTIONS, **sizes, **rates, precision=precision,
+                              progress=False).losses  # fmt: skip
+    except ValueError as error:
+        assert wrong and str(error).split()[0] in wrong and "\n" not in str(error)
+    except solver.TrainingError as error:
+        assert not wrong and "lower the learning rate" in str(error)
+    else:
+        assert not wrong and len(losses) == sizes["num_epochs"] * math.ceil(2 / sizes["batch_size"])
+        assert all(map(math.isfinite, losses))
+
+
+def make_light_model():
+    with mock.patch.object(rnn_lstm_captioning, "ImageEncoder", lambda pretrained: MeanEncoder()):
+        return CaptioningRNN(WORDS, 3, 4, 5, "rnn", False, ignore_index=0)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import MeanEncoder
+from conftest import MeanEncoder, fill
 
 import helpers
 from eecs598 import checkpoints, solver
@@ -422,6 +422,43 @@ def test_a_folder_that_became_read_only(tmp_path, capsys, monkeypatch):
         assert result(run(tmp_path)) == result(run())
     assert names(tmp_path) == before or len(before) + 1 == len(names(tmp_path))  # a half file that cannot be removed
     assert "iteration-00000004.pt is still there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stop_at", [4, 5])
+def test_a_disk_that_really_fills_up(small_disk, capsys, stop_at):
+    """As above, without an imitation; training goes on to the same end, and from what is left, with more room, too."""
+    disk, whole, filler = small_disk[0], result(run()), []
+
+    class Filling(Noisy):
+        def stop(self):
+            filler.append(fill(disk))
+
+    assert result(run(disk / "kept", 1, stop_at, make=Filling)) == whole
+    said = capsys.readouterr().err
+    last = disk / "kept" / f"iteration-{stop_at - 1:08d}.pt"
+    assert "No space left on device" in said and f"{last.name} is still there" in said and last.exists()
+    for path in (disk / "kept").iterdir():
+        read_checkpoint(path)
+    with pytest.raises(CheckpointError, match=r"No space left on device.*nothing is trained yet"):
+        run(disk / "new", stop_at=1)
+    filler[0].unlink()
+    assert result(run(disk / "kept", begin=9, make=Filling)) == whole
+    assert f"resumed from {last}" in capsys.readouterr().out
+
+
+def test_a_disk_that_is_really_read_only(small_disk, capsys):
+    (disk, mount), whole = small_disk, result(run())
+
+    class Locking(Noisy):
+        def stop(self):
+            assert mount("-o", "remount,ro")
+
+    assert result(run(disk / "kept", 1, 5, make=Locking)) == whole
+    assert "Read-only file system" in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match=r"Read-only file system.*nothing is trained yet"):
+        run(disk / "new", stop_at=1)
+    assert names(disk / "kept") == ["best.pt", "iteration-00000003.pt", "iteration-00000004.pt"]
+    assert mount("-o", "remount,rw") and result(run(disk / "kept", begin=9, make=Locking)) == whole
 
 
 # --- interrupts -------------------------------------------------------------------------------------------

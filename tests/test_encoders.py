@@ -3,9 +3,11 @@
 import http.server
 import sys
 import threading
+import time
 
 import pytest
 import torch
+from conftest import fill
 
 from eecs598 import encoders
 
@@ -314,10 +316,45 @@ def test_a_damaged_cache_is_computed_again(mean_encoder, pictures, tmp_path, cap
         assert "computed again" in capsys.readouterr().err
 
 
+def test_those_who_want_the_same_features_take_turns(mean_encoder, pictures, tmp_path, capsys):
+    """The second one waits, and leaves alone what the first has written so far."""
+    shown, begun = [], threading.Event()
+
+    class SlowEncoder(type(mean_encoder)):
+        def forward(self, images):
+            shown.append(len(images))
+            begun.set()
+            time.sleep(0.3)
+            return super().forward(images)
+
+    results = {}
+    first = threading.Thread(target=lambda: results.update(first=cached(SlowEncoder(), pictures, tmp_path)))
+    first.start()
+    assert begun.wait(10)
+    second = cached(SlowEncoder(), pictures, tmp_path)
+    first.join()
+    assert sum(shown) == len(pictures) and torch.equal(results["first"], second)
+    assert "another process is computing" in capsys.readouterr().err
+    assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
+
+
 def test_features_without_a_place_for_them(mean_encoder, pictures, tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     features = cached(mean_encoder, pictures, tmp_path / "file")
     assert features.shape == (7, 3, 2, 3) and "could not be kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["full", "read-only"])
+def test_features_on_a_disk_that_takes_none(mean_encoder, pictures, small_disk, capsys, how):
+    """Said and left out; but those that are on it already are read."""
+    disk, mount = small_disk
+    kept = cached(mean_encoder, pictures, disk).clone()
+    assert fill(disk) and (how == "full" or mount("-o", "remount,ro"))
+    assert torch.equal(cached(mean_encoder, pictures, disk), kept) and capsys.readouterr().err == ""
+    features, said = cached(mean_encoder, pictures.flip(0), disk), capsys.readouterr().err
+    assert torch.equal(features, kept.flip(0)) and said.startswith("warning: the image features could not be kept in")
+    assert ("No space left" if how == "full" else "Read-only") in said and said.count("\n") == 1
+    assert {path.suffix for path in disk.iterdir()} == {".npy", ""}
 
 
 @pytest.mark.parametrize("frozen", [True, False])

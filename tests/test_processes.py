@@ -2,7 +2,9 @@
 
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,11 +33,12 @@ def launched(tmp_path_factory):
     """The folder that two processes left, and the second half of a run whose first half one process made."""
     folder = tmp_path_factory.mktemp("launched")
     several_processes.train("lstm", 2, kept=checkpoints.Checkpoints(folder / "other_half", {}))
+    (folder / "other_half" / "iteration-99999999.pt").write_bytes(b"damaged")
     for rank in (0, 1):
         several_processes.train("lstm", 1 + rank, kept=checkpoints.Checkpoints(folder / f"divided/{rank}", {}))
     done = launch("tests/several_processes.py", folder, "same", "half", "other_half", "divided", "features")
     assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    return folder, done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("cell_type", several_processes.CELL_TYPES)
@@ -66,6 +69,7 @@ def test_a_run_goes_on_with_another_number_of_processes(launched, first, capsys)
 
 def test_only_the_first_prints_and_writes(launched):
     assert "process 0" in launched[1] and "process 1" not in launched[1]
+    assert launched[1].count("resumed from") == launched[2].count("is damaged") == 1
     assert [path.name for path in launched[0].glob("written-*")] == ["written-0"]
 
 
@@ -88,6 +92,27 @@ def test_a_killed_process_ends_the_run_with_a_word_and_a_checkpoint(tmp_path, ca
     rest = several_processes.train("lstm", model=model, kept=checkpoints.Checkpoints(tmp_path / "killed", {}, 1))
     assert "at epoch 3, iteration 7" in capsys.readouterr().out
     torch.testing.assert_close(rest, several_processes.train("lstm"), rtol=1e-10, atol=1e-10)
+
+
+def test_three_processes_on_two_machines_go_on_where_two_were(launched, tmp_path):
+    """Two launches, as on machines that share a disk; the image features are computed by one process of one of them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    shutil.copytree(launched[0] / "half", tmp_path / "other_half")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    machines = [subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", count, "--rdzv-backend",
+         "c10d", "--rdzv-endpoint", place, "tests/several_processes.py", tmp_path, "other_half", "features"],
+        stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment) for count in ("2", "1")]  # fmt: skip
+    told = [machine.communicate(timeout=300)[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], told
+    whole = several_processes.train("lstm")
+    for rank in range(3):
+        torch.testing.assert_close(torch.load(tmp_path / f"other_half-{rank}.pt"), whole, rtol=1e-10, atol=1e-10)
+    assert len((tmp_path / "encoded").read_text().split()) == several_processes.EXAMPLES
+    losses = torch.load(launched[0] / "features-0.pt")
+    torch.testing.assert_close(torch.load(tmp_path / "features-2.pt"), losses, rtol=1e-6, atol=1e-6)
 
 
 def test_the_command_under_torchrun(tmp_path):
