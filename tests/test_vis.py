@@ -354,14 +354,19 @@ def test_gates_are_drawn_over_their_words(rng):
     assert_png(fig)
 
 
-@pytest.mark.parametrize("words", [["a"], ["word"] * 25, ["incomprehensibilities" * 3, "b"]])
-def test_gates_stay_inside_the_figure(words):
-    fig = vis.plot_gates({name: torch.rand(len(words), 3) for name in "ifog"}, words)
+def assert_all_inside(fig):
+    """No text or axis of a figure is cut off at its edge."""
     with style.context(["default", {"text.hinting": "none"}]):
         fig.draw(fig.canvas.get_renderer())
         box = fig.get_tightbbox(fig.canvas.get_renderer())
     width, height = fig.get_size_inches()
     assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
+
+
+@pytest.mark.parametrize("words", [["a"], ["word"] * 25, ["incomprehensibilities" * 3, "b"]])
+def test_gates_stay_inside_the_figure(words):
+    fig = vis.plot_gates({name: torch.rand(len(words), 3) for name in "ifog"}, words)
+    assert_all_inside(fig)
 
 
 def test_similar_words_lie_side_by_side():
@@ -384,11 +389,7 @@ def test_similar_words_lie_side_by_side():
 @pytest.mark.parametrize("n", [1, 30])
 def test_similarities_stay_inside_the_figure(n):
     fig = vis.plot_similarity(torch.randn(n, 4), [f"word number {k}" for k in range(n)])
-    with style.context(["default", {"text.hinting": "none"}]):
-        fig.draw(fig.canvas.get_renderer())
-        box = fig.get_tightbbox(fig.canvas.get_renderer())
-    width, height = fig.get_size_inches()
-    assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
+    assert_all_inside(fig)
 
 
 def test_gradient_norms_by_distance():
