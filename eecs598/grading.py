@@ -284,7 +284,7 @@ class Grader:
             attempt.table = _run(part, functions, PUBLISHED)
             if attempt.table.passed:
                 attempt.advice += attempt.lesson.hints
-        elif self.advice:
+        if attempt.right and self.advice:
             beyond = _run(part, functions, BEYOND)
             missed = [row.quantity for row in beyond.rows if not row.passed]
             if missed:

@@ -13,6 +13,7 @@ import types
 import zipfile
 from pathlib import Path
 
+import conftest
 import mutants
 import pytest
 import rewrites
@@ -109,6 +110,15 @@ def test_another_style_has_full_marks(graded, rewrite):
     assert not lost(graded[rewrite]), explain(graded[rewrite])
 
 
+def test_each_is_a_line_of_a_table_that_is_printed(graded, pytestconfig):
+    """`pytest`, and so `make test`, shows both tables after the tests."""
+    printed = []
+    reporter = types.SimpleNamespace(section=printed.append, write_line=printed.append)
+    conftest.pytest_terminal_summary(reporter, pytestconfig)
+    for entry, report in graded.items():
+        assert f"{describe(entry)} -> {', '.join(lost(report)) or 'full marks'}" in printed
+
+
 def test_a_mutant_whose_text_is_gone_says_so():
     with pytest.raises(mutants.MutantError, match=r"rnn_step_forward, a sign: 'nowhere' occurs 0 times"):
         mutants.apply(SOLUTION, mutants.Mutant("rnn_step_forward", "a sign", "nowhere", "", ()))
@@ -136,7 +146,9 @@ def test_what_is_right_and_narrow_costs_nothing_and_is_advised(grade):
     """A batch of one, a GPU that is assumed, <END> ignored: more than the published checks ask."""
     codes = {rewrite.what: rewrite.code for rewrite in rewrites.REWRITES}
     squeezed = grade(STUDENT + codes["attention with a squeeze that drops a batch of one"], ["dot_product_attention"])
-    assert not lost(squeezed) and "N = 1" in squeezed.results["dot_product_attention"].advice[0], explain(squeezed)
+    advice = "\n".join(squeezed.results["dot_product_attention"].advice)
+    assert not lost(squeezed) and "it is right on a 4 x 4 grid" in advice, explain(squeezed)
+    assert "misses beyond the published cases: N = 1, H = 1, a 3 x 5 grid" in advice, explain(squeezed)
     on_gpu = grade(STUDENT + codes["a GPU assumed"], ["temporal_softmax_loss"])
     assert not lost(on_gpu) and any("it assumes a GPU" in line for line in on_gpu.advice), explain(on_gpu)
     going_on = mutants.Mutant("CaptioningRNN.sample", "<END> ignored", "words == self.end", "words == -1", ())
@@ -330,8 +342,12 @@ def test_the_pages_commands_for_gradescope(run_page, tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not here")
-def test_the_pages_test_files_for_otter(run_page, monkeypatch):
-    """Otter itself is not needed: a stand-in for its decorator does what that does, it keeps the function."""
+def test_the_pages_test_files_for_otter(run_page, tmp_path, monkeypatch):
+    """Otter itself is not needed: a stand-in for its decorator keeps the function, one for its command does nothing."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "otter").write_text("#!/bin/sh\n")
+    (tmp_path / "bin" / "otter").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     otter = types.ModuleType("otter.test_files")
     otter.test_case = lambda: lambda function: function
     monkeypatch.setitem(sys.modules, "otter", types.ModuleType("otter"))

@@ -235,6 +235,32 @@ def test_a_submission_has_the_cpu_on_every_machine(grade):
     assert report.results[PART].verdict == RIGHT, report.results[PART].text
 
 
+GPU = """
+device = torch.device("cuda", 0)
+torch.cuda.set_device(device)
+print(torch.cuda.current_device(), torch.cuda.get_device_name(0))
+assert torch.zeros(3, device=device).type(torch.cuda.FloatTensor).dtype == torch.float32
+assert torch.zeros(3).type("torch.cuda.DoubleTensor").dtype == torch.float64
+torch.cuda.LongTensor(3), torch.zeros(3, device=torch.device("cuda", index=0)).cuda(0, non_blocking=True)
+with torch.cuda.device(0):
+    nn.Linear(3, 4, device="cuda:0").to(device, torch.float64)
+torch.cuda.synchronize()
+torch.cuda.empty_cache()
+torch.set_default_device("cuda")
+"""
+
+
+def test_a_file_for_a_gpu_runs_on_the_cpu(grade):
+    report = grade(STUDENT + GPU)
+    assert {result.verdict for result in report.results.values()} == {RIGHT}, report.results[PART].text
+    assert report.advice == ["it assumes a GPU: .cuda() and device='cuda' were taken as the CPU here"]
+
+
+def test_modules_here_that_are_no_secret_can_be_imported(grade):
+    report = grade("from eecs598 import decoding, vis\nfrom eecs598.grad import rel_error\n" + STUDENT)
+    assert {result.verdict for result in report.results.values()} == {RIGHT} and not report.advice
+
+
 # What the kernel refuses, without the audit hook: what a submission meets that gets around the hook.
 KERNEL = """
 import json, os, socket, subprocess, sys, threading
