@@ -70,6 +70,7 @@ def decode_captions(captions, idx_to_word, specials=True):
     A caption ends with <END>; <NULL> is left out; without `specials`, <START> and <END> are left out too.
     Returns a list of N strings, or one string for one caption. Raises ValueError for ids that are no word's.
     """
+    captions = torch.as_tensor(captions)  # numpy's arrays, too
     ids = idx_to_word if isinstance(idx_to_word, dict) else range(len(idx_to_word))
     if unknown := [i for i in captions.unique().tolist() if i not in ids or captions.is_floating_point()]:
         raise ValueError(f"captions ({captions.dtype}) hold {unknown[0]}, which is no word's id; there are {len(ids)}")
@@ -563,7 +564,8 @@ def _given(options, kind):
 
 def _model_options(options):
     """The captioner's own options that are in use: a student's captioner knows none."""
-    names = ("dropout", "label_smoothing", "tie_embeddings", "doubly_stochastic", "scheduled_sampling")
+    names = ("dropout", "label_smoothing", "tie_embeddings", "doubly_stochastic", "attention_entropy",
+             "scheduled_sampling")  # fmt: skip
     return {name: getattr(options, name) for name in names if getattr(options, name)}
 
 
@@ -740,6 +742,7 @@ def _add_extras(train):
     add("--label-smoothing", type=float, default=0.0, metavar="P", help="probability spread over all words")
     add("--tie-embeddings", action="store_true", help="word vectors are the output's weights; --wordvec as --hidden")
     add("--doubly-stochastic", type=float, default=0.0, metavar="W", help="attn: look at all of the picture in the end")
+    add("--attention-entropy", type=float, default=0.0, metavar="W", help="attn: look at few cells at a time")
     add("--scheduled-sampling", type=float, default=0.0, metavar="P", help="words before that the model chose itself")
     add("--weight-decay", type=float, default=0.0, metavar="W", help="AdamW's")
     add("--clip-norm", type=float, default=0.0, metavar="G", help="the gradient's norm, at most")

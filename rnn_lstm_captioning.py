@@ -703,15 +703,26 @@ class DecoderState(NamedTuple):
         return DecoderState(self.h[rows], None if self.c is None else self.c[rows], A)
 
 
-def _uneven_looking(h, A, real):
-    """The mean over captions of the sum over cells of (1 - all the weight that the caption's steps gave the cell)^2.
-
-    h (N, T, H), A (N, H, h, w), real (N, T) bool. Xu et al., 2015, equation 14.
-    """
+def _log_looks(h, A):
+    """The logarithms of the attention weights behind the states h (N, T, H), of a grid A (N, H, h, w): (N, T, L)."""
     before = torch.cat([A.mean(dim=(2, 3)).unsqueeze(1), h[:, :-1]], dim=1).to(h.dtype)  # a step looks with h before
     scores = torch.einsum("nth,nhl->ntl", before, A.flatten(2).to(h.dtype)) / math.sqrt(h.shape[2])
-    looked = (scores.softmax(2, torch.promote_types(h.dtype, torch.float32)) * real.unsqueeze(2)).sum(1)  # (N, L)
+    return scores.log_softmax(2, torch.promote_types(h.dtype, torch.float32))
+
+
+def _uneven_looking(log_looks, real):
+    """The mean over captions of the sum over cells of (1 - all the weight that the caption's steps gave the cell)^2.
+
+    log_looks (N, T, L), real (N, T) bool. Xu et al., 2015, equation 14.
+    """
+    looked = (log_looks.exp() * real.unsqueeze(2)).sum(1)  # (N, L)
     return ((1 - looked) ** 2).sum(1).mean()
+
+
+def _scattered_looking(log_looks, real):
+    """The mean over captions of the sum over steps of the weights' entropy, in nats: 0 for a look at one cell alone."""
+    entropy = -(log_looks.exp() * log_looks).sum(2)  # (N, T)
+    return (entropy * real).sum(1).mean()
 
 
 class CaptioningRNN(nn.Module):
@@ -729,8 +740,10 @@ class CaptioningRNN(nn.Module):
     label_smoothing: the share of a right word's probability that is spread over the whole vocabulary (Szegedy et al.,
     "Rethinking the Inception architecture", 2016). tie_embeddings: W_embed also is output_projection's weight, which
     takes W = H (Press and Wolf, "Using the output embedding", 2017). doubly_stochastic: for attn, the weight of
-    Xu et al.'s equation 14, which asks that each cell be looked at equally often over a caption. scheduled_sampling:
-    the share of the words before that the model chose itself (Bengio et al., "Scheduled sampling", 2015).
+    Xu et al.'s equation 14, which asks that each cell be looked at equally often over a caption. attention_entropy: for
+    attn, the weight of the entropy of where each step looks, which asks for few cells at a time (the entropy
+    minimization of Grandvalet and Bengio, 2005, on attention). scheduled_sampling: the share of the words before that
+    the model chose itself (Bengio et al., "Scheduled sampling", 2015).
     """
 
     def __init__(
@@ -747,6 +760,7 @@ class CaptioningRNN(nn.Module):
         label_smoothing=0.0,
         tie_embeddings=False,
         doubly_stochastic=0.0,
+        attention_entropy=0.0,
         scheduled_sampling=0.0,
     ):
         super().__init__()
@@ -763,7 +777,8 @@ class CaptioningRNN(nn.Module):
         self.unk = word_to_idx.get("<UNK>")
         self.options = {
             "dropout": dropout, "label_smoothing": label_smoothing, "tie_embeddings": tie_embeddings,
-            "doubly_stochastic": doubly_stochastic, "scheduled_sampling": scheduled_sampling,
+            "doubly_stochastic": doubly_stochastic, "attention_entropy": attention_entropy,
+            "scheduled_sampling": scheduled_sampling,
         }  # fmt: skip
         self._check_options(word_to_idx, input_dim, wordvec_dim, hidden_dim)
         self.drop = nn.Dropout(dropout)
@@ -802,9 +817,17 @@ class CaptioningRNN(nn.Module):
         target = captions[:, 1:].t().flatten().index_select(0, steps)
         counts = None if weights is None else weights.flatten()[order].repeat(real.shape[1]).index_select(0, steps)
         loss = self._loss(self.output_projection(said), target, counts) / len(captions)
-        if self.training and weights is None and self.options["doubly_stochastic"] and state.A is not None:
-            loss = loss + self.options["doubly_stochastic"] * _uneven_looking(h, state.A, real)
+        if self.training and weights is None and state.A is not None:
+            loss = loss + self._looking_penalty(h, state.A, real)
         return loss
+
+    def _looking_penalty(self, h, A, real):
+        """What the options on attention add to the loss of states h (N, T, H)."""
+        uneven, scattered = self.options["doubly_stochastic"], self.options["attention_entropy"]
+        if not (uneven or scattered):
+            return 0.0
+        log_looks = _log_looks(h, A)
+        return uneven * _uneven_looking(log_looks, real) + scattered * _scattered_looking(log_looks, real)
 
     def _real_steps(self, captions):
         """(N, T) bool: the steps up to each caption's last word that counts in the loss."""
@@ -929,8 +952,9 @@ class CaptioningRNN(nn.Module):
         for name in ("dropout", "label_smoothing", "scheduled_sampling"):
             if not 0 <= self.options[name] < 1:
                 raise ValueError(f"{name} is {self.options[name]!r}; it must be from 0 up to, but not, 1")
-        if not 0 <= self.options["doubly_stochastic"] < math.inf:
-            raise ValueError(f"doubly_stochastic is {self.options['doubly_stochastic']!r}; it must not be negative")
+        for name in ("doubly_stochastic", "attention_entropy"):
+            if not 0 <= self.options[name] < math.inf:
+                raise ValueError(f"{name} is {self.options[name]!r}; it must be finite, and not negative")
         if self.options["tie_embeddings"] and wordvec_dim != hidden_dim:
             raise ValueError(f"tie_embeddings takes word vectors as long as the state, but wordvec_dim is "
                              f"{wordvec_dim} and hidden_dim {hidden_dim}")

@@ -120,6 +120,8 @@ def _attempt(name, function, *args, **kwargs):
     except NotImplementedError as error:
         todo = re.fullmatch(r"TODO: (\S+)", str(error))  # it may be a function that this one calls
         raise OutputError(f"{todo[1] if todo else name} is not written yet: it raises NotImplementedError") from None
+    except OutputError as error:  # of a call in another process: what it returned cannot be sent here
+        raise OutputError(f"{name} {error}") from None
     except Exception as error:
         reason = (str(error).strip() or "no message").splitlines()[0]
         advice = f" ({OWN_DTYPE})" if re.search("dtype|Double|Float", reason) else ""
@@ -156,6 +158,8 @@ def _named(name, raw, outputs, spare=()):
             raise OutputError(f"{name} returned None for {output}: it is not written yet")
         if not torch.is_tensor(value):
             raise OutputError(f"{name} returned a {type(value).__name__} for {output}, wanted a tensor")
+        if value.is_meta:
+            raise OutputError(f"{name} returned {output} on the device meta, without numbers: make it with x.new_zeros")
     return dict(zip(wanted, raw))
 
 

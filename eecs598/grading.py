@@ -44,6 +44,7 @@ PUBLISHED_PARTS = [
     "temporal_softmax_loss", "lstm_module", "dot_product_attention", "attention_lstm_module", *CAPTIONER_PARTS,
 ]  # fmt: skip
 NAMES = list(dict.fromkeys(name for check in CHECKS.values() for name in check.needs))
+LARGEST_SOURCE = 1 << 22  # bytes
 RIGHT, WRONG, UNDONE, STOPPED, ABSENT = "right", "wrong", "not written yet", "stopped", "not in this file"
 
 
@@ -374,27 +375,49 @@ def find_submissions(path):
     if not path.is_dir():
         raise GradingError(f"{path}: no such file or folder")
     if (path / f"{NAME}.py").is_file():
-        return [_read(path.resolve().name, path / f"{NAME}.py", beside=True)]
+        return [_read(path.resolve().name, path / f"{NAME}.py", path)]
     found = []
     for entry in sorted(path.iterdir()):
         if entry.is_file() and entry.suffix == ".py":
-            found.append(_read(entry.stem, entry))
+            found.append(_read(entry.stem, entry, path, beside=False))
         elif entry.is_dir() and not entry.name.startswith((".", "__")):
             files = sorted(entry.rglob(f"{NAME}.py"), key=lambda file: len(file.parts))
             missing = Submission(entry.name, problem=f"there is no {NAME}.py in {entry}")
-            found.append(_read(entry.name, files[0], beside=True) if files else missing)
+            found.append(_read(entry.name, files[0], entry) if files else missing)
     if not found:
         raise GradingError(f"{path}: there is no {NAME}.py in it, nor files or folders of students")
     return found
 
 
-def _read(name, path, beside=False):
+def _read(name, path, folder=None, beside=True):
+    """The submission in a file. folder: where links are refused; beside: with the files beside it."""
+    problem = _find_problem(path, folder)
+    if problem:
+        return Submission(name, problem=f"{path} {problem}")
     try:
-        others = path.parent.glob("*.py") if beside else ()
-        files = {file.name: file.read_bytes() for file in others if file != path and file.stat().st_size < 1 << 20}
+        others = path.parent.glob("*.py") if folder and beside else ()
+        files = {file.name: file.read_bytes() for file in others if file != path and not _find_problem(file, folder)}
         return Submission(name, path.read_bytes(), files)
     except OSError as error:
         return Submission(name, problem=f"{path} cannot be read ({error.strerror})")
+
+
+def _find_problem(path, folder):
+    if folder and (path.is_symlink() or not path.resolve().is_relative_to(folder.resolve())):
+        return "is a link, or lies behind one"
+    if not path.is_file():
+        return "is no file"
+    return f"is larger than {LARGEST_SOURCE} bytes" if path.stat().st_size > LARGEST_SOURCE else ""
+
+
+def name_apart(submissions):
+    """Give each of the submissions a name of its own: of two named ann the second becomes ann-2."""
+    taken = set()
+    for submission in submissions:
+        names = itertools.chain([submission.name], (f"{submission.name}-{k}" for k in itertools.count(2)))
+        submission.name = next(name for name in names if name not in taken)
+        taken.add(submission.name)
+    return submissions
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -443,7 +466,7 @@ def write_csv(reports, worth, path):
         points = report.points(worth)
         row = [sum(points.values()), sum(worth.values()), *points.values()]
         writer.writerow([_plain(report.name), *map(_number, row)])
-    files.write_whole(path, lambda file: file.write(text.getvalue().encode()))
+    files.write_whole(path, lambda file: file.write(text.getvalue().encode(errors="backslashreplace")))
 
 
 def _plain(name):
@@ -530,12 +553,15 @@ def _read_solution(path):
 
 def main(arguments=None):
     options = _parser().parse_args(arguments)
+    if hasattr(sys.stdout, "reconfigure"):  # a student's name or message may have what this terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         parts = choose_parts(options.parts)
         worth = read_points(options.points, parts)
-        submissions = [found for path in options.submissions for found in find_submissions(path)]
+        submissions = name_apart([found for path in options.submissions for found in find_submissions(path)])
         solution = _read_solution(options.solution)
-        settings = (options.memory, [options.solution]), {"solution": solution, "timeout": options.timeout}
+        secrets = [options.solution, *options.submissions]
+        settings = (options.memory, secrets), {"solution": solution, "timeout": options.timeout}
         graded = grade_all([(submission, parts) for submission in submissions], settings, options.jobs)
         reports, many = [], len(submissions) > 1
         for report in tqdm(graded, desc="grading", unit="file", total=len(submissions), disable=not many):

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from eecs598 import sandbox
+from eecs598.checks import OutputError
 
 CAPTIONER = "CaptioningRNN"
 
@@ -42,8 +43,9 @@ class Remote:
 def _environment():
     kept = ("PATH", "HOME", "LANG", "SYSTEMROOT", "TEMP", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
     threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
+    cuda = {"CUDA_VISIBLE_DEVICES": ""}  # the same on every machine: with a GPU, too, a submission has the CPU
     objc = {"OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES"}  # macOS: a fork of a process with frameworks loaded
-    return {name: os.environ[name] for name in kept if name in os.environ} | threads | objc
+    return {name: os.environ[name] for name in kept if name in os.environ} | threads | cuda | objc
 
 
 def _command(*arguments):
@@ -61,18 +63,21 @@ class Launcher:
 
     def __enter__(self):
         if hasattr(os, "fork"):
-            self.channel, theirs = socket.socketpair()
-            self.server = subprocess.Popen(
-                _command("fork-server", str(theirs.fileno())), pass_fds=[theirs.fileno()], cwd=sandbox.ROOT,
-                env=_environment(), stdin=subprocess.DEVNULL,
-            )  # fmt: skip
-            theirs.close()
+            self._open()
         return self
 
     def __exit__(self, *error):
         if self.server:
             self.channel.close()
             self.server.wait()
+
+    def _open(self):
+        self.channel, theirs = socket.socketpair()
+        self.server = subprocess.Popen(
+            _command("fork-server", str(theirs.fileno())), pass_fds=[theirs.fileno()], cwd=sandbox.ROOT,
+            env=_environment(), stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        theirs.close()
 
     def start(self, folder):
         """A process confined to `folder`. Returns its reader, writer, output (binary files) and a function to end it.
@@ -86,8 +91,14 @@ class Launcher:
         output, theirs_output = os.pipe()
         with contextlib.closing(theirs):
             fds = [theirs.fileno(), theirs_output]
-            socket.send_fds(self.channel, [json.dumps(order).encode()], fds)
-            pid = self._answer()["pid"]
+            answer = self._order(order, fds)
+            if answer is None:  # it was killed, for memory say
+                self.__exit__()
+                self._open()
+                answer = self._order(order, fds)
+        if answer is None:
+            raise RuntimeError("the fork server is gone: `python -m eecs598.sandbox` fails here")
+        pid = answer["pid"]
         os.close(theirs_output)
         file = sandbox._Whole(os.fdopen(ours.detach(), "r+b", buffering=0))
 
@@ -98,18 +109,17 @@ class Launcher:
                 os.kill(pid, signal.SIGKILL)  # it may not have made its group yet
 
         def collect():
-            self.channel.sendall(json.dumps({"wait": pid}).encode())
-            return self._answer()["status"]
+            answer = self._order({"wait": pid})
+            return answer["status"] if answer else -signal.SIGKILL
 
         return file, os.fdopen(output, "rb", buffering=0), end, collect
 
-    def _answer(self):
-        text = b""
+    def _order(self, order, fds=()):
+        """The fork server's answer; None if it is gone."""
         with contextlib.suppress(ConnectionError):
-            text = self.channel.recv(1 << 16)
-        if not text:
-            raise RuntimeError("the fork server is gone: `python -m eecs598.sandbox` fails here")
-        return json.loads(text)
+            text = json.dumps(order).encode()
+            socket.send_fds(self.channel, [text], fds) if fds else self.channel.sendall(text)
+            return json.loads(self.channel.recv(1 << 16) or "null")
 
     def _spawn(self, order):
         pipe = subprocess.PIPE
@@ -176,6 +186,8 @@ class Sandbox:
         try:
             sandbox.send(self.file, request, tensors)
             reply, results = sandbox.receive(self.file)
+            if "unsent" in reply:
+                raise OutputError(f"returned {_plain(reply['unsent'])}")
             if "error" in reply:
                 raise _their_error(reply)
             return reply, results
@@ -188,7 +200,7 @@ class Sandbox:
 
     def _cause(self):
         if not self.late:
-            self.drain.join(0.5)  # an end by itself: then its output ends, too
+            self.drain.join(5)  # an end by itself: then its output ends, too; on a busy machine not at once
         status = self.collect() if not self.late and not self.drain.is_alive() else None
         if status is not None:
             self.collect = None
@@ -203,7 +215,9 @@ class Sandbox:
 
     def load(self, names):
         """Import the submission. Returns a dict: "has", which of the names it has; "stand_ins"; "cuda"."""
-        return self.ask({"op": "load", "names": list(names)})[0]
+        info = self.ask({"op": "load", "names": list(names)})[0]
+        stand_ins = [_plain(name) for name in info["stand_ins"]][:20]
+        return {"has": [name for name in names if name in info["has"]], "stand_ins": stand_ins, "cuda": info["cuda"]}
 
     def rebind(self, source, names, further=""):
         """Put the functions `names` of another source in the submission's place.
@@ -214,7 +228,7 @@ class Sandbox:
 
     def refusals(self):
         """What the submission tried and may not do, as phrases."""
-        return self.ask({"op": "refusals"})[0]["refusals"]
+        return [_plain(what) for what in self.ask({"op": "refusals"})[0]["refusals"]][:20]
 
     def function(self, name):
         """A function of the submission."""
@@ -231,7 +245,7 @@ class Sandbox:
             request = {"op": "make", "name": name, "args": args, "kwargs": kwargs, "captioner": name == CAPTIONER}
             reply, tensors = self.ask(request)
             if not reply["is_module"]:
-                return type(reply["class"], (), {})()
+                return type(_plain(reply["class"]), (), {})()
             return type(name, (RemoteModule,), {})(self, reply, tensors)
 
         return make
@@ -240,9 +254,14 @@ class Sandbox:
 def _their_error(reply):
     """An exception of the class's name with the submission's line, for `checks` to quote."""
     base = NotImplementedError if reply["undone"] else Exception
-    error = type(str(reply["error"]), (base,), {})(reply["message"])
-    error.learners_line = str(reply["line"])
+    error = type(_plain(reply["error"]), (base,), {})(_plain(reply["message"]))
+    error.learners_line = _plain(reply["line"])
     return error
+
+
+def _plain(text):
+    """Text of a submission as one line that any terminal and file takes: it shall not look like lines of a report."""
+    return "".join(c if c.isprintable() else " " for c in str(text)[:1000])
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -311,7 +330,7 @@ def _decode(value, results):
     if "tensor" in value:
         return results[value["tensor"]]
     if "object" in value:
-        return type(str(value["class"]), (Remote,), {})(value["object"])
+        return type(_plain(value["class"]), (Remote,), {})(value["object"])
     if "list" in value:
         return [_decode(item, results) for item in value["list"]]
     return tuple(_decode(item, results) for item in value["tuple"])

@@ -10,12 +10,14 @@ or of the channel makes a wrong number right. What the process is kept from:
 - time and memory: the grader kills the process, with its process group, when its time is over. Memory, the size of a
   written file and core dumps have resource limits (memory: Linux alone; Windows has the time limit and nothing more).
 - files: it works in a folder of its own. An audit hook refuses to open others for writing, to rename or to remove
-  them, and to read the solution and the grader. On Linux from 5.13 on the kernel (Landlock) refuses writing too.
+  them, and to read this project (the solution, the grader) and the other submissions. On Linux from 5.13 on the
+  kernel (Landlock) refuses the same, whatever asks for it.
 - processes and network: the audit hook refuses to fork, to start programs, to send signals, to open sockets and to
-  call ctypes. On Linux the kernel too (Landlock; where it may be had, a network namespace without a network).
+  call ctypes. On Linux the kernel too (seccomp on x86-64 and ARM, Landlock, and where it may be had a network
+  namespace without a network).
 
 Not defended: code that works its way around the audit hook inside CPython (as a crafted code object can) meets on
-Linux the kernel's refusals, elsewhere nothing, and can then read any file that the user can read, the solution too.
+Linux the kernel's refusals, elsewhere nothing. A copy of the solution in another folder of the machine can be read.
 Nor is a submission kept from computing a right answer by means that the assignment forbids, such as torch.nn.LSTM.
 """
 
@@ -28,6 +30,7 @@ import importlib.util
 import json
 import linecache
 import os
+import platform
 import random
 import struct
 import sys
@@ -43,8 +46,9 @@ from eecs598 import encoders
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "rnn_lstm_captioning"
-LARGEST_MESSAGE = 1 << 28  # bytes
-LARGEST_FILE = 1 << 24
+LARGEST_MESSAGE = 1 << 28  # bytes, of a message's tensors together
+LARGEST_HEAD = 1 << 24  # and of what is no tensor in it
+LARGEST_FILE, MOST_FILES = 1 << 24, 32  # that a submission may write
 DTYPES = {str(dtype): dtype for dtype in (
     torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128, torch.bool,
     torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)}  # fmt: skip
@@ -59,28 +63,47 @@ class MessageError(Exception):
     """What came through the channel is no message."""
 
 
-def send(file, value, tensors=()):
-    """Write a message: a value that JSON takes, and tensors."""
-    heads, blobs = [], []
+class UnsentError(Exception):
+    """A tensor cannot be sent. The message says what it is: "a tensor on the device meta, ..."."""
+
+
+def pack(value, tensors=()):
+    """The bytes of a message: a value that JSON takes, and tensors. Raises UnsentError for a tensor that cannot go."""
+    heads, blobs, room = [], [], LARGEST_MESSAGE
     for tensor in tensors:
-        flat = tensor.detach().cpu().resolve_conj().contiguous().reshape(-1)
+        tensor = tensor.detach()
+        room -= tensor.numel() * tensor.element_size()
+        if tensor.is_meta:
+            raise UnsentError("a tensor on the device meta, without numbers: make it where the inputs are, x.new_zeros")
+        if room < 0:
+            raise UnsentError(f"a tensor of shape {tuple(tensor.shape)}, too large to be looked at")
+        if str(tensor.dtype) not in DTYPES:
+            raise UnsentError(f"a tensor of {tensor.dtype}, which is not compared: make it with dtype=x.dtype")
+        dense = tensor if tensor.layout == torch.strided else tensor.to_dense()
+        flat = dense.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
         blobs.append(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
         heads.append([str(tensor.dtype), list(tensor.shape)])
     head = json.dumps([value, heads]).encode()
-    file.write(struct.pack("<I", len(head)) + head + b"".join(blobs))
+    return struct.pack("<I", len(head)) + head + b"".join(blobs)
+
+
+def send(file, value, tensors=()):
+    """Write a message. Raises UnsentError as `pack` does."""
+    file.write(pack(value, tensors))
     file.flush()
 
 
 def receive(file):
     """Read a message: the value and its tensors. Raises EOFError at the end, MessageError for what is none."""
     try:
-        value, heads = json.loads(_read(file, struct.unpack("<I", _read(file, 4))[0]))
-        tensors = []
+        value, heads = json.loads(_read(file, struct.unpack("<I", _read(file, 4))[0], LARGEST_HEAD))
+        tensors, room = [], LARGEST_MESSAGE
         for name, shape in heads:
             dtype, count = DTYPES[name], 1
             for size in shape:
                 count *= size if isinstance(size, int) and size >= 0 else LARGEST_MESSAGE
-            blob = _read(file, count * dtype.itemsize)
+            blob = _read(file, count * dtype.itemsize, room)
+            room -= len(blob)
             flat = torch.frombuffer(bytearray(blob), dtype=dtype) if blob else torch.empty(0, dtype=dtype)
             tensors.append(flat.reshape(shape))
         return value, tensors
@@ -88,8 +111,8 @@ def receive(file):
         raise MessageError(f"no message: {error}") from None
 
 
-def _read(file, size):
-    if size > LARGEST_MESSAGE:
+def _read(file, size, room=LARGEST_MESSAGE):
+    if size > room:
         raise MessageError(f"a message of {size} bytes")
     data = file.read(size)
     if len(data) < size:
@@ -101,9 +124,10 @@ def _read(file, size):
 # Confinement
 # ---------------------------------------------------------------------------------------------------------
 
-SECRET = ("checks", "formulas", "grading", "remote", "handout", "mutants")
+SECRET = ("checks", "formulas", "grading", "remote", "handout")  # modules here; the others may be imported
 REFUSED = ("subprocess.", "socket.", "ctypes.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork",
-           "os.startfile", "os.kill", "pty.", "gc.get_", "winreg.", "ftplib.", "urllib.", "webbrowser.")  # fmt: skip
+           "os.startfile", "os.kill", "pty.", "gc.get_", "resource.", "winreg.", "ftplib.", "urllib.",
+           "webbrowser.")  # fmt: skip
 CHANGING = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod",
             "os.chown", "os.utime", "os.setxattr", "os.removexattr", "os.chflags")  # fmt: skip
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -112,17 +136,19 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 def confine(folder, memory, secrets=()):
     """Bind this process, for good, to `folder` and to `memory` MB beyond what it has. Returns the list of refusals.
 
-    secrets: files that it must not read, besides the grader's own.
+    secrets: files and folders that it must not read, besides the project itself.
     """
-    folder = os.path.realpath(folder)
+    folder, secrets = os.path.realpath(folder), {str(ROOT), *map(os.path.realpath, secrets)}
     os.chdir(folder)
     _limit_resources(memory)
     if sys.platform == "linux":
         _unshare_network()
-        _landlock(folder)
-    _guard_torch_writer(folder)
+        _landlock(folder, secrets)
+        _filter_system_calls()
     refusals = []
-    sys.addaudithook(_make_hook(folder, {os.path.realpath(path) for path in secrets}, refusals))
+    hook = _make_hook(folder, secrets, refusals)
+    _guard_c_functions(hook)
+    sys.addaudithook(hook)
     return refusals
 
 
@@ -147,8 +173,9 @@ def _unshare_network():
         libc.unshare(network | user)
 
 
-def _landlock(folder):
-    """Landlock: write in `folder` and /dev/null alone, run no program, open no TCP connection, signal nobody else.
+def _landlock(folder, secrets):
+    """Landlock: write in `folder` and /dev/null alone, read no secret, run no program, open no TCP connection, signal
+    nobody else.
 
     Source: the kernel's documentation, userspace-api/landlock. Older kernels know less of it, or nothing.
     """
@@ -156,50 +183,110 @@ def _landlock(folder):
     version = libc.syscall(444, None, 0, 1)
     if version < 1:
         return
-    execute, write, make_and_remove = 1 << 0, 1 << 1, sum(1 << bit for bit in range(4, 13))
+    execute, write, read, make_and_remove = 1 << 0, 1 << 1, 1 << 2, sum(1 << bit for bit in range(4, 13))
     refer, truncate = (1 << 13) * (version >= 2), (1 << 14) * (version >= 3)
     tcp, scopes = 3 * (version >= 4), 3 * (version >= 6)
-    handled = struct.pack("<QQQ", execute | write | make_and_remove | refer | truncate, tcp, scopes)
+    handled = struct.pack("<QQQ", execute | write | read | make_and_remove | refer | truncate, tcp, scopes)
     handled = handled[: 8 if version < 4 else 16 if version < 6 else 24]
     ruleset = libc.syscall(444, handled, len(handled), 0)
-    rights = {folder: write | make_and_remove | refer | truncate, os.devnull: write | truncate}
+    rights = dict.fromkeys(_all_but(secrets), read)
+    rights |= {folder: read | write | make_and_remove | refer | truncate, os.devnull: read | write | truncate}
     for path, allowed in rights.items():
-        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        libc.syscall(445, ruleset, 1, struct.pack("<Qi", allowed, fd), 0)
-        os.close(fd)
+        with contextlib.suppress(OSError):  # it is gone, or not to be opened by this user anyway
+            fd = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
+            libc.syscall(445, ruleset, 1, struct.pack("<Qi", allowed, fd), 0)
+            os.close(fd)
     libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS: Landlock asks for it
     libc.syscall(446, ruleset, 0)
     os.close(ruleset)
 
 
-def _guard_torch_writer(folder):
-    """torch.save opens its file in C++, where no audit hook sees it."""
-    original = torch._C.PyTorchFileWriter
+def _all_but(secrets):
+    """The fewest paths below which lies all that is not secret: what Landlock does not allow, it forbids."""
+    above = {str(parent) for path in secrets for parent in Path(path).parents}
+    for folder in above - secrets:
+        with contextlib.suppress(OSError):
+            yield from (entry.path for entry in os.scandir(folder) if entry.path not in above | secrets)
+    yield from _public_paths()
 
-    def writer(target, *args, **kwargs):
-        if isinstance(target, (str, os.PathLike)):
-            sys.audit("open", os.fspath(target), "w", WRITING)
-        return original(target, *args, **kwargs)
 
-    torch._C.PyTorchFileWriter = writer
+def _public_paths():
+    """What a submission may read though it lies among secrets: Python, and the project's modules that it may import."""
+    yield from (prefix for prefix in {sys.prefix, sys.base_prefix} if not ROOT.is_relative_to(os.path.realpath(prefix)))
+    package = ROOT / "eecs598"
+    yield from (str(path) for path in package.rglob("*.py*") if path.name.split(".")[0] not in SECRET)
+
+
+def _filter_system_calls():
+    """seccomp: no new process, no program, no socket, no other process's memory, no signal to one.
+
+    Threads may be started. Numbers: the kernel's tables, arch/x86/entry/syscalls and include/uapi/asm-generic.
+    """
+    thread, refused, unknown, allowed = 0x10000, 0x50000 | 1, 0x50000 | 38, 0x7FFF0000  # EPERM, ENOSYS
+    tables = {
+        "x86_64": (0xC000003E, 56, 234, (57, 58, 59, 322, 41, 53, 101, 62, 200, 310, 311, 272, 308)),
+        "aarch64": (0xC00000B7, 220, 131, (221, 281, 198, 199, 117, 129, 130, 270, 271, 97, 268)),
+    }
+    if platform.machine() not in tables:
+        return
+    architecture, clone, tgkill, others = tables[platform.machine()]
+    load, equal, at_least, any_bit = 0x20, 0x15, 0x35, 0x45
+    refuse, allow, disown = ((0x06, 0, 0, answer) for answer in (refused, allowed, unknown))
+    program = [  # a step: what it does, how many to skip if so, if not, its number
+        (load, 0, 0, 4), (equal, 1, 0, architecture), refuse,
+        (load, 0, 0, 0), (at_least, 0, 1, 0x40000000), refuse,  # x86-64's second table
+        (equal, 0, 4, clone), (load, 0, 0, 16), (any_bit, 0, 1, thread), allow, refuse,
+        (equal, 0, 1, 435), disown,  # clone3: the C library then calls clone
+        (equal, 0, 4, tgkill), (load, 0, 0, 16), (equal, 0, 1, os.getpid()), allow, refuse,
+        *(step for number in others for step in ((equal, 0, 1, number), refuse)),
+        allow,
+    ]  # fmt: skip
+    steps = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *step) for step in program))
+    header = ctypes.create_string_buffer(struct.pack("@HP", len(program), ctypes.addressof(steps)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(38, 1, 0, 0, 0)
+    libc.prctl(22, 2, header, 0, 0)  # PR_SET_SECCOMP, with a filter
+
+
+def _guard_c_functions(hook):
+    """Functions in C that open files or start processes where no audit event says so."""
+
+    def guard(owner, name, event, *further):
+        original = getattr(owner, name, None)
+
+        def guarded(*args, **kwargs):
+            target = args[0] if args else kwargs.get("filename")
+            if event != "open" or isinstance(target, (str, os.PathLike)):
+                hook(event, (target, *further))
+            return original(*args, **kwargs)
+
+        if original is not None:
+            setattr(owner, name, guarded)
+
+    guard(torch._C, "PyTorchFileWriter", "open", "w", WRITING)
+    guard(torch._C, "PyTorchFileReader", "open", "r", 0)
+    guard(torch, "from_file", "open", "r", 0)
+    guard(torch.UntypedStorage, "from_file", "open", "r", 0)
+    for module in ("_posixsubprocess", "subprocess"):
+        if module in sys.modules:
+            guard(sys.modules[module], "fork_exec" if module[0] == "_" else "_fork_exec", "os.fork")
 
 
 def _make_hook(folder, secrets, refusals):
     realpath, fspath, separator, devnull = os.path.realpath, os.fspath, os.sep, os.devnull
-    package, tests = str(ROOT / "eecs598"), str(ROOT / "tests")
+    public, written = set(map(realpath, _public_paths())), set()
+
+    def within(path, folders):
+        return any(path == folder or path.startswith(folder + separator) for folder in folders)
 
     def inside(path):
-        if isinstance(path, int):
-            return True
-        path = realpath(os.fsdecode(fspath(path)))
-        return path in (devnull, folder) or path.startswith(folder + separator)
+        return isinstance(path, int) or within(realpath(os.fsdecode(fspath(path))), (folder, devnull))
 
     def secret(path):
         if isinstance(path, int):
             return False
         path = realpath(os.fsdecode(fspath(path)))
-        own = path.startswith(package + separator) and path.rpartition(separator)[2].split(".")[0] in SECRET
-        return own or path in secrets or path.startswith(tests + separator)
+        return within(path, secrets) and not within(path, public) and not within(path, (folder,))
 
     def refuse(what):
         if what not in refusals and len(refusals) < 20:
@@ -209,8 +296,12 @@ def _make_hook(folder, secrets, refusals):
     def hook(event, args):
         if event == "open":
             path, _, flags = args
-            if isinstance(flags, int) and flags & WRITING and not inside(path):
-                refuse(f"write the file {path}")
+            if isinstance(flags, int) and flags & WRITING:
+                if not inside(path):
+                    refuse(f"write the file {path}")
+                written.add(path)
+                if len(written) > MOST_FILES:
+                    refuse(f"write more than {MOST_FILES} files")
             if secret(path):
                 refuse(f"read the file {path}")
         elif event == "import":
@@ -326,10 +417,20 @@ class Server:
             except EOFError:
                 return
             try:
-                reply, results = getattr(self, f"do_{request['op']}")(request, tensors)
+                answer = pack(*getattr(self, f"do_{request['op']}")(request, tensors))
+            except UnsentError as error:
+                answer = pack({"unsent": str(error)})
             except BaseException as error:  # SystemExit, too: nothing that a submission raises ends the server
-                reply, results = self._describe(error), []
-            send(self.file, reply, results)
+                answer = self._packed_error(error)
+            self.file.write(answer)
+            self.file.flush()
+
+    def _packed_error(self, error):
+        try:
+            return pack(self._describe(error))
+        except BaseException as another:  # the submission's exception may fail at being looked at
+            kind = type(another).__name__
+            return pack({"error": "Exception", "message": f"one that cannot be shown: {kind}", "line": "", "undone": 0})
 
     def _describe(self, error):
         """An exception as a message: its class, its first line, and the submission's line that raised it."""

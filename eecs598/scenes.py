@@ -459,6 +459,7 @@ def _stack(rng, objects, sides):
 
 # --- grammar ------------------------------------------------------------------------------------------------
 
+LARGER_FIRST = 0.85  # share of the captions of two things that name the one first that takes more room
 COUNTS = {1: ("a", "a", "a", "one"), 2: ("two", "two", "a pair of"), 3: ("three",), 4: ("four",)}
 SIZE_WORDS = {"small": ("small", "little", "tiny"), "medium": (), "big": ("big", "large")}
 RELATION_WORDS = {
@@ -507,7 +508,7 @@ def write_captions(scene, rng, number=5):
 
 def _phrase(scene, rng):
     """One caption, or None where the template drawn asks for a place that the grammar cannot name."""
-    order = rng.choice((1, -1)) if len(scene["objects"]) == 2 else 1
+    order = _order(scene["objects"], rng)
     first, last = scene["objects"][::order][0], scene["objects"][::order][-1]
     template = rng.choice(TEMPLATES[len(scene["objects"])])
     words = {"A": _name(first, rng), "B": _name(last, rng)}
@@ -521,6 +522,15 @@ def _phrase(scene, rng):
                 return None
             words[slot] = rng.choice(fitting)
     return re.sub(r"\ba (?=[aeiou])", "an ", template.format(**words))
+
+
+def _order(things, rng):
+    """1 or -1: the objects as they are, or turned round. What takes more room mostly comes first."""
+    if len(things) == 1:
+        return 1
+    room = [sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in thing["boxes"]) for thing in things]
+    larger_first = rng.random() < LARGER_FIRST
+    return 1 if (room[0] > room[1]) == larger_first else -1
 
 
 def _name(thing, rng):
@@ -663,30 +673,42 @@ def score_captions(captions, scenes):
     return {key: sum(values) / len(values) if values else 0.0 for key, values in stated.items()}
 
 
+ATTENTION_ROWS = ("model", "first of 2", "second of 2", "mean map", "chance")
+
+
 def score_attention(captions, maps, scenes, image_size=112):
     """Whether an attention model looks at what it names.
 
     captions: n strings or lists of words; maps (n, T, h, w): the weights at each word; scenes: n of `compose_scene`,
     in pictures of image_size pixels a side. Counted is each noun of a caption that names a thing of its scene.
     Returns {row: {"peak": share, "mass": share}}. peak: the centre of the cell with the largest weight lies in one of
-    the thing's boxes; mass: the weight that falls on the boxes. Rows: "model", the map at the noun; "mean map",
-    the model's mean map over all words of all pictures, which knows nothing of this one; "chance", the boxes' share
-    of the picture. Raises DataError for numbers that do not fit, or where no thing is named.
+    the thing's boxes; mass: the weight that falls on the boxes. Rows: "model", the map at the noun; of these, "first
+    of 2" and "second of 2", nouns of captions of two things by their place; "mean map", the model's mean map over all
+    words of all pictures, which knows nothing of this one; "chance", the boxes' share of the picture. Raises DataError
+    for numbers that do not fit, or where no thing is named.
     """
     if not len(captions) == len(maps) == len(scenes):
         raise DataError(f"{len(captions)} captions, {len(maps)} maps and {len(scenes)} scenes, wanted as many of each")
-    mean, found = maps.sum((0, 1)) / maps.sum(), []
+    mean, looks = maps.sum((0, 1)) / maps.sum(), {row: [] for row in ATTENTION_ROWS}
     for caption, weights, scene in zip(captions, maps, scenes):
+        words, seen = caption.split() if isinstance(caption, str) else caption, 0
         boxes = {thing["noun"]: thing["boxes"] for thing in scene["objects"]}
-        for t, word in enumerate(caption.split() if isinstance(caption, str) else caption):
+        for t, word in enumerate(words):
             kind, meaning = LEXICON.get((word,), (None, None))
-            if kind == "noun" and meaning[0] in boxes:
+            if kind != "noun":
+                continue
+            seen += 1
+            if meaning[0] in boxes:
                 inside = _mask(boxes[meaning[0]], image_size)
-                found.append([*_look(weights[t], inside), *_look(mean, inside), *[inside.mean().item()] * 2])
-    if not found:
+                looks["model"].append(_look(weights[t], inside))
+                looks["mean map"].append(_look(mean, inside))
+                looks["chance"].append([inside.mean().item()] * 2)
+                if len(boxes) == 2 and seen <= 2:
+                    looks[f"{('first', 'second')[seen - 1]} of 2"].append(looks["model"][-1])
+    if not looks["model"]:
         raise DataError("no caption names a thing of its scene, so there is no noun to judge the attention at")
-    means = torch.tensor(found).mean(0).unflatten(0, (3, 2)).tolist()
-    return {row: dict(zip(("peak", "mass"), pair)) for row, pair in zip(("model", "mean map", "chance"), means)}
+    means = {row: torch.tensor(found).mean(0).tolist() for row, found in looks.items() if found}
+    return {row: dict(zip(("peak", "mass"), pair)) for row, pair in means.items()}
 
 
 def _mask(boxes, side):

@@ -216,6 +216,35 @@ def plot_gates(gates, words, title=None):
 
 
 @_styled
+def plot_similarity(vectors, words):
+    """Which words became alike: the cosines of their vectors, each word beside one that it is like.
+
+    vectors: (n, W), none of them zero; words: n strings. The order begins with the first word, and goes on with the one
+    most like the one before of those that are left. Raises ValueError.
+    """
+    vectors, words = _to_numpy(vectors).astype(float), list(words)
+    if vectors.ndim != 2 or len(vectors) != len(words) or not len(words):
+        raise ValueError(f"vectors are {vectors.shape} for {len(words)} words: pass (n, W) and n words, at least one")
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not (np.isfinite(lengths) & (lengths > 0)).all():
+        raise ValueError("a word's vector is zero or not finite: it has no direction to compare")
+    cosines = (vectors / lengths) @ (vectors / lengths).T
+    order = [0]
+    while len(order) < len(words):
+        order.append(max(set(range(len(words))) - set(order), key=lambda k: (cosines[order[-1], k], -k)))
+    names = [_clean(words[k]) for k in order]
+    side, margin = 0.2 * len(words), max(_text_width(name, 9) for name in names) + 0.2
+    fig = _new_figure(margin + side + 0.8, side + margin + 0.1)
+    ax = _place_axes(fig, margin, 0.1, side, side)
+    drawn = ax.imshow(cosines[np.ix_(order, order)], cmap="PuOr", vmin=-1, vmax=1)
+    ax.set_xticks(range(len(words)), names, rotation=90, parse_math=False)
+    ax.set_yticks(range(len(words)), names, parse_math=False)
+    bar = _place_axes(fig, margin + side + 0.15, 0.1, 0.1, side)
+    fig.colorbar(drawn, cax=bar, ticks=[-1, 0, 1])
+    return fig
+
+
+@_styled
 def plot_gradient_norms(norms):
     """How the gradient's norm changes on its way back through time, on a logarithmic scale.
 

@@ -9,6 +9,8 @@ import re
 import shutil
 import subprocess
 import sys
+import types
+import zipfile
 from pathlib import Path
 
 import mutants
@@ -17,6 +19,7 @@ import rewrites
 
 from eecs598 import grading, handout
 from eecs598.checks import CHECKS
+from eecs598.grad import CheckError
 from eecs598.grading import ABSENT, PUBLISHED_PARTS, RIGHT, STOPPED, UNDONE, WRONG, Submission
 from eecs598.remote import Launcher
 
@@ -38,20 +41,23 @@ def grade():
 
 
 @pytest.fixture(scope="module")
-def graded(show_table):
-    """Mutant or rewrite -> its report; the table of both is printed after the tests."""
-    tasks = {}
+def graded(request, show_table):
+    """Mutant or rewrite -> its report, of those with a test to run; the table of both is printed after the tests."""
+    tasks, calls = {}, [getattr(item, "callspec", None) for item in request.session.items]
+    chosen = {id(value) for call in calls if call for value in call.params.values()}
     for mutant, parts in mutants.parts_to_grade(SOLUTION).items():
         with contextlib.suppress(mutants.MutantError):  # its own test says so
             tasks[mutant] = mutants.apply(SOLUTION, mutant), parts
     tasks |= {rewrite: (f"{STUDENT}\n\n{rewrite.code}", rewrite.parts) for rewrite in rewrites.REWRITES}
+    tasks = {entry: task for entry, task in tasks.items() if id(entry) in chosen}
     settings = (2048, [grading.SOLUTION]), {"solution": SOLUTION, "advice": False}
     submissions = [(Submission("student", source.encode()), parts) for source, parts in tasks.values()]
     reports = dict(zip(tasks, grading.grade_all(submissions, settings, jobs=2)))
     for kind, entries in (("mutants of the solution", mutants.MUTANTS), ("rewrites", rewrites.REWRITES)):
         lines = [f"{describe(entry)} -> {', '.join(lost(reports[entry])) or 'full marks'}"
                  for entry in entries if entry in reports]  # fmt: skip
-        show_table(f"{len(lines)} {kind}, and the parts that lost their points", lines)
+        if lines:
+            show_table(f"{len(lines)} {kind}, and the parts that lost their points", lines)
     return reports
 
 
@@ -75,6 +81,18 @@ def test_there_are_enough_of_both_and_each_is_another():
     assert len(mutants.MUTANTS) >= 80 and len({rewrite.code for rewrite in rewrites.REWRITES}) >= 30
     touched = {part for mutant in mutants.MUTANTS for part in mutant.parts}
     assert touched == set(CHECKS)
+
+
+KINDS = (
+    "a sign", "transposed", "gates o and g swapped", "missing", "mean for sum", "off by one in time", "wrong axis",
+    "state not carried", "gradient not accumulated", "float32 hard-coded", "device hard-coded", "<NULL> not ignored",
+    "cell state forgotten in sampling",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_mistake_is_made(kind):
+    assert any(kind in mutant.what for mutant in mutants.MUTANTS)
 
 
 @pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=describe)
@@ -112,6 +130,19 @@ def test_a_published_file_has_full_marks_and_advice_on_what_it_does_not_ask(grad
     assert {report.results[part].verdict for part in CHECKS if part not in PUBLISHED_PARTS} == {ABSENT}
     advice = report.results["attn_captioner_sample"].advice
     assert "a 3 x 5 grid" in advice[0] and "line" in advice[1]
+
+
+def test_what_is_right_and_narrow_costs_nothing_and_is_advised(grade):
+    """A batch of one, a GPU that is assumed, <END> ignored: more than the published checks ask."""
+    codes = {rewrite.what: rewrite.code for rewrite in rewrites.REWRITES}
+    squeezed = grade(STUDENT + codes["attention with a squeeze that drops a batch of one"], ["dot_product_attention"])
+    assert not lost(squeezed) and "N = 1" in squeezed.results["dot_product_attention"].advice[0], explain(squeezed)
+    on_gpu = grade(STUDENT + codes["a GPU assumed"], ["temporal_softmax_loss"])
+    assert not lost(on_gpu) and any("it assumes a GPU" in line for line in on_gpu.advice), explain(on_gpu)
+    going_on = mutants.Mutant("CaptioningRNN.sample", "<END> ignored", "words == self.end", "words == -1", ())
+    report = grade(mutants.apply(SOLUTION, going_on), ["rnn_captioner_sample"])
+    assert not lost(report), explain(report)
+    assert any("<END>" in line for line in report.results["rnn_captioner_sample"].advice), explain(report)
 
 
 def unfinished(*names):
@@ -200,6 +231,29 @@ def test_results_for_gradescope_and_a_class(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["class", "class.csv", "json", "points.json"]
 
 
+def test_each_submission_has_a_name_of_its_own_and_is_no_link(tmp_path, capsys):
+    """A link could lead to the solution or to another student's file."""
+    folder, names = tmp_path / "class", ["ann", "bob", "cid", "d\udce4n"]
+    for name in names:
+        (folder / name).mkdir(parents=True)
+    good = folder / "ann" / "rnn_lstm_captioning.py"
+    good.write_text(STUDENT)
+    (folder / "ann.py").write_text(STUDENT)
+    (folder / "bob" / "rnn_lstm_captioning.py").symlink_to(good)
+    (folder / "bob.py").symlink_to(folder / "ann.py")
+    (folder / "cid" / "rnn_lstm_captioning.py").write_bytes(b"#" * (grading.LARGEST_SOURCE + 1))
+    (folder / names[3] / "rnn_lstm_captioning.py").write_text("raise ValueError('\\ud800')")
+    assert [found.name for found in grading.find_submissions(folder)].count("ann") == 2
+    options = ["--parts", "rnn_step_forward", "--csv", tmp_path / "class.csv", "--json", tmp_path / "json"]
+    assert grading.main([str(option) for option in [folder, *options]]) == 0
+    rows = list(csv.reader((tmp_path / "class.csv").open(newline="", encoding="utf-8")))
+    assert [row[:2] for row in rows[1:]] == [
+        ["ann", "1"], ["ann-2", "1"], ["bob", "0"], ["bob-2", "0"], ["cid", "0"], [r"d\udce4n", "0"]]  # fmt: skip
+    assert len(list((tmp_path / "json").iterdir())) == 6
+    shown = capsys.readouterr().out
+    assert shown.count("is a link, or lies behind one") == 2 and "is larger than 4194304 bytes" in shown
+
+
 @pytest.mark.parametrize("arguments, said", [
     (["nowhere.py"], "error: nowhere.py: no such file or folder"),
     ([".", "--parts", "rnn"], "error: --parts: 'rnn' is no part; wanted all, published, or of rnn_step_forward, "),
@@ -221,8 +275,82 @@ def test_wrong_usage_is_one_line(arguments, said, tmp_path, monkeypatch, capsys)
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not here")
 @pytest.mark.parametrize("arguments", [["grade", "a.py", "b.py"], ["grade", "FILE=a.py b.py"]])
 def test_make_grade_takes_files_by_both_ways(arguments):
-    done = subprocess.run(["make", "-n", "-o", ".venv/ready", *arguments], cwd=ROOT, capture_output=True, text=True)
+    # As from a shell, also where make runs the tests: that make's options and level are in the environment.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", "-n", "--no-print-directory", "-o", ".venv/ready", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.splitlines()[0].rstrip() == ".venv/bin/python -m eecs598.grading a.py b.py", done.stderr
+
+
+# --- the page for instructors -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_page(tmp_path):
+    """Run the commands below a heading of docs/instructors.md, in a folder with what they copy."""
+    for name in ("rnn_lstm_captioning.py", "helpers.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "eecs598", tmp_path / "eecs598", ignore=shutil.ignore_patterns("__pycache__"))
+    page = (ROOT / "docs" / "instructors.md").read_text(encoding="utf-8")
+
+    def run(heading):
+        section = page.split(f"### {heading}\n")[1].split("\n#")[0]
+        commands = "\n".join(line[4:] for line in section.splitlines() if line.startswith("    ") or not line)
+        search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        subprocess.run(["bash", "-euo", "pipefail", "-c", commands], cwd=tmp_path, env=os.environ | {"PATH": search},
+                       check=True)  # fmt: skip
+        return tmp_path / "build"
+
+    return run
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not here")
+def test_the_pages_commands_for_gradescope(run_page, tmp_path):
+    archive, place = run_page("With Gradescope") / "gradescope.zip", tmp_path / "autograder"
+    with zipfile.ZipFile(archive) as opened:
+        assert {"setup.sh", "run_autograder", "rnn_lstm_captioning.py", "eecs598/grading.py"} <= set(opened.namelist())
+        assert opened.getinfo("run_autograder").external_attr >> 16 & 0o111
+        opened.extractall(place / "source")
+    for name in ("setup.sh", "run_autograder"):
+        subprocess.run(["bash", "-n", place / "source" / name], check=True)
+    (place / "venv" / "bin").mkdir(parents=True)
+    (place / "venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (place / "venv" / "bin" / "python").chmod(0o755)
+    script = (place / "source" / "run_autograder").read_text().replace("/autograder", str(place))
+    script = script.replace("--json", "--parts rnn_step_forward word_embedding_module --json")
+    results = []
+    for submission in (STUDENT, None):
+        (place / "submission").mkdir(exist_ok=True)
+        file = place / "submission" / "rnn_lstm_captioning.py"
+        file.write_text(submission) if submission else file.unlink()
+        subprocess.run(["bash", "-c", script], check=True, capture_output=True)
+        results.append(json.loads((place / "results" / "results.json").read_text()))
+    assert results[0]["score"] == 2 and [test["status"] for test in results[0]["tests"]] == ["passed"] * 2
+    assert results[1] == {"score": 0, "output": "Hand in one file, rnn_lstm_captioning.py."}
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not here")
+def test_the_pages_test_files_for_otter(run_page, monkeypatch):
+    """Otter itself is not needed: a stand-in for its decorator does what that does, it keeps the function."""
+    otter = types.ModuleType("otter.test_files")
+    otter.test_case = lambda: lambda function: function
+    monkeypatch.setitem(sys.modules, "otter", types.ModuleType("otter"))
+    monkeypatch.setitem(sys.modules, "otter.test_files", otter)
+    files = sorted((run_page("With otter-grader") / "otter" / "tests").iterdir())
+    assert {file.stem for file in files} == set(CHECKS)
+    student = {}
+    exec(STUDENT, student)
+    for file in files:
+        entry = {}
+        exec(compile(file.read_text(), file.name, "exec"), entry)
+        assert entry["name"] == file.stem and entry["OK_FORMAT"] is False and entry["points"] == 1
+        test = entry[f"test_{file.stem}"]
+        needs = test.__code__.co_varnames[: test.__code__.co_argcount]
+        assert needs == CHECKS[file.stem].needs
+        if file.stem == "rnn_step_forward":
+            test(*(student[name] for name in needs))
+            with pytest.raises(CheckError, match="next_h"):
+                test(lambda x, prev_h, Wx, Wh, b: (x @ Wx, None))
 
 
 def test_the_excerpt_holds_no_answer_to_what_is_checked():

@@ -196,8 +196,8 @@ def test_frozen_or_not_the_loss_begins_the_same(tiny_data, mean_encoder, tmp_pat
 
 def test_features_are_computed_once_over_several_calls(tiny_data, mean_encoder, tmp_path, monkeypatch):
     encoded = []
-    encode = encoders.encode_images
-    monkeypatch.setattr(encoders, "encode_images", lambda *args: encoded.append(len(args[1])) or encode(*args))
+    encode = encoders._encode_in_batches
+    monkeypatch.setattr(encoders, "_encode_in_batches", lambda *args: encoded.append(len(args[1])) or encode(*args))
     val_data = tiny_data["val_images"][:3], tiny_data["val_captions"][:3]
     options = QUIET | {"features_folder": tmp_path, "val_data": val_data}
     for cell_type in CELL_TYPES:

@@ -228,7 +228,7 @@ def test_bad_input_is_named(make_model):
 # --- options that are off as published ----------------------------------------------------------------------
 
 OFF = {"dropout": 0.0, "label_smoothing": 0.0, "tie_embeddings": False, "doubly_stochastic": 0.0,
-       "scheduled_sampling": 0.0}  # fmt: skip
+       "attention_entropy": 0.0, "scheduled_sampling": 0.0}  # fmt: skip
 
 
 def losses_of(model, images, captions):
@@ -259,7 +259,7 @@ def test_several_captions_of_a_picture_are_as_many_pairs(make_model, cell_type):
 
 @CELLS
 def test_weights_say_how_much_a_caption_counts(make_model, cell_type):
-    options = {"label_smoothing": 0.3, "doubly_stochastic": 2.0, "scheduled_sampling": 0.5}
+    options = {"label_smoothing": 0.3, "doubly_stochastic": 2.0, "attention_entropy": 2.0, "scheduled_sampling": 0.5}
     model, (images, captions) = make_model(cell_type, **options), batch(6)
     captions[captions == VOCABULARY["<UNK>"]] = 4
     weights = torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0, -1.0], dtype=torch.float64)
@@ -317,14 +317,25 @@ def test_tied_embeddings_are_one_weight_that_learns_from_both_ends(make_model, c
     assert rel_error(model.word_embedding.W_embed.grad, both) < 1e-12
 
 
-def test_doubly_stochastic_attention_asks_for_a_look_at_every_cell(make_model):
-    model, (images, captions) = make_model("attn", doubly_stochastic=0.3), batch()
-    state, looked = model.begin(images), 0
-    for later, words in enumerate(captions[:, :-1].unbind(1)):
+def unevenness(maps, runs):
+    """Xu et al.'s equation 14 of weights (N, T, h, w), from its definition."""
+    return ((1 - (maps * runs[:, :, None, None]).sum(1)) ** 2).sum((1, 2)).mean()
+
+
+def entropy(maps, runs):
+    return (-torch.special.xlogy(maps, maps).sum((2, 3)) * runs).sum(1).mean()
+
+
+@pytest.mark.parametrize("option, definition", [("doubly_stochastic", unevenness), ("attention_entropy", entropy)])
+def test_options_on_where_to_look_add_what_they_are_defined_as(make_model, option, definition):
+    model, (images, captions) = make_model("attn", **{option: 0.3}), batch()
+    state, maps = model.begin(images), []
+    for words in captions[:, :-1].unbind(1):
         _, state, weights = model.step(words, state)
-        runs = (captions[:, later + 1 :] != NULL).any(1)  # the caption has not ended
-        looked = looked + weights * runs[:, None, None]
-    penalty = 0.3 * ((1 - looked) ** 2).sum((1, 2)).mean()
+        maps.append(weights)
+    runs = torch.stack([(captions[:, later:] != NULL).any(1) for later in range(1, captions.shape[1])], 1)
+    assert not runs.all()  # some captions end early
+    penalty = 0.3 * definition(torch.stack(maps, 1), runs)
     loss = model.train()(images, captions)
     assert loss.item() == pytest.approx((reference_loss(model, images, captions, NULL) + penalty).item(), rel=1e-12)
     wanted = torch.autograd.grad(reference_loss(model, images, captions, NULL) + penalty, list(model.parameters()))
@@ -353,7 +364,8 @@ def test_scheduled_sampling_puts_the_models_words_before(make_model, cell_type):
 @pytest.mark.parametrize("options, message", [
     ({"dropout": 1.0}, "dropout is 1.0; it must be from 0 up to, but not, 1"),
     ({"label_smoothing": -0.1}, "label_smoothing is -0.1"), ({"scheduled_sampling": 1}, "scheduled_sampling is 1"),
-    ({"doubly_stochastic": -1}, "doubly_stochastic is -1; it must not be negative"),
+    ({"doubly_stochastic": -1}, "doubly_stochastic is -1; it must be finite, and not negative"),
+    ({"attention_entropy": math.inf}, "attention_entropy is inf; it must be finite, and not negative"),
     ({"tie_embeddings": True}, "tie_embeddings takes .* wordvec_dim is 5 and hidden_dim 7"),
 ])  # fmt: skip
 def test_options_out_of_range_are_named(make_model, options, message):

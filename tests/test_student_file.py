@@ -227,7 +227,7 @@ def test_it_trains_on_features_and_captions(student, cell_type, tiny_data, tmp_p
         freeze_encoder=True, features_folder=tmp_path, progress=False, plot=False,
     )  # fmt: skip
     assert len(losses) == 80 and losses[-1] < 0.5 < losses[0]
-    assert len(list(tmp_path.glob("*.pt"))) == 1 and model.cnn is encoder
+    assert len(list(tmp_path.glob("*.npy"))) == 1 and model.cnn is encoder
     assert describe(model, tiny_data, images) == [texts[0] for texts in tiny_data["train_references"]]
 
 

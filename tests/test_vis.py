@@ -285,6 +285,8 @@ def test_grid_takes_a_batch_and_plain_references(rng):
         (lambda p: vis.plot_gates({"i": np.ones((4, 2))}, ["a", "b"]), "(4, 2)"),
         (lambda p: vis.plot_gates({"i": np.full((1, 2), np.nan)}, ["a"]), "finite"),
         (lambda p: vis.plot_gates({}, ["a"]), "0 gates"),
+        (lambda p: vis.plot_similarity(np.ones((2, 3)), ["a"]), "(2, 3) for 1 words"),
+        (lambda p: vis.plot_similarity(np.zeros((1, 3)), ["a"]), "zero or not finite"),
         (lambda p: vis.plot_gradient_norms({"RNN": [0.0, 0.0]}), "above 0 in ['RNN']"),
         (lambda p: vis.plot_gradient_norms({}), "above 0 in []"),
     ],
@@ -352,14 +354,42 @@ def test_gates_are_drawn_over_their_words(rng):
     assert_png(fig)
 
 
-@pytest.mark.parametrize("words", [["a"], ["word"] * 25, ["incomprehensibilities" * 3, "b"]])
-def test_gates_stay_inside_the_figure(words):
-    fig = vis.plot_gates({name: torch.rand(len(words), 3) for name in "ifog"}, words)
+def assert_all_inside(fig):
+    """No text or axis of a figure is cut off at its edge."""
     with style.context(["default", {"text.hinting": "none"}]):
         fig.draw(fig.canvas.get_renderer())
         box = fig.get_tightbbox(fig.canvas.get_renderer())
     width, height = fig.get_size_inches()
     assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
+
+
+@pytest.mark.parametrize("words", [["a"], ["word"] * 25, ["incomprehensibilities" * 3, "b"]])
+def test_gates_stay_inside_the_figure(words):
+    fig = vis.plot_gates({name: torch.rand(len(words), 3) for name in "ifog"}, words)
+    assert_all_inside(fig)
+
+
+def test_similar_words_lie_side_by_side():
+    """Two groups, planted: the vectors of one are nearly parallel, those of the other at right angles to them."""
+    vectors = torch.tensor([[1, 0.1, 0], [0, 0, 2.0], [3, 0.2, 0], [0, 0.1, 1.0], [-1, 0.1, 0]])
+    words = ["red", "dog", "$blue_", "cat", "not red"]
+    fig = vis.plot_similarity(vectors, words)
+    ax = fig.axes[0]
+    seen = [label.get_text() for label in ax.get_yticklabels()]
+    assert seen == ["red", "$blue_", "cat", "dog", "not red"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == seen
+    drawn, order = ax.images[0], torch.tensor([words.index(word) for word in seen])
+    wanted = torch.nn.functional.cosine_similarity(vectors[order, None], vectors[None, order], dim=2)
+    np.testing.assert_allclose(drawn.get_array(), wanted, atol=1e-6)
+    assert drawn.get_clim() == (-1, 1)
+    assert_text_is_literal(fig)
+    assert_png(fig)
+
+
+@pytest.mark.parametrize("n", [1, 30])
+def test_similarities_stay_inside_the_figure(n):
+    fig = vis.plot_similarity(torch.randn(n, 4), [f"word number {k}" for k in range(n)])
+    assert_all_inside(fig)
 
 
 def test_gradient_norms_by_distance():
