@@ -80,7 +80,7 @@ class Row(NamedTuple):
 
 def compare(pair, rounds=15, where="cpu"):
     """Run both sides of a `Pair` in turns, after one round that does not count. Returns a `Row`."""
-    times = [(_seconds(pair.other, where), _seconds(pair.ours, where)) for _ in range(rounds + 1)][1:]
+    times = [(seconds(pair.other, where), seconds(pair.ours, where)) for _ in range(rounds + 1)][1:]
     others, ours = zip(*times)
     ratios = [mine / theirs for theirs, mine in times]
     low, _, high = statistics.quantiles(ratios, n=4) if rounds > 1 else ratios * 3
@@ -88,7 +88,7 @@ def compare(pair, rounds=15, where="cpu"):
     return Row(pair.name, pair.size, pair.against, *medians, statistics.median(ratios), low, high)
 
 
-def _seconds(function, where):
+def seconds(function, where):
     began = time.perf_counter()
     function()
     if torch.device(where).type == "cuda":

@@ -1,0 +1,154 @@
+"""How the time of a training step splits between computing and communication, with 1 process and with more.
+
+    python -m eecs598.step_time [--processes 1 2] [--rounds 15] [--batch-size 256] [--cell attn] [--device cpu]
+    python -m eecs598.step_time --estimate
+
+Measured: the step of `eecs598.solver` on features, its batch shared by the processes that torchrun starts on this
+machine; the same step when each process keeps its gradients to itself ("computing"); and the sum of the gradients
+alone ("all-reduce"). The second command measures nothing: it prints what `estimate` comes to for COCO.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from eecs598 import bench, processes, solver
+from eecs598.commands import Parser, device, positive
+
+KINDS = ("step", "computing", "all-reduce")
+COCO = 118_000  # its training pictures
+LINKS = {"8 on one machine, PCIe": (10e9, 10e-6), "between machines, 25 Gbit/s": (2.5e9, 30e-6)}  # bytes/s, seconds
+
+
+class Estimate(NamedTuple):
+    """An epoch on paper, in seconds but for `gpus`; `communication` is its part of a step, 0 to 1."""
+
+    gpus: int
+    step: float
+    communication: float
+    epoch: float
+
+
+def estimate(gpus, batch_size, rate, gradient_bytes, bandwidth, latency, pictures=COCO):
+    """An epoch on `gpus` GPUs of which one alone trains on `rate` pictures a second, batch_size of them in a step each.
+
+    A ring sums the gradients: each GPU sends and receives 2 (p - 1) / p of their bytes in 2 (p - 1) messages, of
+    `bandwidth` bytes a second and `latency` seconds each. Nothing of it is hidden behind the backward pass, so that
+    the estimate is on the slow side there; it supposes that each GPU computes as fast as when it is alone.
+    """
+    exchanged = 2 * (gpus - 1) * (gradient_bytes / (gpus * bandwidth) + latency)
+    step = batch_size / rate + exchanged
+    return Estimate(gpus, step, exchanged / step, math.ceil(pictures / (gpus * batch_size)) * step)
+
+
+def measure(options):
+    """In one of the processes: its fastest times in milliseconds, by kind, and the gradients' bytes.
+
+    The fastest, since what else runs on the machine can only add to them.
+    """
+    sizes = bench.Sizes(N=options.batch_size)
+    with processes.joined(options.device) as where:
+        torch.manual_seed(0)
+        model, _, (features, captions) = bench.captioner_and_data(
+            bench.load_module(options.module), sizes, options.cell, 0.42, where)
+        run = solver.Run(model, sizes.N, batch_size=sizes.N, learning_rate=1e-3, lr_decay=1.0, seed=0)
+        gradient = torch.zeros(sum(p.numel() for p in run.parameters), device=where)
+        rows = torch.arange(sizes.N)
+
+        def loss_of(together, part):
+            return together(features[part], captions[part])
+
+        actions = partial(run.step, rows, loss_of), partial(_compute, run, rows, loss_of), partial(_sum, run, gradient)
+        times = {kind: [] for kind in KINDS}
+        for _ in range(options.rounds + 2):
+            for kind, action in zip(KINDS, actions):
+                run.processes.wait()
+                times[kind].append(bench.seconds(action, where))
+        fastest = {kind: 1e3 * min(values[2:]) for kind, values in times.items()}
+        return fastest | {"bytes": gradient.nbytes}
+
+
+def _compute(run, rows, loss_of):
+    """`Run.step` without communication."""
+    run.optimizer.zero_grad(set_to_none=True)
+    share, weight = run.processes.share(rows)
+    with run.processes.alone(run.together, True):
+        loss = loss_of(run.together, share) * (len(share) * weight)
+        loss.backward()
+    loss.item()
+    run.optimizer.step()
+
+
+def _sum(run, gradient):
+    if run.processes.count > 1:
+        dist.all_reduce(gradient)
+
+
+def launch(count, arguments):
+    """`measure` in so many processes under torchrun: what the first one found."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    command, environment = [*torchrun, "-m", "eecs598.step_time", "--worker", *arguments], {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=bench.MODULE.parent,
+                          env=environment | os.environ)  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"{count} processes: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measured_table(found):
+    """Lines of a table from {number of processes: what `measure` gave}."""
+    lines = [f"{'processes':>9}  {'step':>9}  {'computing':>9}  {'the rest':>9}  all-reduce alone"]
+    for count, values in found.items():
+        step, computing, alone = (values[kind] for kind in KINDS)
+        told = (f"{time:6.0f} ms" for time in (step, computing, step - computing))
+        lines.append("  ".join([f"{count:>9}", *told, f"{alone if count > 1 else 0:13.1f} ms"]))
+    return lines
+
+
+def estimated_table(batch_size, rate, gradient_bytes, epochs=60):
+    """Lines of a table of `estimate` for 1 to 64 GPUs, over the link that so many take."""
+    lines = [f"{'GPUs':>4}  {'step':>8}  {'communication':>13}  {'an epoch':>9}  {epochs} epochs"]
+    for gpus in (1, 2, 4, 8, 16, 32, 64):
+        link = list(LINKS.values())[gpus > 8]
+        found = estimate(gpus, batch_size, rate, gradient_bytes, *link)
+        lines.append(f"{gpus:>4}  {1e3 * found.step:5.0f} ms  {found.communication:13.1%}  {found.epoch:7.1f} s"
+                     f"  {epochs * found.epoch / 60:6.1f} min")  # fmt: skip
+    return lines
+
+
+def main(arguments=None):
+    parser = Parser(prog="python -m eecs598.step_time", description="Computing and communication in a training step.")
+    add = parser.add_argument
+    add("--processes", type=positive, nargs="+", default=[1, 2], metavar="P", help="numbers of processes (1 2)")
+    add("--rounds", type=positive, default=15, help="steps of each kind, of which the fastest counts (15)")
+    add("--batch-size", type=positive, default=256, metavar="N", help="captions in a step, of all together (256)")
+    add("--cell", choices=("rnn", "lstm", "attn"), default="attn", help="which captioner (attn)")
+    add("--module", type=Path, default=bench.MODULE, help="the rnn_lstm_captioning.py to measure")
+    add("--device", type=device, default=torch.device("cpu"), help="cpu or cuda")
+    add("--estimate", action="store_true", help="measure nothing: COCO on 1 to 64 GPUs, on paper")
+    add("--worker", action="store_true", help="used by this command itself, under torchrun")
+    options = parser.parse_args(arguments)
+    if options.worker:
+        found = measure(options)
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(json.dumps(found))
+    elif options.estimate:
+        print("\n".join(estimated_table(batch_size=250, rate=10_000 / 14.5, gradient_bytes=61e6)))
+    else:
+        given = sys.argv[1:] if arguments is None else arguments
+        found = {count: launch(count, given) for count in options.processes}
+        print("\n".join(measured_table(found)))
+        megabytes = next(iter(found.values()))["bytes"] / 1e6
+        print(f"gradients: {megabytes:.1f} MB; {bench.describe_machine(options.device)}")
+
+
+if __name__ == "__main__":
+    main()

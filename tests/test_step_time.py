@@ -1,0 +1,55 @@
+"""How a step's time splits: what is measured is the step of training, and what is estimated is the arithmetic."""
+
+import math
+
+import pytest
+import torch
+
+from eecs598 import bench, processes, solver, step_time
+
+
+def test_the_command_prints_a_row_for_each_number_of_processes(capsys):
+    step_time.main(["--processes", "1", "2", "--rounds", "1", "--batch-size", "4", "--cell", "rnn"])
+    heading, *rows, machine = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["processes", "step", "computing", "the", "rest", "all-reduce", "alone"]
+    one, two = (row.replace(" ms", "").split() for row in rows)
+    assert one[0] == "1" and two[0] == "2" and float(one[4]) == 0 < float(two[4])
+    assert all(float(row[1]) > 0 and float(row[2]) > 0 for row in (one, two))
+    model = bench.captioner_and_data(bench.load_module(bench.MODULE), bench.Sizes(N=4), "rnn", 0.42)[0]
+    size = 4 * sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    assert machine.startswith(f"gradients: {size:.1f} MB; ")
+
+
+def test_computing_alone_is_the_step_without_the_sum():
+    """In one process, where there is no sum, both make the same update."""
+    images, captions = torch.rand(6, 2), torch.rand(6, 1)
+    weights = []
+    for action in (solver.Run.step, step_time._compute):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(2, 1)
+        run = solver.Run(model, 6, batch_size=6, learning_rate=0.1, lr_decay=1.0, seed=0)
+        action(run, torch.arange(6), lambda model, rows: (model(images[rows]) - captions[rows]).square().mean())
+        weights.append(model.weight.detach().clone())
+    assert torch.equal(*weights) and processes.current().count == 1
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 7, 64])
+def test_an_estimate_is_that_of_a_ring_message_by_message(gpus):
+    """In p - 1 rounds of sums and p - 1 of copies each GPU passes on a p-th of the gradients."""
+    found = step_time.estimate(gpus, 250, 700, 6e7, 1e9, 1e-5, 118_000)
+    rounds = sum(6e7 / gpus / 1e9 + 1e-5 for _ in range(gpus - 1)) * 2
+    assert found.step == pytest.approx(250 / 700 + rounds)
+    assert found.communication == pytest.approx(rounds / found.step)
+    assert found.epoch == pytest.approx(math.ceil(118_000 / (250 * gpus)) * found.step)
+
+
+def test_the_estimate_is_printed_for_1_to_64_gpus(capsys):
+    step_time.main(["--estimate"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[0] for row in rows] == ["1", "2", "4", "8", "16", "32", "64"]
+    assert rows[0][1:6] == ["362", "ms", "0.0%", "171.1", "s"]  # 14.5 s for 10,000 pictures, times 11.8
+
+
+def test_a_launch_that_fails_says_why():
+    with pytest.raises(RuntimeError, match="1 processes: "):
+        step_time.launch(1, ["--module", "/none/rnn_lstm_captioning.py"])
