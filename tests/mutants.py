@@ -3,6 +3,7 @@
 A mutant is (where, what, text, its replacement, parts): `where` is a function or Class.method of the solution, in whose
 code (not its comments) the text occurs exactly once; `parts` are those that must lose their points, and no others.
 None is equivalent to the solution: each changes a value or a gradient that the published checks would show.
+`generate` makes further ones by rules, as a mutation tool does.
 """
 
 import ast
@@ -370,6 +371,71 @@ def parts_to_grade(source):
         seen.add(mutant.where)
         chosen[mutant] = [part for part in CHECKS if name in reached[part] and (captioners or "captioner" not in part)]
     return chosen
+
+
+# --- mistakes made by a rule ------------------------------------------------------------------------------
+
+
+class _Slip(ast.NodeTransformer):
+    """Makes the mistake number `wanted` in a piece of code; counts those that could be made."""
+
+    def __init__(self, wanted=None):
+        self.wanted, self.count, self.what = wanted, 0, ""
+
+    def _turn(self, node, what, mistaken):
+        self.count += 1
+        if self.count - 1 != self.wanted:
+            return node
+        self.what = f"line {node.lineno}: {what}"
+        return ast.copy_location(mistaken, node)
+
+    def visit_BinOp(self, node):
+        self.generic_visit(node)
+        left, op, right = node.left, node.op, node.right
+        if isinstance(op, (ast.Add, ast.Sub)):
+            other = ast.Sub() if isinstance(op, ast.Add) else ast.Add()
+            node = self._turn(node, "a sign", ast.BinOp(left, other, right))
+        if isinstance(op, ast.Add):
+            node = self._turn(node, "a term missing", left)
+        if isinstance(op, ast.MatMult):
+            node = self._turn(node, "factors swapped", ast.BinOp(right, op, left))
+        if isinstance(op, (ast.Mult, ast.Div)):
+            node = self._turn(node, "a factor missing", left)
+        return node
+
+    def visit_Call(self, node):
+        self.generic_visit(node)
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        if called == "t":
+            node = self._turn(node, "not transposed", node.func.value)
+        if called == "sum":
+            mean = ast.Attribute(node.func.value, "mean", ast.Load())
+            node = self._turn(node, "mean for sum", ast.Call(mean, node.args, node.keywords))
+        if called in ("tanh", "sigmoid"):
+            other = ast.Attribute(node.func.value, "sigmoid" if called == "tanh" else "tanh", ast.Load())
+            node = self._turn(node, f"another function than {called}", ast.Call(other, node.args, node.keywords))
+        return node
+
+    def visit_Return(self, node):
+        self.generic_visit(node)
+        values = node.value.elts if isinstance(node.value, ast.Tuple) else []
+        if len(values) < 2:
+            return node
+        swapped = ast.Return(ast.Tuple([values[1], values[0], *values[2:]], ast.Load()))
+        return self._turn(node, "outputs swapped", swapped)
+
+
+def generate(source):
+    """Every mistake that the rules make in the functions that have a part: (function, what, the source with it)."""
+    names = {check.needs[-1] for check in CHECKS.values()}
+    for k, node in enumerate(ast.parse(source).body):
+        if isinstance(node, ast.FunctionDef) and node.name in names:
+            counter = _Slip()
+            counter.visit(ast.parse(source).body[k])
+            for wanted in range(counter.count):
+                tree, slip = ast.parse(source), _Slip(wanted)
+                tree.body[k] = slip.visit(tree.body[k])
+                yield node.name, slip.what, ast.unparse(ast.fix_missing_locations(tree))
 
 
 def _reach(source):

@@ -18,7 +18,7 @@ import mutants
 import pytest
 import rewrites
 
-from eecs598 import grading, handout
+from eecs598 import checks, grading, handout
 from eecs598.checks import CHECKS
 from eecs598.grad import CheckError
 from eecs598.grading import ABSENT, PUBLISHED_PARTS, RIGHT, STOPPED, UNDONE, WRONG, Submission
@@ -108,6 +108,27 @@ def test_a_mistake_costs_its_own_part_and_no_other(graded, mutant):
 @pytest.mark.parametrize("rewrite", rewrites.REWRITES, ids=describe)
 def test_another_style_has_full_marks(graded, rewrite):
     assert not lost(graded[rewrite]), explain(graded[rewrite])
+
+
+def missed(source, name):
+    """Whether a function of a source misses its part's check, as strict as the published one, in this process."""
+    module = types.ModuleType("mutant")
+    exec(compile(source, "mutant", "exec"), module.__dict__)
+    (part,) = [part for part, check in CHECKS.items() if check.needs[-1] == name]
+    functions = [getattr(module, need) for need in CHECKS[part].needs]
+    return not grading._run(part, functions, checks.PUBLISHED).passed
+
+
+def test_a_mistake_made_by_a_rule_never_passes(show_table):
+    """Where a rule can make the mistake: a sign, a term, a factor, a transpose, outputs swapped, mean for sum, ..."""
+    made = list(mutants.generate(SOLUTION))
+    assert len(made) >= 100 and len({source for _, _, source in made}) == len(made)
+    as_written = ast.unparse(ast.parse(SOLUTION))
+    assert not [name for name in {name for name, _, _ in made} if missed(as_written, name)]
+    results = {f"{name}, {what}": missed(source, name) for name, what, source in made}
+    show_table(f"{len(made)} mutants made by rules", [f"{key} -> {'lost' if lost else 'FULL MARKS'}"
+                                                      for key, lost in results.items()])  # fmt: skip
+    assert all(results.values()), [key for key, lost in results.items() if not lost]
 
 
 def test_each_is_a_line_of_a_table_that_is_printed(graded, pytestconfig):
