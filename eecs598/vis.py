@@ -392,6 +392,10 @@ class _NotebookFigure(Figure):
     def draw(self, renderer):
         super().draw(renderer)
 
+    @_styled
+    def savefig(self, *args, **options):
+        super().savefig(*args, **options)
+
     def _repr_png_(self):
         data = io.BytesIO()
         self.savefig(data, format="png")
