@@ -27,13 +27,14 @@ from eecs598.remote import Launcher
 ROOT = Path(__file__).resolve().parent.parent
 SOLUTION = (ROOT / "rnn_lstm_captioning.py").read_text(encoding="utf-8")
 STUDENT = (ROOT / "tests" / "student" / "rnn_lstm_captioning.py").read_text(encoding="utf-8")
+TIMEOUT = 60.0  # seconds: none of these hangs, and a busy machine is no mistake
 
 
 @pytest.fixture(scope="module")
 def grade():
     """Grade a source as a student's file: (source, parts) -> report."""
     with Launcher(2048, [grading.SOLUTION]) as launcher:
-        grader = grading.Grader(launcher, SOLUTION)
+        grader = grading.Grader(launcher, SOLUTION, TIMEOUT)
 
         def run(source, parts=None, **files):
             return grader.grade(Submission("student", source.encode(), files), parts)
@@ -51,7 +52,7 @@ def graded(request, show_table):
             tasks[mutant] = mutants.apply(SOLUTION, mutant), parts
     tasks |= {rewrite: (f"{STUDENT}\n\n{rewrite.code}", rewrite.parts) for rewrite in rewrites.REWRITES}
     tasks = {entry: task for entry, task in tasks.items() if id(entry) in chosen}
-    settings = (2048, [grading.SOLUTION]), {"solution": SOLUTION, "advice": False}
+    settings = (2048, [grading.SOLUTION]), {"solution": SOLUTION, "timeout": TIMEOUT, "advice": False}
     submissions = [(Submission("student", source.encode()), parts) for source, parts in tasks.values()]
     reports = dict(zip(tasks, grading.grade_all(submissions, settings, jobs=2)))
     for kind, entries in (("mutants of the solution", mutants.MUTANTS), ("rewrites", rewrites.REWRITES)):
