@@ -464,6 +464,14 @@ def test_a_disk_that_is_really_read_only(small_disk, capsys):
 # --- interrupts -------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def heard():
+    """SIGINT raises KeyboardInterrupt, also where the tests run in the background, whose processes ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Interrupted(Noisy):
     def stop(self):
         os.kill(os.getpid(), signal.SIGINT)
@@ -475,6 +483,7 @@ class InterruptedTwice(Interrupted):
         super().stop()
 
 
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("stop_at", [1, 2, 3, 9])
 def test_an_interrupt_waits_for_the_iteration_and_leaves_a_checkpoint(tmp_path, stop_at):
     handler = signal.getsignal(signal.SIGINT)
@@ -484,6 +493,7 @@ def test_an_interrupt_waits_for_the_iteration_and_leaves_a_checkpoint(tmp_path, 
     assert result(run(tmp_path, begin=4, make=Interrupted)) == result(run())
 
 
+@pytest.mark.usefixtures("heard")
 def test_a_second_interrupt_does_not_wait(tmp_path):
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt) as caught:
@@ -492,6 +502,7 @@ def test_a_second_interrupt_does_not_wait(tmp_path):
     assert "iteration-00000003.pt" in names(tmp_path) and "iteration-00000005.pt" not in names(tmp_path)
 
 
+@pytest.mark.usefixtures("heard")
 def test_without_checkpoints_an_interrupt_stops_at_once():
     with pytest.raises(KeyboardInterrupt) as caught:
         run(stop_at=5, make=Interrupted)
