@@ -48,6 +48,13 @@ bench: .venv/ready  ## how fast the hand-written code is on this machine, side b
 	mkdir -p build
 	.venv/bin/python -m eecs598.bench --json build/bench.json --png build/bench.png
 
+# About 6 GB. For Python 3.10 to 3.12: torch 2.4 and numpy 1.26 know none newer.
+.PHONY: oldest
+oldest:  ## run the tests with the oldest releases that pyproject.toml admits; PYTHON=python3.10
+	$(PYTHON) -m venv build/oldest
+	build/oldest/bin/python -m pip install -q $$(grep -oE '"[a-z0-9-]+>=[0-9.]+"' pyproject.toml | tr -d '"' | sed 's/>=/==/' | sort -u)
+	build/oldest/bin/python -m pytest
+
 lint: .venv/ready
 	.venv/bin/ruff check .
 

@@ -961,9 +961,10 @@ class CaptioningRNN(nn.Module):
 
     def _check_captions(self, images, captions):
         vocab_size = self.output_projection.out_features
-        if captions.dim() not in (2, 3) or captions.shape[-1] < 2 or len(captions) != len(images) or not len(images):
+        sized = captions.dim() in (2, 3) and captions.shape[-1] >= 2 and captions.numel() > 0
+        if not sized or len(captions) != len(images):
             raise ValueError(f"captions are {tuple(captions.shape)}; for {len(images)} pictures they must be "
-                             f"({len(images)}, T + 1), or ({len(images)}, K, T + 1), with T at least 1")
+                             f"({len(images)}, T + 1), or ({len(images)}, K, T + 1), with K and T at least 1")
         if captions.dtype != torch.int64:
             raise TypeError(f"captions are {captions.dtype}; they must be torch.int64 word ids")
         if captions.device != self.output_projection.weight.device:

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 PATIENCE = timedelta(hours=12)  # the others wait while one computes image features; a lost one is noticed at once
+GROUPS = []  # those that `joined` made
 LOST = re.compile(r"connection (was )?(closed|reset|refused)|socket closed|gloo|nccl|process group", re.IGNORECASE)
 
 
@@ -116,6 +117,9 @@ def joined(device):
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    # Held for good: if a DistributedDataParallel is the last to let go of it, torch keeps Python's lock while it waits
+    # for a thread of gloo's, which may be waiting for that lock (seen on a machine with much else to do).
+    GROUPS.append(dist.group.WORLD)
     try:
         quiet = contextlib.nullcontext() if current().first else contextlib.redirect_stdout(None)
         with _terminated_with_a_word(), quiet:

@@ -141,7 +141,7 @@ def main(arguments=None):
         if int(os.environ.get("RANK", 0)) == 0:
             print(json.dumps(found))
     elif options.estimate:
-        print("\n".join(estimated_table(batch_size=250, rate=10_000 / 14.5, gradient_bytes=61e6)))
+        print("\n".join(estimated_table(batch_size=250, rate=10_000 / 14.5, gradient_bytes=62.5e6)))
     else:
         given = sys.argv[1:] if arguments is None else arguments
         found = {count: launch(count, given) for count in options.processes}

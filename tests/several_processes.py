@@ -127,5 +127,6 @@ if __name__ == "__main__":
             for scenario in SCENARIOS:
                 if scenario.__name__ in sys.argv[2:]:
                     scenario(Path(sys.argv[1]))
+        assert sys.getrefcount(processes.GROUPS[0]) >= 2, "a process that ends must not be the last to hold the group"
     except processes.ProcessLostError as lost:
         sys.exit(f"error: {lost}")

@@ -299,7 +299,7 @@ def with_value(row, column, value):
         (IMAGES, CAPTIONS.float(), "captions are torch.float32; they must be torch.int64"),
         (IMAGES, CAPTIONS.int(), "captions are torch.int32; they must be torch.int64"),
         (IMAGES, CAPTIONS.bool(), "captions are torch.bool"),
-        (IMAGES, CAPTIONS[:, :1], r"captions are \(2, 1\); .* T at least 1"),
+        (IMAGES, CAPTIONS[:, :1], r"captions are \(2, 1\); .* K and T at least 1"),
         (IMAGES, CAPTIONS[:, :0], r"captions are \(2, 0\)"),
         (IMAGES, CAPTIONS[0], r"captions are \(5,\)"),
         (IMAGES[:0], CAPTIONS[:0], r"captions are \(0, 5\); for 0 pictures"),
@@ -344,10 +344,10 @@ def kept_model(cell_type):
     cell_type=st.sampled_from(["rnn", "lstm", "attn"]),
     shape=st.one_of(st.tuples(st.just(2), st.integers(0, 6)), st.lists(st.integers(0, 3), max_size=4)),
     ids=st.one_of(st.integers(0, 6), st.integers(-2, 9), st.sampled_from([-(2**63), 2**63 - 1])),
-    dtype=st.sampled_from([torch.int64] * 6 + [torch.int32, torch.float32, torch.bool, torch.uint8]),
+    dtype=st.one_of(st.just(torch.int64), st.sampled_from([torch.int32, torch.float32, torch.bool, torch.uint8])),
     seed=st.integers(0, 2**20),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_any_captions_are_refused_by_name_or_learned(cell_type, shape, ids, dtype, seed):
     """Any shape and type, and ids of words but for one: refused just where the model's docstring says so."""
     captions = torch.randint(0, 7, tuple(shape), generator=torch.Generator().manual_seed(seed))
