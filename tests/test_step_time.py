@@ -6,6 +6,7 @@ import subprocess
 import pytest
 import torch
 
+import rnn_lstm_captioning
 from eecs598 import bench, processes, solver, step_time
 
 
@@ -15,7 +16,7 @@ def test_the_command_prints_a_row_for_each_number_of_processes(capsys):
     assert heading.split() == ["processes", "step", "computing", "the", "rest", "all-reduce", "alone"]
     count, step, computing, rest, alone = map(float, row.replace(" ms", "").split())
     assert count == 2 and step > 0 and computing > 0 and alone > 0 and abs(step - computing - rest) <= 1
-    model = bench.captioner_and_data(bench.load_module(bench.MODULE), bench.Sizes(N=4), "rnn", 0.42)[0]
+    model = bench.captioner_and_data(rnn_lstm_captioning, bench.Sizes(N=4), "rnn", 0.42)[0]
     size = 4 * sum(parameter.numel() for parameter in model.parameters()) / 1e6
     assert machine.startswith(f"gradients: {size:.1f} MB; ")
 
