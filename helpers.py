@@ -5,6 +5,7 @@
     python helpers.py caption --checkpoint FILE PHOTO...
 """
 
+import argparse
 import collections
 import contextlib
 import copy
@@ -41,12 +42,15 @@ SPECIALS = ("<NULL>", "<START>", "<END>")
 # For `train --recipe`; README has what it reaches, and in what time.
 RECIPES = {
     "flickr8k": {
-        "cell": ["attn"], "captions": "together", "epochs": 10, "batch_size": 32, "learning_rate": 1e-3, "lr_decay": 1,
-        "wordvec": 512, "dropout": 0.5, "label_smoothing": 0.1, "clip_norm": 5.0, "warmup": 100, "cosine": True,
-        "averaging": 0.99, "self_critical": 12, "self_critical_rate": 3e-4, "self_critical_batch": 64,
-        "sharpen": 0.5, "score": True, "precision": "auto",
+        "cell": ["attn"], "encoder": "lite2", "freeze_encoder": True, "captions": "together", "epochs": 10,
+        "batch_size": 32, "learning_rate": 1e-3, "lr_decay": 1, "wordvec": 512, "dropout": 0.5,
+        "label_smoothing": 0.1, "clip_norm": 5.0, "warmup": 100, "cosine": True, "averaging": 0.99,
+        "self_critical": 12, "self_critical_rate": 3e-4, "self_critical_batch": 64, "sharpen": 0.5, "score": True,
+        "precision": "auto",
     },
 }  # fmt: skip
+
+SWITCH = {"action": argparse.BooleanOptionalAction, "default": False}
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -130,10 +134,13 @@ def captions_together(data, split="train"):
     return torch.stack([row[torch.arange(most) % len(row)] for row in rows])
 
 
-def encoder_for(data, verbose=True):
-    """The image encoder that suits a data file: a finer, earlier stage for drawn scenes, the last for photographs."""
+def encoder_for(data, verbose=True, name="auto"):
+    """The image encoder that suits a data file: a finer, earlier stage for drawn scenes, the last for photographs.
+
+    name: which one, as for eecs598.encoders.choose_encoder.
+    """
     stride, image_size = (16, None) if "train_scenes" in data else (32, 224)
-    return encoders.choose_encoder(data["train_images"], stride, image_size, verbose)
+    return encoders.choose_encoder(data["train_images"], stride, image_size, verbose, name)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -496,7 +503,7 @@ def _train(options, device):
     data = load_coco_captions(options.data)
     options.out.mkdir(parents=True, exist_ok=True)
     with everyone.one_after_the_first():  # it may have to be downloaded
-        encoder = encoder_for(data)
+        encoder = encoder_for(data, name=options.encoder)
     captions, image_index = data["train_captions"], None
     if options.captions == "all":
         captions, image_index = all_captions(data)
@@ -536,7 +543,7 @@ def _shared_options(options, data, folder):
     return {
         "val_data": (data["val_images"], data["val_captions"]), "seed": options.seed, "precision": options.precision,
         "accumulate": options.accumulate, "checkpoint_dir": options.checkpoint_dir and options.checkpoint_dir / folder,
-        "checkpoint_every": options.checkpoint_every,
+        "checkpoint_every": options.checkpoint_every, "freeze_encoder": options.freeze_encoder,
         "val_references": (people(data, count), data["vocab"]["idx_to_token"]) if options.score else None,
     }  # fmt: skip
 
@@ -597,6 +604,7 @@ def _drawing_names(photos):
 def caption_command(options):
     """Caption photographs; with --out, draw where an attention model looked for its first caption."""
     model, idx_to_word, preparation = load_captioner(options.checkpoint)
+    model.to(options.device or default_device())
     decoder = _decoder(options)
     drawings = _drawing_names(options.photos)
     for photo, drawing in zip(options.photos, drawings):
@@ -616,6 +624,7 @@ def caption_command(options):
 def evaluate_command(options):
     """Caption a folder's pictures and score the captions against all that people said of them."""
     model, idx_to_word, preparation = load_captioner(options.checkpoint)
+    model.to(options.device or default_device())
     decoder = _decoder(options)
     decoding_options = {name: value for name, value in decoder.items() if name != "generator"}
     pictures = find_pictures(options.images, options.captions)[: options.limit]
@@ -703,13 +712,17 @@ def _parser():
     add("--wordvec", type=commands.positive, default=256, help="size of a word vector (256)")
     add("--show", type=commands.not_negative, default=8, metavar="N", help="val pictures captioned at the end (8)")
     add("--device", type=commands.device, help="cpu, cuda, ... (cuda where it is)")
+    add("--encoder", choices=("auto", *encoders.ENCODERS), default="auto", help="of pictures; lite2 is the better "
+        "and the slower (auto: lite0)")  # fmt: skip
+    add("--freeze-encoder", action=argparse.BooleanOptionalAction, help="train the decoder alone, on image features "
+        "computed once (on a CPU yes, elsewhere no)")  # fmt: skip
     add("--seed", type=commands.seed, default=0, help="weights and order (0)")
     add("--precision", choices=("auto", *solver.PRECISIONS), default="auto", help="auto: the faster one here (auto)")
     add("--accumulate", type=commands.positive, default=1, metavar="K", help="compute a step in K parts, to fit in "
         "memory (1)")  # fmt: skip
     add("--checkpoint-dir", type=Path, metavar="DIR", help="keep each run in DIR/CELL, and go on from what is there")
     add("--checkpoint-every", type=commands.positive, metavar="N", help="also after every N steps (each epoch's end)")
-    add("--score", action="store_true", help="score greedy captions of the val pictures after each epoch")
+    add("--score", **SWITCH, help="score greedy captions of the val pictures after each epoch")
     _add_extras(train)
     train.set_defaults(run=train_command, parser=train)
     evaluate = subparsers.add_parser("evaluate", help="score a captioner on pictures that people have captioned")
@@ -722,10 +735,12 @@ def _parser():
     add("--show", type=commands.not_negative, default=3, metavar="N", help="how many of the best and of the worst "
         "captions to print (3)")  # fmt: skip
     _add_decoding(evaluate.add_argument_group("instead of the greedy caption, the best one found or one drawn"))
+    add("--device", type=commands.device, help="cpu, cuda, ... (cuda where it is)")
     evaluate.set_defaults(run=evaluate_command)
     caption = subparsers.add_parser("caption", help="caption photographs of any size and kind")
     caption.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="written by train")
     caption.add_argument("--out", type=Path, metavar="DIR", help="draw where the model looked, a PNG a photograph")
+    caption.add_argument("--device", type=commands.device, help="cpu, cuda, ... (cuda where it is)")
     caption.add_argument("photos", nargs="+", metavar="PHOTO")
     group = caption.add_argument_group("instead of one greedy caption, several with their probabilities")
     _add_decoding(group)
@@ -740,14 +755,14 @@ def _add_extras(train):
     add = train.add_argument_group("against learning by heart; all off unless given").add_argument
     add("--dropout", type=float, default=0.0, metavar="P", help="of features, word vectors and states")
     add("--label-smoothing", type=float, default=0.0, metavar="P", help="probability spread over all words")
-    add("--tie-embeddings", action="store_true", help="word vectors are the output's weights; --wordvec as --hidden")
+    add("--tie-embeddings", **SWITCH, help="word vectors are the output's weights; --wordvec as --hidden")
     add("--doubly-stochastic", type=float, default=0.0, metavar="W", help="attn: look at all of the picture in the end")
     add("--attention-entropy", type=float, default=0.0, metavar="W", help="attn: look at few cells at a time")
     add("--scheduled-sampling", type=float, default=0.0, metavar="P", help="words before that the model chose itself")
     add("--weight-decay", type=float, default=0.0, metavar="W", help="AdamW's")
     add("--clip-norm", type=float, default=0.0, metavar="G", help="the gradient's norm, at most")
     add("--warmup", type=commands.not_negative, default=0, metavar="N", help="steps in which the learning rate rises")
-    add("--cosine", action="store_true", help="the learning rate falls along a cosine; take --lr-decay 1 with it")
+    add("--cosine", **SWITCH, help="the learning rate falls along a cosine; take --lr-decay 1 with it")
     add("--averaging", type=float, default=0.0, metavar="D", help="end with a moving average of the weights, as 0.99")
     add = train.add_argument_group("self-critical training, afterwards: on the model's own captions").add_argument
     add("--self-critical", type=commands.not_negative, default=0, metavar="EPOCHS", help="how often each picture is "

@@ -8,6 +8,7 @@ the faster. "Plain" is the definition step by step, recorded by autograd (`formu
 `nn.Embedding`, that loop, `nn.Linear` and `F.cross_entropy`.
 """
 
+import contextlib
 import copy
 import json
 import multiprocessing
@@ -143,14 +144,13 @@ def layer_pairs(module, sizes, where):
     x = torch.randn(N, T, W, device=where, requires_grad=True)
     h0, c0 = torch.randn(N, H, device=where, requires_grad=True), torch.zeros(1, N, H, device=where)
     dh = torch.randn(N, T, H, device=where)
-    for name, layer, start in (("LSTM", nn.LSTM, lambda: (h0[None], c0)), ("RNN", nn.RNN, lambda: h0[None])):
+    for name, library, start in (("LSTM", nn.LSTM, lambda: (h0[None], c0)), ("RNN", nn.RNN, lambda: h0[None])):
         ours = getattr(module, name)(W, H).to(where)
-        other = layer(W, H, batch_first=True).to(where)
-        yield Pair(
-            name, str(sizes), f"torch.nn.{name}",
-            _step(partial(ours, x, h0), (x, h0, *ours.parameters()), dh),
-            _step(lambda other=other, start=start: other(x, start())[0], (x, h0, *other.parameters()), dh),
-        )  # fmt: skip
+        other = library(W, H, batch_first=True).to(where)
+        theirs = _step(lambda other=other, start=start: other(x, start())[0], (x, h0, *other.parameters()), dh)
+        for how, layer in ways_to_run(ours, x, h0).items():
+            step = _step(partial(layer, x, h0), (x, h0, *layer.parameters()), dh)
+            yield Pair(name + how, str(sizes), f"torch.nn.{name}", step, theirs)
     ours = module.AttentionLSTM(W, H).to(where)
     weights = [getattr(ours, name) for name in ("Wx", "Wh", "Wattn", "b")]
     for grid in (4, 7):
@@ -160,6 +160,19 @@ def layer_pairs(module, sizes, where):
             _step(partial(ours, x, A), (x, A, *weights), dh),
             _step(lambda A=A: formulas.attention_lstm(x, A, *weights)[0], (x, A, *weights), dh),
         )  # fmt: skip
+
+
+def ways_to_run(layer, *inputs):
+    """{what to call it: the layer to call}: as it is, and on CUDA also with all its launches recorded as one graph.
+
+    Python hands a GPU its kernels one by one, each some microseconds, more than many of them run; a recorded graph
+    is handed over whole. It is for one shape of input, so padding is computed.
+    """
+    ways = {"": layer}
+    if inputs[0].is_cuda:
+        samples = tuple(tensor.detach().clone().requires_grad_() for tensor in inputs)
+        ways[", one graph"] = torch.cuda.make_graphed_callables(copy.deepcopy(layer), samples)
+    return ways
 
 
 def captioner_and_data(module, sizes, cell_type, padding, where="cpu", encoder=None):
@@ -332,13 +345,26 @@ def _status(field):
 def run(module, rows=tuple(PAIRS), rounds=15, where="cpu", sizes=None, progress=True):
     """Measure the named groups of rows (`PAIRS`, "memory") of a rnn_lstm_captioning module. Returns a list of Rows."""
     measured, sizes = [], sizes or Sizes()
-    for name in tqdm(rows, desc="bench", unit="group", disable=not progress):
-        if name == "memory":
-            measured += memory_rows(module, sizes, where)
-        else:
-            turns = min(3, rounds) if name in SLOW else rounds
-            measured += [compare(pair, turns, where) for pair in PAIRS[name](module, sizes, where)]
+    with like_cudnn(where):
+        for name in tqdm(rows, desc="bench", unit="group", disable=not progress):
+            if name == "memory":
+                measured += memory_rows(module, sizes, where)
+            else:
+                turns = min(3, rounds) if name in SLOW else rounds
+                measured += [compare(pair, turns, where) for pair in PAIRS[name](module, sizes, where)]
     return measured
+
+
+@contextlib.contextmanager
+def like_cudnn(where):
+    """Inside, a GPU's products of float32 matrices are in TF32 if those of cuDNN's layers are: by default they are."""
+    before = torch.get_float32_matmul_precision()
+    if torch.device(where).type == "cuda" and torch.backends.cudnn.allow_tf32:
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def describe_machine(where="cpu"):
@@ -348,7 +374,8 @@ def describe_machine(where="cpu"):
         names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         processor = names[0].split(":", 1)[1].strip() if names else processor
     if torch.device(where).type == "cuda":
-        processor = torch.cuda.get_device_name(where)
+        products = "TF32" if torch.backends.cudnn.allow_tf32 else "float32"
+        processor = f"{torch.cuda.get_device_name(where)}, products in {products}"
     return f"{processor}, {torch.get_num_threads()} threads, torch {torch.__version__}, {platform.system()}"
 
 

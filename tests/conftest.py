@@ -14,6 +14,10 @@ from hypothesis import settings
 from eecs598.coco import build_vocabulary, encode_captions
 from eecs598.ptb import PUNCTUATION
 
+# Without a GPU the kernels are run by Triton's interpreter, where Triton is installed; it reads this when imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # In continuous integration the same examples every time; at a developer's desk new ones.
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):

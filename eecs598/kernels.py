@@ -1,0 +1,80 @@
+"""The LSTM's nonlinear half as one kernel each way, for CUDA GPUs: written in Triton, which comes with torch for CUDA.
+
+Between two matrix products an LSTM step has a dozen small operations. On a GPU each of them is a launch, which takes
+longer than its arithmetic, and each reads and writes memory once more. Here a program of the GPU takes BLOCK units of a
+row from the activations to the next state without leaving the registers. The formulas are those of the plain code in
+rnn_lstm_captioning.py, in float32, whatever is stored.
+"""
+
+import torch
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # torch for CPU, macOS, Windows
+    triton = None
+
+BLOCK = 512  # units that a program computes
+
+
+def fits(tensor):
+    """Whether the kernels take this tensor: on CUDA, where Triton is installed, and not float64."""
+    return triton is not None and tensor.is_cuda and tensor.dtype is not torch.float64
+
+
+def cell_forward_(a, prev_c, next_h):
+    """a (n, 4H) becomes the gates i, f, o, g, next_h (n, H) is filled. Returns next_c (n, H)."""
+    n, H = prev_c.shape
+    next_c = prev_c.new_empty(n, H)
+    _forward[n, triton.cdiv(H, BLOCK)](a, prev_c.contiguous(), next_h, next_c, H, BLOCK)
+    return next_c
+
+
+def cell_backward(dh, dc, gates, prev_c, next_c, da):
+    """Gradient of `cell_forward_`: fills da (n, 4H), returns dprev_c (n, H)."""
+    n, H = prev_c.shape
+    dprev_c = prev_c.new_empty(n, H)
+    read = (part.contiguous() for part in (dh, dc, gates, prev_c, next_c))
+    _backward[n, triton.cdiv(H, BLOCK)](*read, da, dprev_c, H, BLOCK)
+    return dprev_c
+
+
+if triton is not None:
+
+    @triton.jit
+    def _load(pointer, inside):
+        return tl.load(pointer, inside).to(tl.float32)
+
+    @triton.jit
+    def _tanh(x):
+        return 2 * tl.sigmoid(2 * x) - 1
+
+    @triton.jit
+    def _forward(a, prev_c, next_h, next_c, H, BLOCK: tl.constexpr):
+        row, unit = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        inside, a, at = unit < H, a + row * 4 * H + unit, row * H + unit
+        i = tl.sigmoid(_load(a, inside))
+        f = tl.sigmoid(_load(a + H, inside))
+        o = tl.sigmoid(_load(a + 2 * H, inside))
+        g = _tanh(_load(a + 3 * H, inside))
+        c = f * _load(prev_c + at, inside) + i * g
+        tl.store(a, i, inside)
+        tl.store(a + H, f, inside)
+        tl.store(a + 2 * H, o, inside)
+        tl.store(a + 3 * H, g, inside)
+        tl.store(next_c + at, c, inside)
+        tl.store(next_h + at, o * _tanh(c), inside)
+
+    @triton.jit
+    def _backward(dnext_h, dnext_c, gates, prev_c, next_c, da, dprev_c, H, BLOCK: tl.constexpr):
+        row, unit = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        inside, gates, da, at = unit < H, gates + row * 4 * H + unit, da + row * 4 * H + unit, row * H + unit
+        i, f = _load(gates, inside), _load(gates + H, inside)
+        o, g = _load(gates + 2 * H, inside), _load(gates + 3 * H, inside)
+        dh, tanh_c = _load(dnext_h + at, inside), _tanh(_load(next_c + at, inside))
+        dc = _load(dnext_c + at, inside) + dh * o * (1 - tanh_c * tanh_c)
+        tl.store(da, dc * g * i * (1 - i), inside)
+        tl.store(da + H, dc * _load(prev_c + at, inside) * f * (1 - f), inside)
+        tl.store(da + 2 * H, dh * tanh_c * o * (1 - o), inside)
+        tl.store(da + 3 * H, dc * i * (1 - g * g), inside)
+        tl.store(dprev_c + at, dc * f, inside)
