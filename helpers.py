@@ -42,11 +42,11 @@ SPECIALS = ("<NULL>", "<START>", "<END>")
 # For `train --recipe`; README has what it reaches, and in what time.
 RECIPES = {
     "flickr8k": {
-        "cell": ["attn"], "encoder": "lite2", "freeze_encoder": True, "captions": "together", "epochs": 10,
-        "batch_size": 32, "learning_rate": 1e-3, "lr_decay": 1, "wordvec": 512, "dropout": 0.5,
+        "cell": ["attn"], "encoder": "lite2", "freeze_encoder": True, "captions": "together", "epochs": 8,
+        "batch_size": 32, "learning_rate": 1e-3, "lr_decay": 1, "wordvec": 512, "dropout": 0.3,
         "label_smoothing": 0.1, "clip_norm": 5.0, "warmup": 100, "cosine": True, "averaging": 0.99,
-        "self_critical": 12, "self_critical_rate": 3e-4, "self_critical_batch": 64, "sharpen": 0.5, "score": True,
-        "precision": "auto",
+        "sharpen": 0.5, "self_critical": 13, "self_critical_rate": 3e-4, "self_critical_batch": 32,
+        "self_critical_bleu": 1.0, "precision": "auto",
     },
 }  # fmt: skip
 
@@ -554,7 +554,7 @@ def _practise(model, data, options, device, extras):
     count = len(data["train_images"])
     print(f"self-critical: {options.samples} captions of each of {count:,} pictures, {options.self_critical} epochs")
     references = [[text.split() for text in texts] for texts in people(data, range(count), "train")]
-    practice = selfcritical.Practice(references, data["vocab"], options.samples)
+    practice = selfcritical.Practice(references, data["vocab"], options.samples, bleu=options.self_critical_bleu)
     if options.sharpen != 1:
         selfcritical.sharpen(model, options.sharpen)
     return train_captioner(
@@ -769,6 +769,8 @@ def _add_extras(train):
         "captioned (0)")  # fmt: skip
     add("--self-critical-rate", type=commands.above_zero, default=3e-4, metavar="R", help="the learning rate (0.0003)")
     add("--self-critical-batch", type=commands.positive, default=64, metavar="N", help="pictures in a step (64)")
+    add("--self-critical-bleu", type=commands.zero_or_more, default=0.0, metavar="W", help="a caption's score is its "
+        "CIDEr-D and W times its BLEU-1 (0)")  # fmt: skip
     add("--samples", type=commands.at_least(2), default=5, metavar="K", help="captions drawn of each picture (5)")
     add("--sharpen", type=commands.above_zero, default=1.0, metavar="T", help="first divide the scores by T (1)")
 

@@ -29,12 +29,21 @@ positive, not_negative, seed = at_least(1), at_least(0), at_least(0, 2**63 - 1)
 
 def above_zero(text):
     """An option's value: a positive number."""
+    return _number(text, lambda value: 0 < value < math.inf, "a positive number")
+
+
+def zero_or_more(text):
+    """An option's value: a finite number, not negative."""
+    return _number(text, lambda value: 0 <= value < math.inf, "0 or a positive number")
+
+
+def _number(text, fits, wanted):
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r}, wanted a positive number")
+    if not fits(value):
+        raise argparse.ArgumentTypeError(f"{text!r}, wanted {wanted}")
     return value
 
 

@@ -288,22 +288,23 @@ def _draw(model, images, T, K, no_repeat_ngram, how):
     state = model.begin(images)
     rows = torch.arange(len(images), device=images.device).repeat_interleave(K)
     state = _follow(state, state, rows, same=K == 1)
-    words = torch.full((len(images) * K,), model.start, device=images.device)
+    words, live = torch.full_like(rows, model.start), torch.arange(len(rows), device=rows.device)
     captions, maps = _captions(len(images), K, T, 0.0, model.null, state[0]), []
     written, log_probs = captions.words.view(-1, T), captions.log_probs.view(-1, T)
-    ended = torch.zeros_like(words, dtype=torch.bool)
     for t in range(T):
         scores, state, weights = model.step(words, state)
-        next_log_probs = _next_log_probs(model, scores, written[:, :t], no_repeat_ngram)
+        next_log_probs = _next_log_probs(model, scores, written[live, :t], no_repeat_ngram)
         words = draw_words(next_log_probs, *how)
-        log_probs[:, t] = next_log_probs.gather(1, words.unsqueeze(1)).squeeze(1).masked_fill(ended, 0)
-        words = words.masked_fill(ended, model.null)
-        written[:, t] = words
+        written[live, t], log_probs[live, t] = words, next_log_probs.gather(1, words.unsqueeze(1)).squeeze(1)
         if weights is not None:
-            maps.append(weights.unflatten(0, (len(images), K)))
-        ended |= words == model.end
-        if ended.all():
+            maps.append(weights.new_zeros(len(images) * K, *weights.shape[1:]))
+            maps[t][live] = weights
+            maps[t] = maps[t].unflatten(0, (len(images), K))
+        going = (words != model.end).nonzero().squeeze(1)  # the others have ended, and are not computed any more
+        if len(going) == 0:
             break
+        if len(going) < len(live):
+            words, live, state = words[going], live[going], _follow(state, state, going, same=False)
     origins = torch.arange(K, device=words.device).unsqueeze(1).expand_as(captions.words)
     words, log_probs = captions.words, captions.log_probs
     return Captions(words, log_probs, log_probs.sum(2), _weights(maps, words, origins, model.null))

@@ -8,8 +8,10 @@ here; to compare a caption with the mean of the picture's others is from Luo, "A
 sequence training", 2020.
 """
 
+import functools
 import hashlib
 import math
+import operator
 from collections import Counter
 from itertools import chain
 from typing import NamedTuple
@@ -68,6 +70,26 @@ class CiderD:
         return _Weighed(weights, [math.sqrt(square) for square in squares], length)
 
 
+class Bleu1:
+    """BLEU-1 of captions, each by itself: the share of its words that people have said, less if it is short.
+
+    A word counts as often as the reference that has it most often. references: as for `CiderD`.
+    Source: Papineni et al., "BLEU", 2002, equations 1 to 3 for single words and one caption.
+    """
+
+    def __init__(self, references):
+        self.most = [functools.reduce(operator.or_, map(Counter, texts)) for texts in references]  # | is the maximum
+        self.lengths = [[len(words) for words in texts] for texts in references]
+
+    def score(self, picture, words):
+        """BLEU-1 of a caption of the picture of this number."""
+        if not words:
+            return 0.0
+        said = (Counter(words) & self.most[picture]).total()  # & is the minimum
+        closest = min(self.lengths[picture], key=lambda length: (abs(length - len(words)), length))
+        return min(1.0, math.exp(1 - closest / len(words))) * said / len(words)
+
+
 @torch.no_grad()
 def sharpen(model, temperature):
     """Divide a captioner's scores by a temperature, for good: below 1, likely words become likelier.
@@ -95,19 +117,22 @@ class Practice:
 
     references: for each picture its captions as lists of words, as in a data file's train_references, but split.
     vocab: the data file's. samples: captions drawn of each picture, at least 2; max_length: their words at most.
-    Scores count <END> as a word, so that a caption that breaks off is not as good as one that ends.
+    bleu: how often BLEU-1 counts, beside CIDEr-D, in a caption's score. Scores count <END> as a word, so that a
+    caption that breaks off is not as good as one that ends.
     """
 
-    def __init__(self, references, vocab, samples=5, max_length=16):
+    def __init__(self, references, vocab, samples=5, max_length=16, bleu=0.0):
         if samples < 2:
             raise ValueError(f"samples is {samples!r}; it must be at least 2: a caption is compared with the others")
+        if not 0 <= bleu < math.inf:
+            raise ValueError(f"bleu is {bleu!r}; it must be finite, and not negative")
         ids = vocab["token_to_idx"]
         self.samples, self.max_length, self.null = samples, max_length, ids["<NULL>"]
         self.start, self.end = ids["<START>"], ids["<END>"]
         # a word outside the vocabulary stands for itself: no caption can have it
         known = [[[ids.get(word, word) for word in (*words, "<END>")] for words in texts] for texts in references]
-        self.scorer = CiderD(known)
-        self.known = {"samples": samples, "references": _hash(known)}
+        self.scorers = [(1.0, CiderD(known)), *([(bleu, Bleu1(known))] if bleu else [])]
+        self.known = {"samples": samples, "references": _hash(known), **({"bleu": bleu} if bleu else {})}
         self.scores = []  # the mean score of each batch
 
     def describe(self, model):
@@ -119,12 +144,15 @@ class Practice:
         """The loss of a batch: images (N, ...) as the model takes them; pictures (N,): their rows of the references."""
         speaker = getattr(model, "module", model)  # under torchrun the model is wrapped
         drawn = decoding.draw_captions(speaker, images, self.max_length, self.samples).words  # (N, K, T)
-        scores = torch.tensor([[self.scorer.score(picture, self._said(words)) for words in texts]
+        scores = torch.tensor([[self._score(picture, self._said(words)) for words in texts]
                                for picture, texts in zip(pictures.tolist(), drawn.tolist())])  # fmt: skip
         self.scores.append(scores.mean().item())
         others = (scores.sum(1, keepdim=True) - scores) / (self.samples - 1)
         start = drawn.new_full((*drawn.shape[:2], 1), self.start)
         return model(images, torch.cat([start, drawn], dim=2), weights=(scores - others).to(images.device))
+
+    def _score(self, picture, words):
+        return sum(weight * scorer.score(picture, words) for weight, scorer in self.scorers)
 
     def _said(self, words):
         return words[: words.index(self.end) + 1] if self.end in words else [w for w in words if w != self.null]

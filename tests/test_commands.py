@@ -162,17 +162,19 @@ def parsed(*options):
 
 def test_a_recipe_stands_in_for_the_defaults_and_yields_to_what_is_given():
     plain, recipe = parsed(), parsed("--recipe", "flickr8k")
-    new = ("dropout", "label_smoothing", "averaging", "clip_norm", "warmup", "cosine", "self_critical", "score")
+    new = ("dropout", "label_smoothing", "averaging", "clip_norm", "warmup", "cosine", "self_critical",
+           "self_critical_bleu")  # fmt: skip
     assert all(not getattr(plain, name) for name in new)
     assert all(getattr(recipe, name) == value for name, value in helpers.RECIPES["flickr8k"].items())
     assert set(helpers.RECIPES["flickr8k"]) <= set(vars(plain)) and recipe.seed == plain.seed
-    changed = parsed("--dropout", "0.2", "--recipe", "flickr8k", "--epochs", "10")
+    changed = parsed("--dropout", "0.2", "--recipe", "flickr8k", "--epochs", "10", "--no-cosine", "--no-freeze-encoder")
+    assert (changed.cosine, changed.freeze_encoder, plain.freeze_encoder) == (False, False, None)
     assert (changed.dropout, changed.epochs, changed.label_smoothing) == (0.2, 10, recipe.label_smoothing)
 
 
 def test_train_with_all_its_options(data_file, tmp_path, capsys):
     options = ["--recipe", "flickr8k", "--self-critical", 1, "--self-critical-batch", 2, "--wordvec", 64, "--epochs", 1,
-               "--sharpen", 1, "--tie-embeddings", "--doubly-stochastic", 0.5, "--scheduled-sampling", 0.1,
+               "--score", "--sharpen", 1, "--tie-embeddings", "--doubly-stochastic", 0.5, "--scheduled-sampling", 0.1,
                "--weight-decay", 0.01, "--checkpoint-dir", tmp_path / "kept"]  # fmt: skip
     status, said, _ = train(capsys, data_file, tmp_path, *options)
     assert status == 0 and "self-critical: 5 captions of each of 4 pictures, 1 epochs" in said
@@ -189,6 +191,7 @@ def test_train_with_all_its_options(data_file, tmp_path, capsys):
     ("--samples", 1, "'1', wanted a whole number from 2"), ("--sharpen", 0, "'0', wanted a positive number"),
     ("--self-critical", -1, "'-1', wanted a whole number from 0"), ("--clip-norm", "nan", "clip_norm is nan"),
     ("--self-critical-rate", "nan", "'nan', wanted a positive number"), ("--show", -1, "'-1', wanted a whole number"),
+    ("--self-critical-bleu", "nan", "'nan', wanted 0 or a positive number"), ("--encoder", "vgg", "choice: 'vgg'"),
     ("--scheduled-sampling", 2, "scheduled_sampling is 2.0"), ("--seed", 2**70, "wanted a whole number from 0 to 9"),
     ("--weight-decay", "inf", "weight_decay is inf"), ("--warmup", -1, "'-1', wanted a whole number from 0"),
     ("--hidden", 10**9, "out of memory: lower the sizes, as --hidden"), ("--batch-size", 2**70, "to 1000000000"),

@@ -10,7 +10,7 @@ import helpers
 from eecs598 import selfcritical, solver
 from eecs598.checkpoints import CheckpointError
 from eecs598.metrics import evaluate_captions
-from eecs598.selfcritical import CiderD, Practice
+from eecs598.selfcritical import Bleu1, CiderD, Practice
 from rnn_lstm_captioning import CELL_TYPES, CaptioningRNN
 
 WORDS = st.lists(st.sampled_from(["a", "dog", "red", "ball", "runs", "on"]), max_size=12)
@@ -25,6 +25,15 @@ def test_cider_d_is_the_fields_scorers(pictures):
     scorer = CiderD([texts for _, texts in pictures])
     found = [scorer.score(i, words) for i, (words, _) in enumerate(pictures)]
     assert found == pytest.approx(evaluate_captions(captions, references).pictures["CIDEr-D"], abs=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(WORDS, st.lists(WORDS, min_size=1, max_size=4))
+def test_bleu_1_is_the_fields_scorers(words, texts):
+    assume(any(texts))
+    found = Bleu1([[["b"]], texts]).score(1, words)
+    scored = evaluate_captions([" ".join(words)], [[" ".join(text) for text in texts]]).pictures["BLEU-1"]
+    assert found == pytest.approx(scored[0], abs=1e-6)
 
 
 def make(data, cell_type="attn", seed=0, **options):
@@ -48,9 +57,10 @@ def log_prob(model, data, picture, caption):
     return total
 
 
-@pytest.mark.parametrize("cell_type", CELL_TYPES)
-def test_the_loss_weighs_each_caption_by_its_advantage(tiny_data, cell_type, monkeypatch):
-    model, practice = make(tiny_data, cell_type, dropout=0.0), practice_on(tiny_data, samples=3, max_length=6)
+@pytest.mark.parametrize("cell_type, bleu", [*((cell_type, 0.0) for cell_type in CELL_TYPES), ("lstm", 2.0)])
+def test_the_loss_weighs_each_caption_by_its_advantage(tiny_data, cell_type, bleu, monkeypatch):
+    model = make(tiny_data, cell_type, dropout=0.0)
+    practice = practice_on(tiny_data, samples=3, max_length=6, bleu=bleu)
     drawn = []
     draw = selfcritical.decoding.draw_captions
 
@@ -62,12 +72,14 @@ def test_the_loss_weighs_each_caption_by_its_advantage(tiny_data, cell_type, mon
     pictures = torch.tensor([2, 0])
     loss = practice.loss(model.train(), tiny_data["train_images"][pictures], pictures)
     names, end = tiny_data["vocab"]["idx_to_token"], tiny_data["vocab"]["token_to_idx"]["<END>"]
-    scorer = CiderD([[[*text.split(), "<END>"] for text in texts] for texts in tiny_data["train_references"]])
+    references = [[[*text.split(), "<END>"] for text in texts] for texts in tiny_data["train_references"]]
+    cider, bleu_1 = CiderD(references), Bleu1(references)
     wanted = 0.0
     for picture, captions in zip(pictures.tolist(), drawn[0].words.tolist()):
         log_probs = [log_prob(model, tiny_data, picture, caption) for caption in captions]
         said = [c[: c.index(end) + 1] if end in c else c for c in captions]
-        scores = [scorer.score(picture, [names[i] for i in words]) for words in said]
+        said = [[names[i] for i in words] for words in said]
+        scores = [cider.score(picture, words) + bleu * bleu_1.score(picture, words) for words in said]
         for i, score in enumerate(scores):
             others = [other for j, other in enumerate(scores) if j != i]
             wanted -= (score - sum(others) / 2) * log_probs[i] / 6
@@ -79,7 +91,7 @@ def test_a_caption_must_end(tiny_data):
     practice, ids = practice_on(tiny_data), tiny_data["vocab"]["token_to_idx"]
     whole = [ids[word] for word in ("a", "red", "picture", "<END>", "<NULL>", "<NULL>")]
     assert practice._said(whole) == whole[:4] and practice._said(whole[:3]) == whole[:3]
-    ends, breaks_off = (practice.scorer.score(0, practice._said(words)) for words in (whole, whole[:3]))
+    ends, breaks_off = (practice._score(0, practice._said(words)) for words in (whole, whole[:3]))
     assert ends > 1.2 * breaks_off > 0
 
 
