@@ -135,13 +135,13 @@ def test_each_cell_begins_with_the_same_encoder(data_file, tmp_path, monkeypatch
     """Also where it is trained end to end, as on a GPU: the second captioner must not inherit the first one's."""
     begun, train_captioner = [], helpers.train_captioner
 
-    def train_end_to_end(model, *args, **options):
+    def train_and_note(model, *args, **options):
         begun.append(model.image_encoder.scale.item())
-        return train_captioner(model, *args, **options, freeze_encoder=False)
+        return train_captioner(model, *args, **options)
 
     monkeypatch.setattr(helpers, "encoder_for", lambda data, name: ColourEncoder())
-    monkeypatch.setattr(helpers, "train_captioner", train_end_to_end)
-    assert train(capsys, data_file, tmp_path)[0] == 0
+    monkeypatch.setattr(helpers, "train_captioner", train_and_note)
+    assert train(capsys, data_file, tmp_path, "--no-freeze-encoder")[0] == 0
     assert len(begun) == 3 and len(set(begun)) == 1
     ended = [torch.load(tmp_path / f"{cell_type}.pt", weights_only=True)["state"] for cell_type in CELL_TYPES]
     assert all(state["image_encoder.scale"].item() != begun[0] for state in ended)
