@@ -734,8 +734,8 @@ def _parser():
     add("--limit", type=commands.positive, metavar="N", help="the first N pictures only, by their ids (all)")
     add("--show", type=commands.not_negative, default=3, metavar="N", help="how many of the best and of the worst "
         "captions to print (3)")  # fmt: skip
-    _add_decoding(evaluate.add_argument_group("instead of the greedy caption, the best one found or one drawn"))
     add("--device", type=commands.device, help="cpu, cuda, ... (cuda where it is)")
+    _add_decoding(evaluate.add_argument_group("instead of the greedy caption, the best one found or one drawn"))
     evaluate.set_defaults(run=evaluate_command)
     caption = subparsers.add_parser("caption", help="caption photographs of any size and kind")
     caption.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="written by train")
