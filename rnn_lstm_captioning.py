@@ -586,6 +586,46 @@ class TemporalSoftmaxFunction(torch.autograd.Function):
         return temporal_softmax_backward(*ctx.saved_tensors, ctx.ignore_index).mul_(dloss), None, None
 
 
+SCORED_ROWS = 256  # states whose scores exist at a time: few enough that they stay in the processor's cache
+
+
+class _WordLoss(torch.autograd.Function):
+    """The affine map to the vocabulary and the loss as one node, forward and back again a block of states at a time.
+
+    (h (P, H), W (V, H), b (V,), y (P,), counts (P,), smoothing, never, learning) -> the sum over p of counts[p] times
+    the cross-entropy of softmax(W h[p] + b) with the word y[p]. A block's scores become their own gradient, softmax
+    minus target, and go on into dh, dW and db before the next block has any: those of all states never exist at once.
+    smoothing: the share of a target that is spread over all words. never: words ruled out. learning: go back at all.
+    """
+
+    @staticmethod
+    def forward(ctx, h, W, b, y, counts, smoothing, never, learning):
+        loss = torch.zeros((), dtype=torch.promote_types(h.dtype, torch.float32), device=h.device)
+        dh, dW, db = torch.empty_like(h), torch.zeros_like(W), torch.zeros_like(b)
+        rows = (h, y.unsqueeze(1), counts.to(loss.dtype).unsqueeze(1), dh)
+        for h_block, target, count, dh_block in zip(*(each.split(SCORED_ROWS) for each in rows)):
+            scores = torch.addmm(b, h_block, W.t()).to(loss.dtype)
+            log_probs = scores.index_fill_(1, never, -math.inf).log_softmax(1)
+            right = log_probs.gather(1, target)
+            if smoothing:
+                right = (1 - smoothing) * right + smoothing * log_probs.mean(1, keepdim=True)
+            loss -= (count * right.masked_fill(count == 0, 0)).sum()
+            if learning:
+                dscores = log_probs.exp_().sub_(smoothing / len(W))
+                dscores.scatter_add_(1, target, dscores.new_full((), smoothing - 1).expand_as(target))
+                dscores = dscores.mul_(count).to(h.dtype)
+                torch.mm(dscores, W, out=dh_block)
+                dW.addmm_(dscores.t(), h_block)
+                db += dscores.sum(0)
+        ctx.save_for_backward(dh, dW, db)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dloss):
+        return *(dloss * gradient for gradient in ctx.saved_tensors), *[None] * 5
+
+
 def _match_autocast(*tensors):
     """Under autocast, the tensors in its lower precision; otherwise as they are. Autograd records the casts."""
     device = tensors[0].device.type
@@ -820,7 +860,7 @@ class CaptioningRNN(nn.Module):
         said = self.drop(h).transpose(0, 1).flatten(0, 1).index_select(0, steps)  # (N, T, H) -> (P, H)
         target = captions[:, 1:].t().flatten().index_select(0, steps)
         counts = None if weights is None else weights.flatten()[order].repeat(real.shape[1]).index_select(0, steps)
-        loss = self._loss(self.output_projection(said), target, counts) / len(captions)
+        loss = self._loss(said, target, counts) / len(captions)
         if self.training and weights is None and state.A is not None:
             loss = loss + self._looking_penalty(h, state.A, real)
         return loss
@@ -856,18 +896,22 @@ class CaptioningRNN(nn.Module):
             words = torch.cat([words[:, :1], guesses.where(replaced, words[:, 1:])], dim=1)
         return self.cell(self.drop(self.word_embedding(words)), first, lengths)
 
-    def _loss(self, scores, target, counts):
-        """The loss of scores (P, V) for target (P,), summed; counts (P,): a factor for each, or None."""
-        smoothing = self.options["label_smoothing"] if self.training and counts is None else 0.0
-        if counts is None and not smoothing:
-            return temporal_softmax_loss(scores.unsqueeze(0), target.unsqueeze(0), self.ignore_index)
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        if counts is not None:  # captions of its own never have these words; left in, they would gather probability
-            never = [word for word in (self.null, self.start, self.unk) if word is not None]
-            scores = scores.index_fill(1, torch.tensor(never, device=scores.device), -math.inf)
-        ignored = -100 if self.ignore_index is None else self.ignore_index
-        losses = F.cross_entropy(scores, target, ignore_index=ignored, label_smoothing=smoothing, reduction="none")
-        return (losses if counts is None else losses * counts).sum()
+    def _loss(self, h, y, counts):
+        """The loss of states h (P, H) that should say y (P,), summed; counts (P,): a factor for each, or None.
+
+        Given counts, the words are the model's own. Those never are <NULL>, <START> or <UNK>; left in, these would
+        gather probability.
+        """
+        own = counts is not None
+        smoothing = self.options["label_smoothing"] if self.training and not own else 0.0
+        never = [word for word in (self.null, self.start, self.unk) if own and word is not None]
+        counts = counts if own else torch.ones(len(y), device=y.device)
+        if self.ignore_index is not None:
+            counts = counts.masked_fill(y == self.ignore_index, 0)
+        h, W, b = _match_autocast(h, self.output_projection.weight, self.output_projection.bias)
+        never, learning = torch.tensor(never, dtype=torch.int64, device=y.device), torch.is_grad_enabled()
+        with torch.autocast(h.device.type, enabled=False):
+            return _WordLoss.apply(h, W, b, y, counts, smoothing, never, learning)
 
     def _first_state(self, features):
         if features.dim() != 4 or features.shape[1] != self.feature_projection.in_features:

@@ -424,6 +424,35 @@ def test_temporal_softmax(N, T, V, ignore_index):
     torch.testing.assert_close(leaf.grad, 5 * dx)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 4), st.integers(2, 7), st.sampled_from([0.0, 0.3]), st.booleans(), st.data())
+def test_the_word_loss_in_blocks_is_that_of_all_scores_at_once(P, H, V, smoothing, own, data):
+    torch.manual_seed(data.draw(st.integers(0, 99)))
+    inputs = [randn(P, H).requires_grad_(), randn(V, H).requires_grad_(), randn(V).requires_grad_()]
+    never = torch.tensor([0] if own and not smoothing else [], dtype=torch.int64)
+    y, counts = torch.randint(len(never), V, (P,)), torch.randn(P) * (torch.rand(P) < 0.7)
+    y = y.masked_fill(counts == 0, 0)  # as padding: its word may be one that is ruled out
+    scores = F.linear(*inputs).index_fill(1, never, -math.inf)
+    each = F.cross_entropy(scores, y, label_smoothing=smoothing, reduction="none").masked_fill(counts == 0, 0)
+    wanted = (counts * each).sum()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rlc, "SCORED_ROWS", data.draw(st.integers(1, 10)))
+        found = rlc._WordLoss.apply(*inputs, y, counts, smoothing, never, True)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    for mine, theirs in zip(torch.autograd.grad(3 * found, inputs), torch.autograd.grad(3 * wanted, inputs)):
+        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
+
+
+def test_the_scores_of_all_steps_never_exist(monkeypatch):
+    sizes, addmm = [], torch.addmm
+    monkeypatch.setattr(torch, "addmm", lambda *args: sizes.append(len(args[1])) or addmm(*args))
+    inputs = [torch.randn(1000, 4, requires_grad=True), torch.randn(7, 4), torch.randn(7)]
+    never = torch.tensor([], dtype=torch.int64)
+    loss = rlc._WordLoss.apply(*inputs, torch.zeros(1000, dtype=torch.int64), torch.ones(1000), 0.0, never, True)
+    loss.backward()
+    assert sum(sizes) == 1000 and max(sizes) <= rlc.SCORED_ROWS and inputs[0].grad.abs().min() > 0
+
+
 def test_temporal_softmax_with_huge_scores_is_finite():
     x = torch.tensor([[[1000.0, -1000.0, 0.0]]])
     assert rlc.temporal_softmax_loss(x, torch.tensor([[1]])).item() == pytest.approx(2000)
