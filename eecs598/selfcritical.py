@@ -70,24 +70,30 @@ class CiderD:
         return _Weighed(weights, [math.sqrt(square) for square in squares], length)
 
 
-class Bleu1:
-    """BLEU-1 of captions, each by itself: the share of its words that people have said, less if it is short.
+class Bleu:
+    """BLEU's precisions of captions, each by itself: the share of runs of n words that people have said, in the mean
+    over n = 1 to 4, less if the caption is short.
 
-    A word counts as often as the reference that has it most often. references: as for `CiderD`.
-    Source: Papineni et al., "BLEU", 2002, equations 1 to 3 for single words and one caption.
+    A run counts as often as the reference that has it most often. BLEU-4 takes the geometric mean over a whole set of
+    captions; of a single caption that is mostly 0, and says nothing. references: as for `CiderD`.
+    Source: Papineni et al., "BLEU", 2002, equations 1 to 3.
     """
 
     def __init__(self, references):
-        self.most = [functools.reduce(operator.or_, map(Counter, texts)) for texts in references]  # | is the maximum
+        counted = [map(_count_runs, texts) for texts in references]
+        self.most = [functools.reduce(operator.or_, texts) for texts in counted]  # | is the maximum
         self.lengths = [[len(words) for words in texts] for texts in references]
 
     def score(self, picture, words):
-        """BLEU-1 of a caption of the picture of this number."""
+        """The mean precision of a caption of the picture of this number, from 0 to 1."""
         if not words:
             return 0.0
-        said = (Counter(words) & self.most[picture]).total()  # & is the minimum
+        said, known = _count_runs(words), [0] * RUN_LENGTHS
+        for run, count in (said & self.most[picture]).items():  # & is the minimum
+            known[len(run) - 1] += count
+        precision = sum(count / max(1, len(words) - n) for n, count in enumerate(known)) / RUN_LENGTHS
         closest = min(self.lengths[picture], key=lambda length: (abs(length - len(words)), length))
-        return min(1.0, math.exp(1 - closest / len(words))) * said / len(words)
+        return min(1.0, math.exp(1 - closest / len(words))) * precision
 
 
 @torch.no_grad()
@@ -117,7 +123,7 @@ class Practice:
 
     references: for each picture its captions as lists of words, as in a data file's train_references, but split.
     vocab: the data file's. samples: captions drawn of each picture, at least 2; max_length: their words at most.
-    bleu: how often BLEU-1 counts, beside CIDEr-D, in a caption's score. Scores count <END> as a word, so that a
+    bleu: how often `Bleu` counts, beside CIDEr-D, in a caption's score. Scores count <END> as a word, so that a
     caption that breaks off is not as good as one that ends.
     """
 
@@ -131,7 +137,7 @@ class Practice:
         self.start, self.end = ids["<START>"], ids["<END>"]
         # a word outside the vocabulary stands for itself: no caption can have it
         known = [[[ids.get(word, word) for word in (*words, "<END>")] for words in texts] for texts in references]
-        self.scorers = [(1.0, CiderD(known)), *([(bleu, Bleu1(known))] if bleu else [])]
+        self.scorers = [(1.0, CiderD(known)), *([(bleu, Bleu(known))] if bleu else [])]
         self.known = {"samples": samples, "references": _hash(known), **({"bleu": bleu} if bleu else {})}
         self.scores = []  # the mean score of each batch
 

@@ -5,12 +5,13 @@ import torch
 from conftest import MeanEncoder
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
 import helpers
 from eecs598 import selfcritical, solver
 from eecs598.checkpoints import CheckpointError
 from eecs598.metrics import evaluate_captions
-from eecs598.selfcritical import Bleu1, CiderD, Practice
+from eecs598.selfcritical import Bleu, CiderD, Practice
 from rnn_lstm_captioning import CELL_TYPES, CaptioningRNN
 
 WORDS = st.lists(st.sampled_from(["a", "dog", "red", "ball", "runs", "on"]), max_size=12)
@@ -29,11 +30,15 @@ def test_cider_d_is_the_fields_scorers(pictures):
 
 @settings(max_examples=40, deadline=None)
 @given(WORDS, st.lists(WORDS, min_size=1, max_size=4))
-def test_bleu_1_is_the_fields_scorers(words, texts):
+def test_bleu_is_the_mean_of_the_fields_scorers_precisions(words, texts):
     assume(any(texts))
-    found = Bleu1([[["b"]], texts]).score(1, words)
-    scored = evaluate_captions([" ".join(words)], [[" ".join(text) for text in texts]]).pictures["BLEU-1"]
-    assert found == pytest.approx(scored[0], abs=1e-6)
+    found = Bleu([[["b"]], texts]).score(1, words)
+    scorer = BleuScorer(" ".join(words), [" ".join(text) for text in texts])
+    (counts,) = scorer.ctest
+    precisions = [right / max(1, guessed) for right, guessed in zip(counts["correct"], counts["guess"])]
+    bleu_1 = scorer.compute_score(option="closest")[0][0]  # the first precision, less if the caption is short
+    wanted = bleu_1 / precisions[0] * sum(precisions) / 4 if precisions[0] else 0.0
+    assert found == pytest.approx(wanted, abs=1e-6)
 
 
 def make(data, cell_type="attn", seed=0, **options):
@@ -73,13 +78,13 @@ def test_the_loss_weighs_each_caption_by_its_advantage(tiny_data, cell_type, ble
     loss = practice.loss(model.train(), tiny_data["train_images"][pictures], pictures)
     names, end = tiny_data["vocab"]["idx_to_token"], tiny_data["vocab"]["token_to_idx"]["<END>"]
     references = [[[*text.split(), "<END>"] for text in texts] for texts in tiny_data["train_references"]]
-    cider, bleu_1 = CiderD(references), Bleu1(references)
+    cider, precision = CiderD(references), Bleu(references)
     wanted = 0.0
     for picture, captions in zip(pictures.tolist(), drawn[0].words.tolist()):
         log_probs = [log_prob(model, tiny_data, picture, caption) for caption in captions]
         said = [c[: c.index(end) + 1] if end in c else c for c in captions]
         said = [[names[i] for i in words] for words in said]
-        scores = [cider.score(picture, words) + bleu * bleu_1.score(picture, words) for words in said]
+        scores = [cider.score(picture, words) + bleu * precision.score(picture, words) for words in said]
         for i, score in enumerate(scores):
             others = [other for j, other in enumerate(scores) if j != i]
             wanted -= (score - sum(others) / 2) * log_probs[i] / 6
