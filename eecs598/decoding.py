@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Captions(NamedTuple):
@@ -85,6 +85,43 @@ def _check_drawing(temperature, top_k, top_p):
     _check("temperature", temperature, positive, "a positive number; for the likeliest words leave it out")
     _check("top_k", top_k, top_k is None or _is_whole(top_k, 1), "a whole number from 1")
     _check("top_p", top_p, top_p is None or (isinstance(top_p, Real) and 0 < top_p <= 1), "above 0, and at most 1")
+
+
+class Mirrored(nn.Module):
+    """A captioner that looks at each picture as it is and at its mirror image, and says a word by the mean probability.
+
+    It takes pictures (N, 2, ...), or their features: each one, then its mirror image. Source: Krizhevsky et al.,
+    "ImageNet classification with deep convolutional neural networks", 2012, section 4.1.
+    """
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.start, self.end, self.null, self.unk = model, model.start, model.end, model.null, model.unk
+
+    def begin(self, images):
+        return _in_pairs(self.model.begin(images.flatten(0, 1)))
+
+    def step(self, words, state):
+        scores, state, maps = self.model.step(words.repeat_interleave(2), _one_by_one(state))
+        log_probs = scores.log_softmax(1, torch.promote_types(scores.dtype, torch.float32))
+        log_probs = log_probs.unflatten(0, (-1, 2)).logsumexp(1) - math.log(2)
+        if maps is not None:
+            as_it_is, mirrored = maps.unflatten(0, (-1, 2)).unbind(1)
+            maps = (as_it_is + mirrored.flip(-1)) / 2
+        return log_probs, _in_pairs(state), maps
+
+
+def _like(state, parts):
+    """A state of the same kind, of other parts."""
+    return state._make(parts) if hasattr(state, "_make") else tuple(parts)
+
+
+def _in_pairs(state):
+    return _like(state, [None if part is None else part.unflatten(0, (-1, 2)) for part in state])
+
+
+def _one_by_one(state):
+    return _like(state, [None if part is None else part.flatten(0, 1) for part in state])
 
 
 @contextlib.contextmanager
@@ -226,7 +263,7 @@ def _follow(before, after, rows, same):
     for old, new in zip(before, after):
         stays = new is None or (new is old and same)
         parts.append(new if stays else new.index_select(0, rows))
-    return after._make(parts) if hasattr(after, "_make") else tuple(parts)
+    return _like(after, parts)
 
 
 def _fill(done, live):

@@ -355,6 +355,21 @@ def test_drawing_from_one_word_is_greedy_for_a_batch(make_model, cell_type):
 
 
 @CELLS
+@pytest.mark.parametrize("options", [{"beam_size": 2}, {"temperature": 2.0, "num_captions": 2}])
+def test_a_picture_and_its_mirror_image_say_a_word_by_their_mean_probability(make_model, cell_type, options):
+    model = make_model(cell_type)
+    views = torch.stack([pictures(3), pictures(3, seed=1)], dim=1)
+    found = decoding.decode(decoding.Mirrored(model), views, 5, **options)
+    for n, k in itertools.product(range(3), range(2)):
+        words = spoken(found.words[n, k])
+        (first, maps), (second, mirrored) = (word_log_probs(model, view, words) for view in views[n])
+        wanted = [math.log((math.exp(a) + math.exp(b)) / 2) for a, b in zip(first, second)]
+        assert found.word_log_probs[n, k, : len(words)].tolist() == pytest.approx(wanted)
+        for t in range(len(words) if cell_type == "attn" else 0):
+            torch.testing.assert_close(found.weights[n, k, t], (maps[t][0] + mirrored[t][0].flip(-1)) / 2)
+
+
+@CELLS
 def test_sample_gives_the_best_caption(make_model, cell_type):
     model, images = make_model(cell_type), pictures()
     found = decoding.decode(model, images, 6, beam_size=4, length_penalty=0.7, no_repeat_ngram=2)
