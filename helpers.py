@@ -2,7 +2,7 @@
 
     python helpers.py train --data FILE --out DIR [--cell rnn lstm attn]
     python helpers.py evaluate --checkpoint FILE --images DIR --captions JSON
-    python helpers.py caption --checkpoint FILE PHOTO...
+    python helpers.py caption [--checkpoint FILE] PHOTO...
 """
 
 import argparse
@@ -10,6 +10,7 @@ import collections
 import contextlib
 import copy
 import dataclasses
+import functools
 import hashlib
 import inspect
 import io
@@ -37,19 +38,22 @@ from eecs598.scenes import judge_caption, make_scenes
 from eecs598.utils import reset_seed
 
 DATASETS = Path(__file__).resolve().parent / "datasets"
+BUILD = Path("build")  # where the README's commands write, and `caption` looks
+CELL_TYPES = ("rnn", "lstm", "attn")
 SPECIALS = ("<NULL>", "<START>", "<END>")
 
 # For `train --recipe`; README has what it reaches, and in what time.
 RECIPES = {
     "flickr8k": {
-        "cell": ["attn"], "encoder": "lite2", "freeze_encoder": True, "captions": "together", "epochs": 8,
-        "batch_size": 32, "learning_rate": 1e-3, "lr_decay": 1, "wordvec": 512, "dropout": 0.3,
+        "cell": ["attn"], "encoder": "lite2", "freeze_encoder": True, "captions": "together", "mirror": True,
+        "epochs": 4, "batch_size": 32, "learning_rate": 1e-3, "lr_decay": 1, "wordvec": 512, "dropout": 0.3,
         "label_smoothing": 0.1, "clip_norm": 5.0, "warmup": 100, "cosine": True, "averaging": 0.99,
-        "sharpen": 0.5, "self_critical": 13, "self_critical_rate": 3e-4, "self_critical_batch": 32,
-        "self_critical_bleu": 1.0, "precision": "auto",
+        "sharpen": 0.5, "self_critical": 7, "self_critical_rate": 3e-4, "self_critical_batch": 32,
+        "self_critical_bleu": 2.0, "precision": "auto",
     },
 }  # fmt: skip
 
+TRAIN = f"`python helpers.py train --data FILE --out {BUILD / 'mine'}` makes one"
 SWITCH = {"action": argparse.BooleanOptionalAction, "default": False}
 
 
@@ -132,6 +136,17 @@ def captions_together(data, split="train"):
     rows = [captions[image_index == row] for row in range(int(image_index.max()) + 1)]
     most = max(map(len, rows))
     return torch.stack([row[torch.arange(most) % len(row)] for row in rows])
+
+
+def with_mirror_images(data):
+    """A data file's dict whose training pictures, with their captions, come once as they are and once mirrored.
+
+    A caption that says left or right is wrong of the mirror image; 116 of Flickr8k's 30,000 have one of the words.
+    """
+    doubled = {name: values + values if isinstance(values, list) else torch.cat([values, values])
+               for name, values in data.items() if name in ("train_captions", "train_references", "train_image_ids")}
+    images = data["train_images"]
+    return {**data, **doubled, "train_images": torch.cat([images, images.flip(-1)])}
 
 
 def encoder_for(data, verbose=True, name="auto"):
@@ -383,22 +398,22 @@ def people(data, rows, split="val"):
 
 
 def caption_pictures(model, images, idx_to_word, max_length=16, batch_size=64, **options):
-    """Caption any number of pictures, greedily or by the options of `CaptioningRNN.sample`. images (n, 3, H, W).
+    """Caption any number of pictures, greedily or by the options of `decode_pictures`. images (n, 3, H, W).
 
     A frozen encoder computes their features just as it did for training. Returns a list of n strings; for an attention
     model also the weights (n, max_length, h, w). Raises ValueError.
     """
-    if options:
-        _check_steps(model)
     if len(images) == 0:
         return []
-    captions, weights = [], []
-    for sampled in _in_batches(model, images, batch_size, lambda part: model.sample(part, max_length, **options)):
-        if isinstance(sampled, tuple):
-            sampled, maps = sampled
-            weights.append(maps)
-        captions += decode_captions(sampled.cpu(), idx_to_word, specials=False)
-    return (captions, torch.cat(weights)) if weights else captions
+    if options:
+        found = decode_pictures(model, images, max_length, batch_size, **options)
+        words, maps = found.words[:, 0], None if found.weights is None else found.weights[:, 0]
+    else:
+        parts = _in_batches(model, images, batch_size, lambda part: model.sample(part, max_length))
+        pairs = [part if isinstance(part, tuple) else (part, None) for part in parts]
+        words, maps = (None if each[0] is None else torch.cat(each).cpu() for each in zip(*pairs))
+    captions = decode_captions(words, idx_to_word, specials=False)
+    return captions if maps is None else (captions, maps)
 
 
 def score_captioner(model, data, max_length=16, **options):
@@ -412,35 +427,46 @@ def score_captioner(model, data, max_length=16, **options):
     return captions, metrics.evaluate_captions(captions, people(data, range(len(images))))
 
 
-def decode_pictures(model, images, max_length=16, batch_size=64, **options):
+def decode_pictures(model, images, max_length=16, batch_size=64, *, mirror=False, **options):
     """Several captions of each of any number of pictures, with their probabilities. images (n, 3, H, W), n at least 1.
 
-    options: those of eecs598.decoding.decode. Returns eecs598.decoding.Captions, on the CPU. Raises ValueError.
+    mirror: look at each picture's mirror image too, see eecs598.decoding.Mirrored. options: those of
+    eecs598.decoding.decode. Returns eecs598.decoding.Captions, on the CPU. Raises ValueError.
     """
     _check_steps(model)
     if len(images) == 0:
         raise ValueError("there are no pictures to caption")
-    batches = _in_batches(model, images, batch_size, lambda part: decoding.decode(model, part, max_length, **options))
-    parts = zip(*batches)
+    speaker = decoding.Mirrored(model) if mirror else model
+    decode = functools.partial(decoding.decode, speaker, max_length=max_length, **options)
+    parts = zip(*_in_batches(model, images, batch_size, decode, mirror))
     return decoding.Captions(*(None if part[0] is None else torch.cat(part).cpu() for part in parts))
 
 
+def _missing_steps(model):
+    """What a captioner, as one for the published assignment, lacks of what all decoding but the greedy one takes."""
+    return [name for name in ("begin", "step") if not hasattr(model, name)]
+
+
 def _check_steps(model):
-    missing = [name for name in ("begin", "step") if not hasattr(model, name)]
-    if missing:
+    if missing := _missing_steps(model):
         raise ValueError(f"{type(model).__name__} has no {' and no '.join(missing)}, which all decoding but the greedy "
                          "one takes: caption without options, or with this project's rnn_lstm_captioning.py")
 
 
 @torch.no_grad()
-def _in_batches(model, images, batch_size, decode):
-    """[decode(part) for parts of the images], with the model in evaluation mode and a frozen encoder's features."""
+def _in_batches(model, images, batch_size, decode, mirror=False):
+    """[decode(part) for parts of the images], with the model in evaluation mode and a frozen encoder's features.
+
+    mirror: the parts are (N, 2, ...), each picture and its mirror image.
+    """
     device, encoder = next(model.parameters()).device, encoders.get_encoder(model)
     with contextlib.ExitStack() as stack:
         stack.enter_context(decoding.evaluating(model))  # a student's sample() may leave that to its caller
+        views = [images, images.flip(-1)] if mirror else [images]
         if encoders.is_frozen(encoder):
-            images = encoders.encode_images(encoder, images, device=device, progress=False)
+            views = [encoders.encode_images(encoder, view, device=device, progress=False) for view in views]
             stack.enter_context(encoders.fed_with_features(model))
+        images = torch.stack(views, dim=1) if mirror else views[0]
         return [decode(part.to(device)) for part in images.split(batch_size)]
 
 
@@ -468,7 +494,7 @@ def load_captioner(path):
     from rnn_lstm_captioning import CaptioningRNN
 
     if not Path(path).is_file():
-        raise DataError(f"{path}: no such checkpoint; `python helpers.py train --data FILE --out DIR` makes one")
+        raise DataError(f"{path}: no such checkpoint; {TRAIN}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on a file that is refused next
@@ -483,6 +509,14 @@ def load_captioner(path):
     except Exception as error:  # whatever the unpickler, or a part that is not what it should be, raises
         raise DataError(f"{path}: not a captioner's checkpoint, or a damaged one ({type(error).__name__})") from None
     return model.eval(), vocab["idx_to_token"], preparation
+
+
+def last_captioner(folder=BUILD):
+    """The checkpoint that `train` wrote last, in a folder or in one of its folders. Raises DataError."""
+    found = [path for cell_type in CELL_TYPES for place in ("", "*/") for path in folder.glob(f"{place}{cell_type}.pt")]
+    if not found:
+        raise DataError(f"no captioner in {folder} nor in its folders; {TRAIN}, or name one: --checkpoint FILE")
+    return max(found, key=lambda path: path.stat().st_mtime)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -504,6 +538,7 @@ def _train(options, device):
     options.out.mkdir(parents=True, exist_ok=True)
     with everyone.one_after_the_first():  # it may have to be downloaded
         encoder = encoder_for(data, name=options.encoder)
+    data = with_mirror_images(data) if options.mirror else data
     captions, image_index = data["train_captions"], None
     if options.captions == "all":
         captions, image_index = all_captions(data)
@@ -602,23 +637,29 @@ def _drawing_names(photos):
 
 
 def caption_command(options):
-    """Caption photographs; with --out, draw where an attention model looked for its first caption."""
-    model, idx_to_word, preparation = load_captioner(options.checkpoint)
+    """Caption photographs, by the captioner that was trained last; draw where an attention model looked."""
+    checkpoint = options.checkpoint or last_captioner()
+    if not options.checkpoint:
+        print(f"captioner: {checkpoint}")
+    model, idx_to_word, preparation = load_captioner(checkpoint)
     model.to(options.device or default_device())
     decoder = _decoder(options)
+    if decoder.keys() <= {"mirror"} and not _missing_steps(model):
+        decoder["beam_size"] = 3
     drawings = _drawing_names(options.photos)
     for photo, drawing in zip(options.photos, drawings):
-        image = prepare_image(photo, **preparation)
+        images = read_photographs([photo], **preparation)
         if decoder:
-            text, weights = _print_captions(photo, decode_pictures(model, image[None], **decoder), idx_to_word)
+            text, weights = _print_captions(photo, decode_pictures(model, images, **decoder), idx_to_word)
         else:
-            captions = caption_pictures(model, image[None], idx_to_word)
+            captions = caption_pictures(model, images, idx_to_word)
             text, weights = (captions[0][0], captions[1][0]) if isinstance(captions, tuple) else (captions[0], None)
             print(f"{photo}: {text}")
-        if options.out and weights is not None:
+        if weights is not None:
             options.out.mkdir(parents=True, exist_ok=True)
             words = text.split() or ["(nothing)"]
-            vis.show_attention(image, words, weights[: len(words)]).savefig(options.out / drawing)
+            vis.show_attention(images[0], words, weights[: len(words)]).savefig(options.out / drawing)
+            print(f"  where it looked: {options.out / drawing}")
 
 
 def evaluate_command(options):
@@ -675,7 +716,8 @@ def _print_best_and_worst(pictures, captions, evaluation, count):
 
 def _decoder(options):
     """The options for eecs598.decoding.decode that were given on the command line; none: greedy."""
-    names = ("beam_size", "num_captions", "length_penalty", "no_repeat_ngram", "temperature", "top_k", "top_p")
+    names = ("beam_size", "num_captions", "length_penalty", "no_repeat_ngram", "temperature", "top_k", "top_p",
+             "mirror")  # fmt: skip
     given = {name: getattr(options, name, None) for name in names if getattr(options, name, None) is not None}
     if given.keys() & {"temperature", "top_k", "top_p"}:
         given["generator"] = torch.Generator().manual_seed(options.seed)
@@ -699,11 +741,13 @@ def _parser():
     add = train.add_argument
     add("--data", type=Path, required=True, metavar="FILE", help="a data file: see python -m eecs598.coco build --help")
     add("--out", type=Path, required=True, metavar="DIR", help="where the checkpoints and the loss curves go")
-    add("--cell", nargs="+", choices=("rnn", "lstm", "attn"), default=["rnn", "lstm", "attn"], help="which (all)")
+    add("--cell", nargs="+", choices=CELL_TYPES, default=list(CELL_TYPES), help="which (all)")
     add("--recipe", choices=tuple(RECIPES), help="options that were found to go well with a data set; others that are "
         "given go before it")  # fmt: skip
     add("--captions", choices=("one", "all", "together"), default="one", help="captions of a picture to train on; "
         "together: all of them in the same step (one)")  # fmt: skip
+    add("--mirror", action=argparse.BooleanOptionalAction, default=False, help="learn each picture's mirror image too: "
+        "an epoch then has twice as many")  # fmt: skip
     add("--epochs", type=commands.positive, default=10, help="how often each caption is seen (10)")
     add("--batch-size", type=commands.positive, default=128, help="captions in a step; together: pictures (128)")
     add("--learning-rate", type=commands.above_zero, default=1e-3, help="Adam's (0.001)")
@@ -738,11 +782,13 @@ def _parser():
     _add_decoding(evaluate.add_argument_group("instead of the greedy caption, the best one found or one drawn"))
     evaluate.set_defaults(run=evaluate_command)
     caption = subparsers.add_parser("caption", help="caption photographs of any size and kind")
-    caption.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="written by train")
-    caption.add_argument("--out", type=Path, metavar="DIR", help="draw where the model looked, a PNG a photograph")
-    caption.add_argument("--device", type=commands.device, help="cpu, cuda, ... (cuda where it is)")
-    caption.add_argument("photos", nargs="+", metavar="PHOTO")
-    group = caption.add_argument_group("instead of one greedy caption, several with their probabilities")
+    add = caption.add_argument
+    add("--checkpoint", type=Path, metavar="FILE", help=f"written by train (the last one below {BUILD})")
+    add("--out", type=Path, default=BUILD / "captions", metavar="DIR", help="where an attention model's looks are "
+        f"drawn, a PNG a photograph ({BUILD / 'captions'})")  # fmt: skip
+    add("--device", type=commands.device, help="cpu, cuda, ... (cuda where it is)")
+    add("photos", nargs="+", metavar="PHOTO", help="a file of any size and kind, or a web address")
+    group = caption.add_argument_group("instead of the three best captions that a beam of 3 finds")
     _add_decoding(group)
     group.add_argument("--number", type=commands.positive, dest="num_captions", metavar="N",
                        help="captions a photo (the beam; 1)")  # fmt: skip
@@ -770,7 +816,7 @@ def _add_extras(train):
     add("--self-critical-rate", type=commands.above_zero, default=3e-4, metavar="R", help="the learning rate (0.0003)")
     add("--self-critical-batch", type=commands.positive, default=64, metavar="N", help="pictures in a step (64)")
     add("--self-critical-bleu", type=commands.zero_or_more, default=0.0, metavar="W", help="a caption's score is its "
-        "CIDEr-D and W times its BLEU-1 (0)")  # fmt: skip
+        "CIDEr-D and W times BLEU's mean precision of runs of 1 to 4 words (0)")  # fmt: skip
     add("--samples", type=commands.at_least(2), default=5, metavar="K", help="captions drawn of each picture (5)")
     add("--sharpen", type=commands.above_zero, default=1.0, metavar="T", help="first divide the scores by T (1)")
 
@@ -780,6 +826,8 @@ def _add_decoding(group):
     add = group.add_argument
     add("--beam", type=commands.positive, dest="beam_size", metavar="K", help="search for the best with a beam of K")
     add("--length-penalty", type=float, metavar="A", help="order by log p / length^A; 0 likes short ones (0)")
+    add("--mirror", action="store_true", default=None, help="look at the mirror image too; say a word by the mean "
+        "probability")  # fmt: skip
     add("--temperature", type=float, metavar="T", help="draw at random: below 1 likely words more often, above 1 less")
     add("--top-k", type=commands.positive, metavar="K", help="draw from the K likeliest words only")
     add("--top-p", type=float, metavar="P", help="draw from the fewest words that have probability P together")

@@ -1,10 +1,13 @@
 """Fixtures that several test files share."""
 
 import contextlib
+import functools
+import http.server
 import importlib.util
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -33,7 +36,22 @@ def real_data():
     folder = os.environ.get("EECS598_REAL_DATA")
     if not folder or not Path(folder).is_dir():
         pytest.skip("EECS598_REAL_DATA does not name a folder of real photographs with captions")
-    return Path(folder)
+    return Path(folder).resolve()  # tests may work in another folder
+
+
+@pytest.fixture
+def serve():
+    """A function that serves a folder's files on loopback, and returns the address."""
+    with contextlib.ExitStack() as stack:
+
+        def start(folder):
+            handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+            server = stack.enter_context(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
+            stack.callback(server.shutdown)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            return f"http://127.0.0.1:{server.server_port}"
+
+        yield start
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """`python helpers.py train`, `evaluate` and `caption`: what they write, what they print, and their errors."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -64,7 +65,8 @@ def data_file(tmp_path_factory):
 def trained(data_file, tmp_path_factory):
     """The folder that `train` wrote, with a captioner of each kind that knows the colours."""
     out = tmp_path_factory.mktemp("trained") / "new" / "folder"
-    assert helpers.main(["train", "--data", str(data_file), "--out", str(out), "--epochs", "100", *SIZES]) == 0
+    command = ["train", "--data", str(data_file), "--out", str(out), "--epochs", "150", "--cosine", *SIZES]
+    assert helpers.main(command) == 0
     return out
 
 
@@ -177,7 +179,7 @@ def test_train_with_all_its_options(data_file, tmp_path, capsys):
                "--score", "--sharpen", 1, "--tie-embeddings", "--doubly-stochastic", 0.5, "--scheduled-sampling", 0.1,
                "--weight-decay", 0.01, "--checkpoint-dir", tmp_path / "kept"]  # fmt: skip
     status, said, _ = train(capsys, data_file, tmp_path, *options)
-    assert status == 0 and "self-critical: 5 captions of each of 4 pictures, 1 epochs" in said
+    assert status == 0 and "self-critical: 5 captions of each of 8 pictures, 1 epochs" in said  # 4, and mirrored
     assert len([line for line in said if line.startswith("val, greedy: ")]) == 2  # once a phase
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {"attn", "attn-self-critical"}
     model, _, _ = helpers.load_captioner(tmp_path / "attn.pt")
@@ -282,7 +284,7 @@ def evaluate(capsys, checkpoint, captioned, *options):
 
 @pytest.mark.parametrize("options, how", [
     ([], "greedy"), (["--beam", 2, "--no-repeat", 3], "beam_size 2, no_repeat_ngram 3"),
-    (["--top-k", 1], "top_k 1"),
+    (["--top-k", 1], "top_k 1"), (["--beam", 2, "--mirror"], "beam_size 2, mirror True"),
 ])  # fmt: skip
 def test_evaluate_scores_against_all_references(trained, photos, captioned, tmp_path, capsys, options, how):
     report = tmp_path / "scores.json"
@@ -335,6 +337,12 @@ def test_evaluate_of_what_cannot_be_scored(trained, captioned, data_file, tmp_pa
 # --- caption ----------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """A folder of its own to work in: `caption` writes there, and looks for a captioner there."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def photos(tmp_path):
     """Photographs of odd sizes, modes and formats -> what is on them."""
@@ -359,23 +367,51 @@ def photos(tmp_path):
 
 
 @pytest.mark.parametrize("cell_type", CELL_TYPES)
-def test_caption_prints_a_line_a_photo(trained, photos, capsys, cell_type):
+def test_caption_prints_the_best_captions_of_each_photo(trained, photos, capsys, cell_type):
     status, said, errors = run(capsys, "caption", "--checkpoint", trained / f"{cell_type}.pt", *photos)
     assert status == 0 and errors == []
-    assert said == [f"{photo}: a {colour} picture" for photo, colour in photos.items()]
+    each = 5 if cell_type == "attn" else 4  # its name, three captions, and the drawing's
+    assert said[::each] == [f"{photo}:" for photo in photos]
+    best = [line.split(maxsplit=1)[1] for line in said[1::each]]
+    assert best == [f"a {colour} picture" for colour in photos.values()]
+
+
+def test_caption_takes_the_captioner_that_was_trained_last(trained, photos, tmp_path, capsys):
+    photo = next(iter(photos))
+    status, said, errors = run(capsys, "caption", photo)
+    assert_one_error(status, errors, "no captioner in build", "`python helpers.py train --data FILE", "--checkpoint")
+    assert said == []
+    for cell_type, written in (("lstm", 2e9), ("rnn", 3e9), ("attn", 1e9)):
+        path = tmp_path / "build" / cell_type / f"{cell_type}.pt"
+        path.parent.mkdir(parents=True)
+        path.write_bytes((trained / path.name).read_bytes())
+        os.utime(path, (written, written))
+    (tmp_path / "build" / "features.pt").write_bytes(b"no captioner, and newer than some")
+    status, said, errors = run(capsys, "caption", photo)
+    assert (status, errors, said[0]) == (0, [], f"captioner: {Path('build', 'rnn', 'rnn.pt')}")
+    assert said[1] == f"{photo}:" and len(said) == 5
+
+
+def test_caption_takes_a_web_address(trained, tmp_path, serve, capsys):
+    Image.new("RGB", (90, 31), COLOURS["red"]).save(tmp_path / "red.png")
+    command, address = ["caption", "--checkpoint", trained / "rnn.pt"], serve(tmp_path)
+    status, said, _ = run(capsys, *command, f"{address}/red.png")
+    assert status == 0 and said[1].endswith("  a red picture")
+    status, said, errors = run(capsys, *command, f"{address}/none.png")
+    assert status == 1 and said == [] and errors[-1].startswith(f"error: {address}/none.png: cannot be fetched")
 
 
 def test_photos_are_prepared_like_the_training_pictures(trained, photos, monkeypatch, capsys):
     prepared, prepare = [], helpers.prepare_image
-    monkeypatch.setattr(helpers, "prepare_image", lambda photo, **how: prepared.append(how) or prepare(photo, **how))
+    monkeypatch.setattr(helpers, "prepare_image", lambda photo, *how: prepared.append(how) or prepare(photo, *how))
     assert run(capsys, "caption", "--checkpoint", trained / "rnn.pt", *photos)[0] == 0
-    assert prepared == [{"image_size": 40, "fit": "crop"}] * len(photos)
+    assert prepared == [(40, "crop")] * len(photos)
 
 
 def test_caption_draws_where_it_looked(trained, photos, tmp_path, capsys):
     out, photos = tmp_path / "new" / "maps", list(photos)[:3]
     status, said, _ = run(capsys, "caption", "--checkpoint", trained / "attn.pt", "--out", out, *photos)
-    assert status == 0 and len([line for line in said if "picture" in line]) == len(photos)
+    assert status == 0 and said[4::5] == [f"  where it looked: {out / photo.stem}.png" for photo in photos]
     assert {path.name for path in out.iterdir()} == {f"{photo.stem}.png" for photo in photos}
     for path in out.iterdir():
         with Image.open(path) as figure:
@@ -397,8 +433,9 @@ def test_a_beam_prints_several_captions_with_their_probabilities(trained, tmp_pa
     Image.new("RGB", (90, 31), COLOURS["red"]).save(photo)
     status, (name, *said), errors = run(capsys, "caption", "--checkpoint", checkpoint, "--beam", 3, photo)
     assert (status, errors, name) == (0, [], f"{photo}:")
-    assert len(said) == 3 and said[0].endswith("  a red picture")
-    probabilities = [float(line.split()[0]) for line in said]
+    drawn = [f"  where it looked: {Path('build', 'captions', 'red.png')}"] if cell_type == "attn" else []
+    assert said[0].endswith("  a red picture") and said[3:] == drawn
+    probabilities = [float(line.split()[0]) for line in said[:3]]
     assert probabilities == sorted(probabilities, reverse=True) and 0 < sum(probabilities) <= 1.01
 
 

@@ -1,9 +1,6 @@
 """What the notebook calls: captions as text, training, captioning, checkpoints."""
 
 import copy
-import functools
-import http.server
-import threading
 
 import pytest
 import torch
@@ -380,20 +377,15 @@ def test_checkpoints_that_do_not_fit_together(checkpoint, tmp_path, part, change
 
 
 @pytest.fixture
-def course_file(tmp_path, monkeypatch):
+def course_file(tmp_path, monkeypatch, serve):
     """The course's file comes from loopback, to a folder of the test's own; returns (served, fetched) folders."""
     served, fetched = tmp_path / "served", tmp_path / "datasets"
     served.mkdir()
     fetched.mkdir()
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    fetch, url = helpers.coco.download, f"http://127.0.0.1:{server.server_address[1]}/coco.pt"
+    fetch, url = helpers.coco.download, f"{serve(served)}/coco.pt"
     monkeypatch.setattr(helpers.coco, "download", lambda: fetch(fetched / "coco.pt", [url], retries=0, progress=False))
     monkeypatch.setattr(helpers, "DATASETS", fetched)
-    yield served, fetched
-    server.shutdown()
-    server.server_close()
+    return served, fetched
 
 
 def test_the_course_file_is_fetched(course_file, tiny_data):
@@ -432,6 +424,22 @@ def test_captions_together_are_all_captions_by_picture(tiny_data):
         assert torch.equal(together[row], own[torch.arange(3) % len(own)])
 
 
+@pytest.mark.parametrize("references", [True, False])
+def test_mirror_images_come_with_their_pictures_captions(tiny_data, references):
+    tiny_data["train_images"] = torch.randint(0, 256, tiny_data["train_images"].shape, dtype=torch.uint8)
+    if not references:  # as coco.pt
+        del tiny_data["train_references"]
+    doubled = helpers.with_mirror_images(tiny_data)
+    n = len(tiny_data["train_images"])
+    assert torch.equal(doubled["train_images"][:n], tiny_data["train_images"])
+    for y, x in ((0, 0), (3, 1)):
+        assert torch.equal(doubled["train_images"][n:, :, y, x], tiny_data["train_images"][:, :, y, -1 - x])
+    (captions, index), (plain, rows) = helpers.all_captions(doubled), helpers.all_captions(tiny_data)
+    assert torch.equal(captions, torch.cat([plain, plain])) and torch.equal(index, torch.cat([rows, rows + n]))
+    assert torch.equal(doubled["train_captions"], torch.cat([tiny_data["train_captions"]] * 2))
+    assert len(tiny_data["train_images"]) == n and doubled["val_images"] is tiny_data["val_images"]
+
+
 @CELLS
 def test_a_captioner_is_scored_against_all_that_people_said(tiny_data, mean_encoder, cell_type):
     model = make(tiny_data, mean_encoder, cell_type)
@@ -461,25 +469,35 @@ def test_scores_while_training_are_those_of_greedy_captions(tiny_data, mean_enco
     assert f"CIDEr-D {scores[-1]['CIDEr-D']:.3f}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_mirror_image_goes_beside_its_picture(tiny_data, mean_encoder, frozen, monkeypatch):
+    model, seen, decode = make(tiny_data, mean_encoder.requires_grad_(not frozen)), [], helpers.decoding.decode
+
+    def decode_and_note(model, part, **how):
+        seen.append(part)
+        return decode(model, part, **how)
+
+    monkeypatch.setattr(helpers.decoding, "decode", decode_and_note)
+    images = torch.randint(0, 256, tiny_data["val_images"].shape, dtype=torch.uint8)
+    captions = helpers.caption_pictures(model, images, tiny_data["vocab"]["idx_to_token"], beam_size=2, mirror=True)
+    (part,) = seen
+    assert len(captions) == len(images) and part.shape[:2] == (len(images), 2)
+    torch.testing.assert_close(part[:, 1], part[:, 0].flip(-1))  # of this encoder's features too
+    wanted = mean_encoder(images) if frozen else images
+    torch.testing.assert_close(part[:, 0], wanted.to(part.dtype), rtol=1e-2, atol=0)
+
+
 # --- own photographs ---------------------------------------------------------------------------------------
 
 
-def test_photographs_from_a_path_an_address_and_bytes(tmp_path):
-    Image.new("RGB", (90, 31), (200, 30, 30)).save(tmp_path / "red.png")
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        address = f"http://127.0.0.1:{server.server_port}"
-        path = tmp_path / "red.png"
-        images = helpers.read_photographs([path, str(path), f"{address}/red.png", path.read_bytes()], 40, "stretch")
-        assert images.shape == (4, 3, 40, 40) and images.dtype == torch.uint8
-        assert (images == torch.tensor([200, 30, 30], dtype=torch.uint8).view(1, 3, 1, 1)).all()
-        with pytest.raises(DataError, match=r"none.png: cannot be fetched \(HTTPError: 404"):
-            helpers.read_photographs([f"{address}/none.png"])
-    finally:
-        server.shutdown()
-        server.server_close()
+def test_photographs_from_a_path_an_address_and_bytes(tmp_path, serve):
+    path, address = tmp_path / "red.png", serve(tmp_path)
+    Image.new("RGB", (90, 31), (200, 30, 30)).save(path)
+    images = helpers.read_photographs([path, str(path), f"{address}/red.png", path.read_bytes()], 40, "stretch")
+    assert images.shape == (4, 3, 40, 40) and images.dtype == torch.uint8
+    assert (images == torch.tensor([200, 30, 30], dtype=torch.uint8).view(1, 3, 1, 1)).all()
+    with pytest.raises(DataError, match=r"none.png: cannot be fetched \(HTTPError: 404"):
+        helpers.read_photographs([f"{address}/none.png"])
     for source in (b"no picture", tmp_path / "none.png"):
         with pytest.raises(DataError):
             helpers.read_photographs([source])
