@@ -848,13 +848,14 @@ class CaptioningRNN(nn.Module):
         # ANSWER captioner_forward: Formula: features -> h0, for attn the grid A -> states -> scores -> loss. Hint:
         #   captions[:, :-1] go in, captions[:, 1:] should come out; the loss needs ignore_index.
         self._check_captions(images, captions)
-        pictures = torch.arange(len(images), device=captions.device)
-        if captions.dim() == 3:
-            pictures, captions = pictures.repeat_interleave(captions.shape[1]), captions.flatten(0, 1)
+        K, captions = captions.shape[1] if captions.dim() == 3 else 1, captions.flatten(0, -2)
         real = self._real_steps(captions)
         order = real.sum(1).argsort(descending=True, stable=True)  # longest first: the cell skips the padding
         captions, real = captions[order], real[order]
-        state = self._first_state(self.image_encoder(images)).of(pictures[order])
+        if K > 1:  # the features are projected once for all captions of a picture
+            state = self._first_state(self.image_encoder(images)).of(order // K)
+        else:
+            state = self._first_state(self.image_encoder(images[order]))
         h = self._states(state, captions[:, :-1], real, own=weights is not None)
         steps = real.t().flatten().nonzero().squeeze(1)  # the real ones among T * N: no scores for padding
         said = self.drop(h).transpose(0, 1).flatten(0, 1).index_select(0, steps)  # (N, T, H) -> (P, H)
