@@ -94,7 +94,7 @@ def decode_captions(captions, idx_to_word, specials=True):
     return decoded
 
 
-def open_data(name="scenes", num_train=16_000, num_val=500):
+def open_data(name="scenes", num_train=10_000, num_val=500):
     """The data by one switch: "scenes", drawn here once; "coco", the course's file; or the path of a data file.
 
     The course's file is downloaded to datasets/coco.pt unless it is there; where that fails a line says so, and the

@@ -38,7 +38,7 @@ def test_it_was_executed_from_top_to_bottom_without_an_error():
 
 def test_it_was_executed_on_the_full_setting():
     (switch,) = [cell for cell in CODE if "EECS598_QUICK" in source(cell)]
-    assert any("train: 16,000 pictures" in "".join(output.get("text", "")) for output in switch["outputs"])
+    assert any("train: 10,000 pictures" in "".join(output.get("text", "")) for output in switch["outputs"])
 
 
 def test_it_is_small_and_its_cells_are_short():
