@@ -525,7 +525,7 @@ def last_captioner(folder=BUILD):
 
 
 def train_command(options):
-    """Train a captioner of each kind asked for; print its captions of val pictures next to people's."""
+    """Train a captioner of each kind asked for; print their scores, and captions of val pictures next to people's."""
     with processes.joined(torch.device(options.device or default_device())) as device:
         _train(options, device)
 
@@ -545,7 +545,7 @@ def _train(options, device):
     elif options.captions == "together":
         captions = captions_together(data)
     extras = _given(options, solver.Extras)
-    losses, described = {}, {}
+    losses, said, scores = {}, {}, {}
     for cell_type in options.cell:
         reset_seed(options.seed)
         where = f"{everyone.count} processes, the first on {device}" if everyone.count > 1 else device
@@ -566,10 +566,13 @@ def _train(options, device):
             save_captioner(model, path, data, options.hidden, options.wordvec)
             last_epoch = losses[cell_type][-math.ceil(len(captions) / options.batch_size) :]
             print(f"{path}: training loss {sum(last_epoch) / len(last_epoch):.3f} over the last epoch")
-            described[cell_type] = _caption_examples(model, data, options.show)
+            said[cell_type], evaluation = score_captioner(model, data)
+            scores[cell_type] = evaluation.scores
     if everyone.first:
         vis.plot_losses(losses).savefig(options.out / "losses.png")
-        _print_examples(described, data, options.show)
+        print(f"\n{len(data['val_images']):,} val pictures, greedy, against all that people said of each")
+        print(metrics.format_scores(scores))
+        _print_examples(said, data, options.show)
 
 
 def _shared_options(options, data, folder):
@@ -611,16 +614,11 @@ def _model_options(options):
     return {name: getattr(options, name) for name in names if getattr(options, name)}
 
 
-def _caption_examples(model, data, count):
-    captions = caption_pictures(model, data["val_images"][:count], data["vocab"]["idx_to_token"])
-    return captions[0] if isinstance(captions, tuple) else captions
-
-
-def _print_examples(described, data, count):
+def _print_examples(said, data, count):
     """Each val picture's captions by the models, then by people."""
     for row, texts in enumerate(people(data, range(min(count, len(data["val_images"]))))):
         print(f"\nval picture {row}")
-        for cell_type, captions in described.items():
+        for cell_type, captions in said.items():
             print(f"  {cell_type:>6}: {captions[row]}")
         for text in texts[:2]:
             print(f"  person: {text}")

@@ -110,6 +110,15 @@ def test_train_prints_captions_next_to_peoples(data_file, tmp_path, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {"lstm.pt", "rnn.pt", "losses.png"}
 
 
+def test_train_ends_with_a_table_of_scores(data_file, tmp_path, capsys):
+    status, said, _ = train(capsys, data_file, tmp_path, "--cell", "lstm", "rnn")
+    table = said.index("4 val pictures, greedy, against all that people said of each") + 1
+    data = helpers.load_coco_captions(data_file)
+    models = {cell: helpers.load_captioner(tmp_path / f"{cell}.pt")[0] for cell in ("lstm", "rnn")}
+    scores = {cell: helpers.score_captioner(model, data)[1].scores for cell, model in models.items()}
+    assert status == 0 and said[table : table + 3] == metrics.format_scores(scores).splitlines()
+
+
 def test_train_takes_a_file_without_references(data_file, tmp_path, capsys):
     data = torch.load(data_file, weights_only=True)
     for key in ("train_references", "val_references", "preprocessing"):
