@@ -852,10 +852,11 @@ class CaptioningRNN(nn.Module):
         real = self._real_steps(captions)
         order = real.sum(1).argsort(descending=True, stable=True)  # longest first: the cell skips the padding
         captions, real = captions[order], real[order]
+        if K == 1:  # sorted here, so that no projected grid is copied, there and back
+            images = images[order]
+        state = self._first_state(self.image_encoder(images))
         if K > 1:  # the features are projected once for all captions of a picture
-            state = self._first_state(self.image_encoder(images)).of(order // K)
-        else:
-            state = self._first_state(self.image_encoder(images[order]))
+            state = state.of(order // K)
         h = self._states(state, captions[:, :-1], real, own=weights is not None)
         steps = real.t().flatten().nonzero().squeeze(1)  # the real ones among T * N: no scores for padding
         said = self.drop(h).transpose(0, 1).flatten(0, 1).index_select(0, steps)  # (N, T, H) -> (P, H)

@@ -290,7 +290,7 @@ MUTANTS = [
         ("averaged over the words", "/ len(captions)", "/ real.sum()"),
         ("not averaged", " / len(captions)", ""),
         ("blind to the pictures", "self._first_state(", "self._first_state(0 * "),
-        ("pictures and captions not in step", "pictures[order]", "pictures"),
+        ("pictures and captions not in step", "images = images[order]", "pass"),
         ("divided by 255 again", "self.image_encoder(images)", "self.image_encoder(images) / 255"),
     ),
     *_mutants("CaptioningRNN._states", LOSSES,
