@@ -31,6 +31,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from eecs598 import decoding, kernels
 from eecs598.encoders import ImageEncoder
+from eecs598.products import product
 
 CELL_TYPES = ("rnn", "lstm", "attn")
 
@@ -148,10 +149,10 @@ def rnn_forward(x, h0, Wx, Wh, b, lengths=None):
     #   step's cache; lengths, for speed, may stay unused.
     sizes = _step_sizes(x, Wx, lengths)
     packed = _pack(x.transpose(0, 1), sizes)
-    projected = torch.addmm(b, packed, Wx)  # all steps at once: (P, D) @ (D, H) -> (P, H)
+    projected = product(packed, Wx).add_(b)  # all steps at once: (P, D) @ (D, H) -> (P, H)
     states = [h0]
     for a in projected.split(sizes):
-        states.append(torch.addmm(a, states[-1][: len(a)], Wh).tanh_())
+        states.append(product(states[-1][: len(a)], Wh).add_(a).tanh_())
     h = torch.stack([_grow(state, len(x)) for state in states])
     return h[1:].transpose(0, 1), RNNCache(packed, h, Wx, Wh, sizes)
 
@@ -173,10 +174,10 @@ def rnn_backward(dh, cache):
         n = sizes[t]
         dh_t, h_t = dh[:n, t] + _grow(dprev_h, n), h[t + 1, :n]  # from the loss, and from step t + 1
         torch.addcmul(dh_t, dh_t * h_t, h_t, value=-1, out=da_t)  # dh (1 - h^2)
-        dprev_h = da_t @ Wh.t()
-    dx = _unpack(da @ Wx.t(), sizes, N).transpose(0, 1)
-    dWx = x.t() @ da  # the sum over steps is part of the product: (D, P) @ (P, H)
-    dWh = _pack(h[:-1], sizes).t() @ da
+        dprev_h = product(da_t, Wh.t())
+    dx = _unpack(product(da, Wx.t()), sizes, N).transpose(0, 1)
+    dWx = product(x.t(), da)  # the sum over steps is part of the product: (D, P) @ (P, H)
+    dWh = product(_pack(h[:-1], sizes).t(), da)
     return dx, _grow(dprev_h, N), dWx, dWh, da.sum(0)
 
 
@@ -287,7 +288,7 @@ def lstm_forward(x, h0, c0, Wx, Wh, b, lengths=None):
     for t, z_t in enumerate(z.split(sizes)):
         n = sizes[t]
         torch.cat([x[:n, t], prev_h[:n]], dim=1, out=z_t)
-        a, prev_h = (z_t @ W).add_(b), h[t, :n]
+        a, prev_h = product(z_t, W).add_(b), h[t, :n]
         h[t, n:] = 0
         c.append(_cell_forward_(a, c[t][:n], prev_h))
         gates.append(a)
@@ -308,7 +309,7 @@ def lstm_backward(dh, cache):
         n = sizes[t]
         dh_t = dh[:n, t] + _grow(dprev_h, n)  # from the loss, and from step t + 1
         dprev_c = _cell_backward(dh_t, _grow(dprev_c, n), gates[t], c[t][:n], c[t + 1], da_t)
-        dz = da_t @ W.t()
+        dz = product(da_t, W.t())
         dx[:n, t], dprev_h = dz[:, :D], dz[:, D:]
     return dx, _grow(dprev_h, N), _grow(dprev_c, N), dW[:D], dW[D:], db
 
@@ -403,7 +404,7 @@ def attention_lstm_forward(x, A, Wx, Wh, Wattn, b, lengths=None):
         n = sizes[t]
         attn, weights_t = dot_product_attention(prev_h[:n], A[:n])
         torch.cat([x[:n, t], prev_h[:n], attn], dim=1, out=z_t)
-        a, prev_h = (z_t @ W).add_(b), h[t, :n]
+        a, prev_h = product(z_t, W).add_(b), h[t, :n]
         h[t, n:] = 0
         c.append(_cell_forward_(a, c[t][:n], prev_h))
         gates.append(a)
@@ -428,7 +429,7 @@ def attention_lstm_backward(dh, cache):
         n = sizes[t]
         dh_t = dh[:n, t] + _grow(dprev_h, n)  # from the loss, and from step t + 1
         dprev_c = _cell_backward(dh_t, _grow(dprev_c, n), gates[t], c[t][:n], c[t + 1], da_t)
-        dz = da_t @ W.t()
+        dz = product(da_t, W.t())
         dx[:n, t], dprev_h, dattn[t, :n] = dz[:, :D], dz[:, D:-H], dz[:, -H:]
         weights_t, dweights = weights[t, :n], torch.einsum("nh,nhl->nl", dattn[t, :n], cells[:n])
         dscores[t, :n] = scale * weights_t * (dweights - (weights_t * dweights).sum(1, keepdim=True))
@@ -604,7 +605,7 @@ class _WordLoss(torch.autograd.Function):
         dh, dW, db = torch.empty_like(h), torch.zeros_like(W), torch.zeros_like(b)
         rows = (h, y.unsqueeze(1), counts.to(loss.dtype).unsqueeze(1), dh)
         for h_block, target, count, dh_block in zip(*(each.split(SCORED_ROWS) for each in rows)):
-            scores = torch.addmm(b, h_block, W.t()).to(loss.dtype)
+            scores = product(h_block, W.t()).add_(b).to(loss.dtype)
             log_probs = scores.index_fill_(1, never, -math.inf).log_softmax(1)
             right = log_probs.gather(1, target)
             if smoothing:
@@ -614,7 +615,7 @@ class _WordLoss(torch.autograd.Function):
                 dscores = log_probs.exp_().sub_(smoothing / len(W))
                 dscores.scatter_add_(1, target, dscores.new_full((), smoothing - 1).expand_as(target))
                 dscores = dscores.mul_(count).to(h.dtype)
-                torch.mm(dscores, W, out=dh_block)
+                dh_block.copy_(product(dscores, W))
                 dW.addmm_(dscores.t(), h_block)
                 db += dscores.sum(0)
         ctx.save_for_backward(dh, dW, db)
