@@ -30,8 +30,8 @@ from torch.autograd.function import once_differentiable
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from eecs598 import decoding, kernels
+from eecs598.arithmetic import product, tanh_
 from eecs598.encoders import ImageEncoder
-from eecs598.products import product
 
 CELL_TYPES = ("rnn", "lstm", "attn")
 
@@ -152,7 +152,7 @@ def rnn_forward(x, h0, Wx, Wh, b, lengths=None):
     projected = product(packed, Wx).add_(b)  # all steps at once: (P, D) @ (D, H) -> (P, H)
     states = [h0]
     for a in projected.split(sizes):
-        states.append(product(states[-1][: len(a)], Wh).add_(a).tanh_())
+        states.append(tanh_(product(states[-1][: len(a)], Wh).add_(a)))
     h = torch.stack([_grow(state, len(x)) for state in states])
     return h[1:].transpose(0, 1), RNNCache(packed, h, Wx, Wh, sizes)
 
@@ -243,10 +243,10 @@ def _cell_forward_(a, prev_c, next_h):
         return kernels.cell_forward_(a, prev_c, next_h)
     H = prev_c.shape[1]
     a[:, : 3 * H].sigmoid_()
-    a[:, 3 * H :].tanh_()
+    tanh_(a[:, 3 * H :])
     i, f, o, g = a.chunk(4, dim=1)
     next_c = (f * prev_c).addcmul_(i, g)
-    torch.mul(o, torch.tanh(next_c), out=next_h)
+    torch.mul(o, tanh_(next_c.clone()), out=next_h)
     return next_c
 
 
@@ -257,7 +257,7 @@ def _cell_backward(dh, dc, gates, prev_c, next_c, da):
     """
     if kernels.fits(gates):
         return kernels.cell_backward(dh, dc, gates, prev_c, next_c, da)
-    (i, f, o, g), (di, df, do, dg), tanh_c = gates.chunk(4, dim=1), da.chunk(4, dim=1), torch.tanh(next_c)
+    (i, f, o, g), (di, df, do, dg), tanh_c = gates.chunk(4, dim=1), da.chunk(4, dim=1), tanh_(next_c.clone())
     torch.mul(dh, o, out=do)
     dc = dc + do
     dc.addcmul_(do.mul_(tanh_c), tanh_c, value=-1)  # dc + dh o (1 - tanh_c^2)
