@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from eecs598 import decoding, encoders, formulas, solver
+from eecs598 import arithmetic, decoding, encoders, formulas, solver
 from eecs598.commands import Parser, device, positive
 from eecs598.files import write_whole
 from eecs598.vis import plot_growth, plot_ratios
@@ -284,6 +284,34 @@ def feature_pairs(module, sizes, where, pictures=128):
     )  # fmt: skip
 
 
+def arithmetic_pairs(module, sizes, where):
+    """`arithmetic`'s product and tanh at the sizes of T steps of the LSTM, against PyTorch's."""
+    N, T, W, H, V = sizes[:5]
+    for name, (rows, inner, columns) in (
+        ("product, forward", (N, W + H, 4 * H)), ("product, backward", (N, 4 * H, W + H)),
+        ("product, to words", (N, H, V)),
+    ):  # fmt: skip
+        a, b = torch.randn(rows, inner, device=where), torch.randn(columns, inner, device=where).t()
+        b = b if name.endswith("words") else b.contiguous()  # the vocabulary's weight is (V, H)
+        yield Pair(
+            name, f"({rows}, {inner}) @ ({inner}, {columns})", "torch.mm",
+            _repeat(partial(arithmetic.product, a, b), T), _repeat(partial(torch.mm, a, b), T),
+        )  # fmt: skip
+    x, out = torch.randn(N, H, device=where), torch.empty(N, H, device=where)
+    yield Pair(
+        "tanh", f"({N}, {H})", "torch.tanh",
+        _repeat(lambda: arithmetic.tanh_(out.copy_(x)), T), _repeat(lambda: out.copy_(x).tanh_(), T),
+    )  # fmt: skip
+
+
+def _repeat(function, times):
+    def repeated():
+        for _ in range(times):
+            function()
+
+    return repeated
+
+
 def growth_pairs(module, sizes, where, widths=(64, 128, 256, 512), lengths=(4, 8, 16, 32)):
     """The LSTM against torch.nn's as H grows, and as T grows."""
     for name, values in (("H", widths), ("T", lengths)):
@@ -294,7 +322,7 @@ def growth_pairs(module, sizes, where, widths=(64, 128, 256, 512), lengths=(4, 8
 
 PAIRS = {
     "layers": layer_pairs, "training": training_pairs, "precision": precision_pairs, "beam": beam_pairs,
-    "epoch": epoch_pairs, "features": feature_pairs, "growth": growth_pairs,
+    "epoch": epoch_pairs, "features": feature_pairs, "growth": growth_pairs, "arithmetic": arithmetic_pairs,
 }  # fmt: skip
 SLOW = ("beam", "epoch", "features")  # seconds a round, and far from 1: few rounds do
 

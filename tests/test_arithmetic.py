@@ -1,0 +1,162 @@
+"""The product by either library, and tanh by the sigmoid: right for every matrix, and used where it should be."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import rnn_lstm_captioning as rlc
+from eecs598 import arithmetic
+
+needs_onednn = pytest.mark.skipif(
+    not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")),
+    reason="this PyTorch is built without oneDNN",
+)
+
+
+class Operations(TorchDispatchMode):
+    """Inside, notes the names of the operations that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+    def by_onednn(self):
+        return sum(name.startswith("mkldnn") for name in self.names)
+
+
+@pytest.fixture
+def choose(monkeypatch):
+    return lambda onednn: monkeypatch.setattr(arithmetic, "onednn_is_faster", lambda: onednn)
+
+
+def matrix(rows, columns, layout):
+    """A matrix that lies in memory in one of the ways that slices and transposes leave it."""
+    return {
+        "rows": lambda: torch.randn(rows, columns),
+        "transposed": lambda: torch.randn(columns, rows).t(),
+        "some columns": lambda: torch.randn(rows, columns + 5)[:, 2 : 2 + columns],
+        "every second row": lambda: torch.randn(2 * rows, columns)[::2],
+        "every second column": lambda: torch.randn(rows, 2 * columns)[:, ::2],
+        "one row repeated": lambda: torch.randn(1, columns).expand(rows, columns),
+        "one column repeated": lambda: torch.randn(rows, 1).expand(rows, columns),
+    }[layout]()
+
+
+LAYOUTS = ["rows", "transposed", "some columns", "every second row", "every second column", "one row repeated",
+           "one column repeated"]  # fmt: skip
+
+
+@needs_onednn
+@example((4, 0, 3), ["rows", "rows"])
+@example((0, 4, 3), ["rows", "transposed"])
+@given(st.tuples(*[st.integers(0, 20)] * 3), st.lists(st.sampled_from(LAYOUTS), min_size=2, max_size=2))
+def test_product_of_any_matrices(sizes, layouts):
+    m, k, n = sizes
+    a, b = matrix(m, k, layouts[0]), matrix(k, n, layouts[1])
+    with pytest.MonkeyPatch.context() as patch, Operations() as ran:
+        patch.setattr(arithmetic, "onednn_is_faster", lambda: True)
+        found = arithmetic.product(a, b)
+    assert ran.by_onednn() == (k > 0) and found.is_contiguous()
+    torch.testing.assert_close(found, (a.double() @ b.double()).float(), rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions_are_multiplied_by_pytorch(choose, dtype):
+    choose(True)
+    a, b = torch.randn(3, 4, dtype=dtype), torch.randn(4, 5, dtype=dtype)
+    with Operations() as ran:
+        assert torch.equal(arithmetic.product(a, b), a @ b)
+    assert not ran.by_onednn()
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+def test_wrong_sizes_raise(choose, onednn):
+    choose(onednn)
+    with pytest.raises(RuntimeError, match="3x4 and 5x6"):
+        arithmetic.product(torch.ones(3, 4), torch.ones(5, 6))
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+def test_autograd_records_both(choose, onednn):
+    choose(onednn)
+    a, b = torch.randn(3, 4, requires_grad=True), torch.randn(4, 5)
+    found = torch.autograd.grad(arithmetic.tanh_(arithmetic.product(a, b)).sum(), a)[0]
+    torch.testing.assert_close(found, torch.autograd.grad((a @ b).tanh().sum(), a)[0])
+
+
+@needs_onednn
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "attn"])
+def test_a_captioner_learns_the_same_by_either_library(choose, cell):
+    words = {word: i for i, word in enumerate(("<NULL>", "<START>", "<END>", *"abcdef"))}
+    captions = torch.tensor([[1, 3, 4, 5, 2], [1, 6, 2, 0, 0], [1, 7, 8, 2, 0]])
+    torch.manual_seed(0)
+    model = rlc.CaptioningRNN(words, 5, 6, 7, cell, image_encoder_pretrained=False, ignore_index=0)
+    model.image_encoder = torch.nn.Identity()
+    features, gradients = torch.randn(3, 5, 2, 3), []
+    for onednn in (True, False):
+        choose(onednn)
+        learner = copy.deepcopy(model)
+        with Operations() as ran:
+            learner(features, captions).backward()
+        # forward and back a step: two products for each of the four steps; and the words' scores, and back
+        assert ran.by_onednn() >= 4 * 2 + 2 if onednn else not ran.by_onednn()
+        gradients.append([parameter.grad for parameter in learner.parameters()])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=50))
+def test_tanh(values):
+    for dtype, error in ((torch.float64, 5e-16), (torch.float32, 2.4e-7)):
+        x = torch.tensor(values, dtype=dtype)
+        found = arithmetic.tanh_(x.clone())
+        torch.testing.assert_close(found, x.tanh(), rtol=0, atol=error)
+        assert found.abs().max() <= 1
+
+
+def test_tanh_at_its_ends():
+    found = arithmetic.tanh_(torch.tensor([0.0, torch.inf, -torch.inf, 1e30, torch.nan]))
+    torch.testing.assert_close(found, torch.tensor([0.0, 1.0, -1.0, 1.0, torch.nan]), rtol=0, atol=0, equal_nan=True)
+
+
+def test_tanh_is_in_place_in_part_of_a_matrix():
+    a = torch.randn(3, 8)
+    wanted = torch.cat([a[:, :6], a[:, 6:].tanh()], dim=1)
+    assert arithmetic.tanh_(a[:, 6:]).data_ptr() == a[:, 6:].data_ptr()
+    torch.testing.assert_close(a, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_tanh_in_half_precision_keeps_its_digits(dtype):
+    x = torch.linspace(-0.01, 0.01, 101).to(dtype)
+    assert torch.equal(arithmetic.tanh_(x.clone()), x.tanh())
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "processor", "amd"),
+    [
+        ("vendor_id\t: AuthenticAMD\n", "", True),
+        ("vendor_id\t: GenuineIntel\n", "", False),
+        (None, "AMD64 Family 25 Model 33 Stepping 2, AuthenticAMD", True),
+        (None, "Intel64 Family 6 Model 142 Stepping 12, GenuineIntel", False),
+        (None, "arm", False),
+    ],
+)
+def test_only_amd_multiplies_by_onednn(monkeypatch, tmp_path, cpuinfo, processor, amd):
+    file = tmp_path / "cpuinfo"
+    if cpuinfo is not None:
+        file.write_text(cpuinfo)
+    monkeypatch.setattr(arithmetic, "Path", lambda _: file)
+    monkeypatch.setattr(arithmetic.platform, "processor", lambda: processor)
+    for mkl in (True, False):
+        monkeypatch.setattr(torch.backends.mkl, "is_available", lambda mkl=mkl: mkl)
+        has_onednn = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        assert arithmetic.onednn_is_faster.__wrapped__() is (amd and mkl and has_onednn)
