@@ -14,9 +14,10 @@ A gradient has the name of its quantity with a d before it and the same shape. T
 side in the order i, f, o, g (input, forget, output, candidate), so its weights are (D, 4H) and (H, 4H).
 
 The *step* functions say the mathematics as plainly as it can be said. The *sequence* functions do the same
-mathematics fast: the inputs of all steps meet Wx in one matrix product, each weight's gradient is one product
-at the end, and steps that are only padding are not computed. The modules train through the sequence functions:
-autograd only calls them (see `SequenceFunction`).
+mathematics fast: the inputs of all steps meet Wx in one matrix product, each weight's gradient is one
+product at the end, and steps that are only padding are not computed; `product(a, b)` is a @ b and `tanh_`
+is tanh, by the fastest way on this machine. The modules train through the sequence functions: autograd only
+calls them (see `SequenceFunction`).
 """
 
 import itertools

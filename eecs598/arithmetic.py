@@ -27,8 +27,8 @@ def product(a, b):
 def tanh_(x):
     """tanh x = 2 sigmoid(2 x) - 1, in place. Autograd can record it.
 
-    In float32 within 2.4e-7. In half precision, where that would cost a quarter of the digits, and on a GPU, where it
-    would be four kernels instead of one, it is PyTorch's.
+    In float32 within 2.4e-7. In half precision, where small values would be lost, and on a GPU, where it would be
+    four kernels instead of one, it is PyTorch's.
     """
     if x.is_cpu and x.dtype in (torch.float32, torch.float64) and not _recorded(x):
         return x.mul_(2).sigmoid_().mul_(2).sub_(1)
