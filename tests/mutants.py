@@ -91,7 +91,7 @@ MUTANTS = [
         ("time before the batch", "h[1:].transpose(0, 1)", "h[1:]"),
         ("Wh transposed", ", Wh).add_(a)", ", Wh.t()).add_(a)"),
         ("no bias", "product(packed, Wx).add_(b)", "product(packed, Wx)"),
-        ("float32 hard-coded", "product(packed, Wx).add_(b)", "product(packed, Wx).add_(b).float()"),
+        ("float32 hard-coded", "product(packed, Wx)", "product(packed.float(), Wx)"),
         ("the cache forgotten", "h[1:].transpose(0, 1), RNNCache(packed, h, Wx, Wh, sizes)", "h[1:].transpose(0, 1)"),
     ),
     *_mutants("rnn_backward", "rnn_backward",
