@@ -120,6 +120,19 @@ def test_no_scores_for_padding(monkeypatch):
     assert sum(rows for rows, columns in seen if columns == SMALL.V) == int((captions[:, 1:] != 0).sum())
 
 
+def test_the_rows_of_arithmetic_time_ours_against_pytorchs(monkeypatch):
+    ran = []
+    for name in ("product", "tanh_"):
+        ours = getattr(bench.arithmetic, name)
+        monkeypatch.setattr(bench.arithmetic, name, lambda *a, name=name, ours=ours: ran.append(name) or ours(*a))
+    for pair in bench.arithmetic_pairs(rlc, SMALL, "cpu"):
+        pair.other()
+        assert not ran
+        pair.ours()
+        assert ran == [{"tanh": "tanh_"}.get(pair.name, "product")] * SMALL.T
+        ran.clear()
+
+
 @pytest.mark.skipif(not bench.Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 def test_a_training_step_takes_less_memory_than_the_plain_one():
     rows = list(bench.memory_rows(bench.load_module(bench.MODULE), bench.Sizes(N=128, H=256), "cpu"))
