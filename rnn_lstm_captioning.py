@@ -89,7 +89,7 @@ def _steps_back(z, sizes, dW, db):
         first = starts[t - t % steps]
         yield t, da[starts[t] - first : starts[t + 1] - first]
         if t % steps == 0:
-            later = 0 if end == len(z) else 1  # the first product fills dW, the others add to it, without a matrix between
+            later = 0 if end == len(z) else 1  # the first product fills dW, the others add in place
             dW.addmm_(z[first:end].t(), da[: end - first], beta=later)
             db.add_(da[: end - first].sum(0))
             end = first
