@@ -27,14 +27,15 @@ import requests
 import torch
 from tqdm import tqdm
 
-from eecs598 import checkpoints, coco, commands, decoding, encoders, metrics, processes, selfcritical, solver, vis
-from eecs598.builder import find_pictures
+from eecs598 import coco, commands, decoding, encoders, metrics, vis
 from eecs598.checks import CHECKS
 from eecs598.coco import DataError, encode_captions, load_data, prepare_image, tokenize
+from eecs598.coco.builder import find_pictures
+from eecs598.coco.pictures import prepare_in_order
 from eecs598.files import save_whole, write_whole
 from eecs598.grad import CheckError
-from eecs598.pictures import prepare_in_order
 from eecs598.scenes import judge_caption, make_scenes
+from eecs598.training import checkpoints, processes, selfcritical, solver
 from eecs598.utils import reset_seed
 
 DATASETS = Path(__file__).resolve().parent / "datasets"
@@ -102,7 +103,7 @@ def open_data(name="scenes", num_train=10_000, num_val=500):
     """
     if name == "coco":
         try:
-            return load_coco_captions(coco.download())
+            return load_coco_captions(coco.download_course_file())
         except coco.DownloadError as error:
             print(f"{error}\nThe notebook goes on with the embedded scenes.")
             name = "scenes"
@@ -201,15 +202,15 @@ def train_captioner(
     after each epoch. freeze_encoder: train the decoder alone, on features that are computed once and kept in
     features_folder; if None, on a CPU yes and elsewhere no. plot: draw the losses, in a notebook. precision of the
     products: "float32", "bfloat16", or "auto" for the one that this device multiplies faster. accumulate: parts in
-    which a batch is computed, for one that does not fit in memory. extras: see eecs598.solver.Extras. practice: an
-    eecs598.selfcritical.Practice on the pictures, whose loss then takes the place of the captions'. val_references:
+    which a batch is computed, for one that does not fit in memory. extras: see eecs598.training.solver.Extras. practice: an
+    eecs598.training.selfcritical.Practice on the pictures, whose loss then takes the place of the captions'. val_references:
     (all the captions of each of val_data's pictures, idx_to_word), for the scores of greedy captions after each epoch.
     checkpoint_dir: a folder for this run's checkpoints, written at the end of each epoch and, within it, after every
     checkpoint_every iterations. The same call again goes on from the last one, to the same result as a run that was
     never stopped; when all is done it returns at once, and with more num_epochs goes on. An interrupt (Ctrl-C, a
     notebook's stop button) then waits for the end of the iteration, writes a checkpoint and raises KeyboardInterrupt.
     loss_history: the loss of every iteration. Raises ValueError, for a checkpoint_dir of another model, other data or
-    options too, and eecs598.solver.TrainingError.
+    options too, and eecs598.training.solver.TrainingError.
     """
     sizes = {"num_epochs": num_epochs, "batch_size": batch_size, "accumulate": accumulate}
     rates = {"learning_rate": learning_rate, "lr_decay": lr_decay, "precision": precision}
@@ -686,7 +687,7 @@ def evaluate_command(options):
 
 
 def _caption_files(model, idx_to_word, preparation, pictures, decoder, batch_size=64):
-    """A caption of each of some eecs598.captions.Pictures, prepared as those that the model was trained on."""
+    """A caption of each of some eecs598.coco.captions.Pictures, prepared as those that the model was trained on."""
     captions, batch = [], []
     ready = prepare_in_order(pictures, **preparation, workers=os.cpu_count() or 1)
     with tqdm(total=len(pictures), desc="captions", unit="picture", mininterval=0.5) as bar:

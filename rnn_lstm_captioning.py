@@ -30,9 +30,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from eecs598 import decoding, kernels
-from eecs598.arithmetic import product, tanh_
+from eecs598 import decoding
 from eecs598.encoders import ImageEncoder
+from eecs598.fast import kernels
+from eecs598.fast.arithmetic import product, tanh_
 
 CELL_TYPES = ("rnn", "lstm", "attn")
 

@@ -1,13 +1,15 @@
-"""Files that are written whole or not at all; and mapped ones, larger than memory, that do not fill it."""
+"""Files that are written whole or not at all, by one process at a time; and mapped ones that do not fill memory."""
 
 import contextlib
 import ctypes
+import itertools
 import mmap
 import os
 import sys
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 
 def save_whole(value, path):
@@ -68,3 +70,26 @@ def _is_clean_mapping(first, end):
                 low, high = (int(edge, 16) for edge in addresses.split("-"))
                 inside = low <= first and end <= high and rest.split()[3] != "0"
     return False
+
+
+@contextlib.contextmanager
+def taking_turns(path, while_waiting):
+    """Inside, no other process or thread, also on another machine with the same disk, is in such a block for `path`.
+
+    while_waiting(attempt), the attempts counted from 0, is called twice a second while another one is. Raises OSError.
+    """
+    name = path.with_name(path.name + ".lock")
+    lock = FileLock(name)
+    for attempt in itertools.count():
+        try:
+            lock.acquire(timeout=0.5)
+            break
+        except Timeout:
+            while_waiting(attempt)
+    try:
+        yield
+    finally:
+        # Removed while it is held; whoever waits for it notices. On Windows, release() removes it.
+        with contextlib.suppress(OSError):
+            name.unlink()
+        lock.release()

@@ -15,7 +15,7 @@ import torch
 from hypothesis import settings
 
 from eecs598.coco import build_vocabulary, encode_captions
-from eecs598.ptb import PUNCTUATION
+from eecs598.metrics.ptb import PUNCTUATION
 
 # Without a GPU the kernels are run by Triton's interpreter, where Triton is installed; it reads this when imported.
 if not torch.cuda.is_available():

@@ -24,7 +24,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import helpers
-from eecs598 import checkpoints, encoders, files
+from eecs598 import encoders, files
+from eecs598.training import checkpoints
 from eecs598.utils import reset_seed
 from rnn_lstm_captioning import CaptioningRNN
 

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from eecs598 import checkpoints, encoders, solver
-from eecs598.datafile import load_data
+from eecs598 import encoders
+from eecs598.coco.datafile import load_data
+from eecs598.training import checkpoints, solver
 
 KINDS = ("VmRSS", "RssFile")
 

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from conftest import MeanEncoder
 
 import helpers
-from eecs598 import checkpoints, processes, solver
 from eecs598.files import save_whole
+from eecs598.training import checkpoints, processes, solver
 from rnn_lstm_captioning import CELL_TYPES, CaptioningRNN
 
 WORDS = {word: i for i, word in enumerate(["<NULL>", "<START>", "<END>", "<UNK>", *"abcdefg"])}

@@ -25,10 +25,10 @@ from PIL import Image
 
 import helpers
 import rnn_lstm_captioning
-from eecs598 import solver
-from eecs598.captions import SPECIAL_TOKENS, DataError
 from eecs598.coco import prepare_image
-from eecs598.datafile import check_whole, load_data, save_data
+from eecs598.coco.captions import SPECIAL_TOKENS, DataError
+from eecs598.coco.datafile import check_whole, load_data, save_data
+from eecs598.training import solver
 from rnn_lstm_captioning import LSTM, RNN, AttentionLSTM, CaptioningRNN
 
 

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 import rnn_lstm_captioning as rlc
-from eecs598 import bench, encoders, solver, vis
+from eecs598 import bench, encoders, vis
+from eecs598.training import solver
 
 SMALL = bench.Sizes(N=5, T=4, W=3, H=6, V=13, C=7, grid=2)
 

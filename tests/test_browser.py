@@ -23,8 +23,8 @@ import pytest
 import torch
 from PIL import Image
 
-from eecs598.viewer import attention_viewer
 from eecs598.vis import attention_overlay
+from eecs598.vis.viewer import attention_viewer
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = "rnn_lstm_captioning.ipynb"

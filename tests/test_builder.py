@@ -1,4 +1,4 @@
-"""eecs598.builder: fetched pictures and captions, Karpathy splits, killed builds, memory."""
+"""eecs598.coco.builder: fetched pictures and captions, Karpathy splits, killed builds, memory."""
 
 import functools
 import hashlib
@@ -21,12 +21,12 @@ import torch
 from PIL import Image
 from test_coco import PEAK, assert_equal, message, numbers_of, write_folder
 
-from eecs598 import builder, coco, download
-from eecs598.captions import DataError, read_captions, read_karpathy
-from eecs598.coco import build_data
-from eecs598.download import DownloadError
+from eecs598 import coco
+from eecs598.coco import build_data, builder, download
+from eecs598.coco.captions import DataError, read_captions, read_karpathy
+from eecs598.coco.download import DownloadError
 
-ROOT = Path(coco.__file__).parents[1]
+ROOT = Path(coco.__file__).parents[2]
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -17,9 +17,16 @@ import torch
 from conftest import MeanEncoder, fill
 
 import helpers
-from eecs598 import checkpoints, solver
-from eecs598.checkpoints import CheckpointError, Checkpoints, describe_data, hash_tensors, load_best, read_checkpoint
 from eecs598.coco import save_data
+from eecs598.training import checkpoints, solver
+from eecs598.training.checkpoints import (
+    CheckpointError,
+    Checkpoints,
+    describe_data,
+    hash_tensors,
+    load_best,
+    read_checkpoint,
+)
 from eecs598.utils import reset_seed
 from rnn_lstm_captioning import CaptioningRNN
 

@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 import rnn_lstm_captioning as ours
-from eecs598 import formulas
-from eecs598.checks import CHECKS, _sizes
-from eecs598.formulas import MAIN, Case, Formula
+from eecs598.checks import CHECKS, _sizes, formulas
+from eecs598.checks.formulas import MAIN, Case, Formula
 from eecs598.grad import NUMERIC, CheckError, CheckTable, rel_error
 
 CAPTIONER = [part for part in CHECKS if "captioner" in part]  # of a whole model, in float32

@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from eecs598 import coco
-from eecs598.captions import read_captions
 from eecs598.coco import DataError, build_data, prepare_image, save_data, tokenize, validate_data
+from eecs598.coco.captions import read_captions
 
-ROOT = Path(coco.__file__).parents[1]
+ROOT = Path(coco.__file__).parents[2]
 PIPES = {"capture_output": True, "text": True, "cwd": ROOT}
 WORDS = ["a", "dog", "runs", "on", "grass", "the", "cat", "sleeps"]
 
@@ -92,7 +92,7 @@ def test_tokens_are_plain_words_and_tokenizing_again_changes_nothing(pieces):
     assert tokenize(" ".join(words)) == words
 
 
-# Brackets, and runs of marks: dropped here, while the field's list means to but misses them (see eecs598.ptb).
+# Brackets, and runs of marks: dropped here, while the field's list means to but misses them (see eecs598.metrics.ptb).
 ALSO_DROPPED = {"!!", "??", "?!", "-lrb-", "-rrb-", "-lcb-", "-rcb-", "-lsb-", "-rsb-"}
 
 
@@ -808,7 +808,7 @@ def test_the_courses_file_is_fetched_and_verified(site, tmp_path, capsys):
     assert "a data file" in capsys.readouterr().out
     assert_equal(coco.load_data(out), tiny_data())
     (folder / "coco.pt").unlink()
-    assert coco.download(out, f"{url}/coco.pt", progress=False) == out  # there, and it passes
+    assert coco.download_course_file(out, f"{url}/coco.pt", progress=False) == out  # there, and it passes
 
 
 def test_a_download_that_is_no_data_file_is_refused(site, tmp_path):
@@ -829,10 +829,10 @@ def test_a_download_that_is_no_data_file_is_refused(site, tmp_path):
     for name, wrong in served.items():
         (folder / "coco.pt").write_bytes(wrong)
         with pytest.raises(coco.DownloadError) as caught:
-            coco.download(out, f"{url}/coco.pt", progress=False, retries=0)
+            coco.download_course_file(out, f"{url}/coco.pt", progress=False, retries=0)
         assert "\n" not in str(caught.value) and not out.exists(), name
     (folder / "coco.pt").write_bytes(content)
-    coco.download(out, f"{url}/coco.pt", progress=False, retries=0)
+    coco.download_course_file(out, f"{url}/coco.pt", progress=False, retries=0)
     assert out.read_bytes() == content
 
 

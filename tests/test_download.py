@@ -20,8 +20,8 @@ import requests
 import torch
 from faulty_server import FAULTS, serve, unused_port
 
-from eecs598 import download as module
-from eecs598.download import DownloadError, check_torch_file, check_zip, download, fetch_many
+from eecs598.coco import download as module
+from eecs598.coco.download import DownloadError, check_torch_file, check_zip, download, fetch_many
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 0.3  # seconds that the client waits for a byte; the server is silent for twice as long
@@ -528,7 +528,7 @@ def test_a_folder_that_cannot_be_written(add, tmp_path, monkeypatch):
 
 def test_a_killed_process_leaves_what_the_next_call_uses(add, path):
     remote = add("killed", CONTENT, faults=["stall"], seed=3)
-    call = f"import eecs598.download as d; d.CHUNK = 512; d.download({remote.url!r}, {str(path)!r})"
+    call = f"import eecs598.coco.download as d; d.CHUNK = 512; d.download({remote.url!r}, {str(path)!r})"
     process = subprocess.Popen([sys.executable, "-c", call], cwd=ROOT)
     part = path.with_name("file.zip.part")
     while not (part.exists() and part.stat().st_size):
@@ -544,7 +544,7 @@ def test_a_killed_process_leaves_what_the_next_call_uses(add, path):
 def test_processes_that_want_the_same_file_take_turns(add, path):
     remote = add("shared", CONTENT, faults=["stall", "drop"])
     call = f"download({remote.url!r}, {str(path)!r}, timeout={TIMEOUT})"
-    command = [sys.executable, "-c", f"from eecs598.download import download; {call}"]
+    command = [sys.executable, "-c", f"from eecs598.coco.download import download; {call}"]
     processes = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     told = [process.communicate(timeout=60)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], told

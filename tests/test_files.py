@@ -13,7 +13,7 @@ import pytest
 import resident_memory
 import torch
 
-from eecs598.datafile import load_data
+from eecs598.coco.datafile import load_data
 from eecs598.files import page_releaser, save_whole
 
 OLD, NEW = {"old": torch.arange(3)}, {"new": torch.arange(500_000)}  # 4 MB, more than torch's writer buffers

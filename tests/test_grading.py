@@ -18,11 +18,12 @@ import mutants
 import pytest
 import rewrites
 
-from eecs598 import checks, grading, handout
+from eecs598 import checks, handout
 from eecs598.checks import CHECKS
 from eecs598.grad import CheckError
-from eecs598.grading import ABSENT, PUBLISHED_PARTS, RIGHT, STOPPED, UNDONE, WRONG, Submission
-from eecs598.remote import Launcher
+from eecs598.grading import grader as grading
+from eecs598.grading.grader import ABSENT, PUBLISHED_PARTS, RIGHT, STOPPED, UNDONE, WRONG, Submission
+from eecs598.grading.remote import Launcher
 
 ROOT = Path(__file__).resolve().parent.parent
 SOLUTION = (ROOT / "rnn_lstm_captioning.py").read_text(encoding="utf-8")
@@ -342,7 +343,7 @@ def run_page(tmp_path):
 def test_the_pages_commands_for_gradescope(run_page, tmp_path):
     archive, place = run_page("With Gradescope") / "gradescope.zip", tmp_path / "autograder"
     with zipfile.ZipFile(archive) as opened:
-        assert {"setup.sh", "run_autograder", "rnn_lstm_captioning.py", "eecs598/grading.py"} <= set(opened.namelist())
+        assert {"setup.sh", "run_autograder", "rnn_lstm_captioning.py", "eecs598/grading/__init__.py"} <= set(opened.namelist())
         assert opened.getinfo("run_autograder").external_attr >> 16 & 0o111
         opened.extractall(place / "source")
     for name in ("setup.sh", "run_autograder"):

@@ -181,7 +181,7 @@ def test_no_line_of_an_answer_is_left_anywhere(absent, edition, published):
     telling = in_source & set(map(str.strip, lines)) - kept
     assert len(telling) > 40
     for name, text in texts(published if absent else edition).items():
-        found = [line for line in telling if line in text and name != "eecs598/formulas.py"]
+        found = [line for line in telling if line in text and name != "eecs598/checks/formulas.py"]
         assert not found, f"{name}: {found}"
 
 
@@ -453,7 +453,7 @@ def run_cell(client, cell, index):
 
 def test_the_folder_has_what_a_student_needs_and_nothing_of_an_instructors(edition):
     names = set(texts(edition))
-    assert {"helpers.py", "eecs598/checks.py", "eecs598/formulas.py", "datasets/README.md", "Makefile"} <= names
+    assert {"helpers.py", "eecs598/checks/__init__.py", "eecs598/checks/formulas.py", "datasets/README.md", "Makefile"} <= names
     assert not [name for name in names if re.search(r"handout\.py|grading|student|instructors|^\.ci|test_checks", name)]
     for name in names - {handout.SOURCE, handout.NOTEBOOK, handout.STAMP}:
         assert handout.INSTRUCTORS_LINES.sub("", (ROOT / name).read_text()) == texts(edition)[name]
@@ -476,7 +476,7 @@ def test_the_zip_holds_the_folder(edition):
 def test_the_viewer_works_in_the_unpacked_folder(edition, tmp_path):
     """Its page is a file beside the module, which the edition must bring."""
     shutil.unpack_archive(f"{edition}.zip", tmp_path)
-    program = ("import numpy as np, eecs598.viewer as v; print(v.__file__); "
+    program = ("import numpy as np, eecs598.vis.viewer as v; print(v.__file__); "
                "print(v.attention_viewer([np.zeros((3, 8, 8))], ['one'], np.ones((1, 1, 2, 2))).page)")  # fmt: skip
     command = [sys.executable, "-c", program]
     result = subprocess.run(command, cwd=tmp_path / handout.FOLDER, capture_output=True, text=True)

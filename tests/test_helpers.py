@@ -12,7 +12,7 @@ import helpers
 from eecs598 import encoders
 from eecs598.coco import DataError, save_data
 from eecs598.metrics import evaluate_captions
-from eecs598.solver import TrainingError
+from eecs598.training.solver import TrainingError
 from rnn_lstm_captioning import CELL_TYPES, CaptioningRNN
 
 CELLS = pytest.mark.parametrize("cell_type", CELL_TYPES)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import rnn_lstm_captioning as code
-from eecs598 import kernels
+from eecs598.fast import kernels
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 needs_triton = pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="Triton is not installed here")

@@ -13,8 +13,8 @@ import pytest
 import several_processes
 import torch
 
-from eecs598 import checkpoints, processes
 from eecs598.scenes import main as make_scenes
+from eecs598.training import checkpoints, processes
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from eecs598.ptb import tokenize
+from eecs598.metrics.ptb import tokenize
 
 CAPTIONS = """
     A man 's dog 's ball , isn't it ? Don't ! They've , we'll , I'm , he'd and you're cannot , gonna , wanna !

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from eecs598 import grading, remote, sandbox
-from eecs598.grading import RIGHT, STOPPED, WRONG, Submission
-from eecs598.remote import Launcher
+from eecs598.grading import grader as grading
+from eecs598.grading import remote, sandbox
+from eecs598.grading.grader import RIGHT, STOPPED, WRONG, Submission
+from eecs598.grading.remote import Launcher
 
 ROOT = Path(__file__).resolve().parent.parent
 SOLUTION = ROOT / "rnn_lstm_captioning.py"
@@ -270,7 +271,7 @@ def test_modules_here_that_are_no_secret_can_be_imported(grade):
 # What the kernel refuses, without the audit hook: what a submission meets that gets around the hook.
 KERNEL = """
 import json, os, socket, subprocess, sys, threading
-from eecs598 import sandbox
+from eecs598.grading import sandbox
 
 folder, solution, other = sys.argv[1:]
 results = {}

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
 import helpers
-from eecs598 import selfcritical, solver
-from eecs598.checkpoints import CheckpointError
 from eecs598.metrics import evaluate_captions
-from eecs598.selfcritical import Bleu, CiderD, Practice
+from eecs598.training import selfcritical, solver
+from eecs598.training.checkpoints import CheckpointError
+from eecs598.training.selfcritical import Bleu, CiderD, Practice
 from rnn_lstm_captioning import CELL_TYPES, CaptioningRNN
 
 WORDS = st.lists(st.sampled_from(["a", "dog", "red", "ball", "runs", "on"]), max_size=12)

@@ -8,8 +8,8 @@ from itertools import chain
 import pytest
 import torch
 
-from eecs598.checkpoints import CheckpointError, Checkpoints, load_best
-from eecs598.solver import Extras, Run, TrainingError, evaluate_loss, train
+from eecs598.training.checkpoints import CheckpointError, Checkpoints, load_best
+from eecs598.training.solver import Extras, Run, TrainingError, evaluate_loss, train
 from rnn_lstm_captioning import CELL_TYPES, CaptioningRNN
 
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 import rnn_lstm_captioning
-from eecs598 import bench, processes, solver, step_time
+from eecs598 import bench
+from eecs598.bench import step_time
+from eecs598.training import processes, solver
 
 
 def test_the_command_prints_a_row_for_each_number_of_processes(capsys):

@@ -19,7 +19,7 @@ from PIL import Image
 
 import rnn_lstm_captioning as rlc
 from eecs598.encoders import get_encoder, set_encoder
-from eecs598.viewer import attention_viewer, explain_captions
+from eecs598.vis.viewer import attention_viewer, explain_captions
 from helpers import caption_pictures
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -273,10 +273,10 @@ def test_save_writes_the_page_or_leaves_what_was_there(rng, tmp_path):
 
 
 VIEW = """
-import numpy as np, eecs598.viewer
-page = eecs598.viewer.attention_viewer([np.zeros((3, 8, 8), np.uint8)], ["one"], np.ones((1, 1, 2, 2))).page
+import numpy as np, eecs598.vis.viewer
+page = eecs598.vis.viewer.attention_viewer([np.zeros((3, 8, 8), np.uint8)], ["one"], np.ones((1, 1, 2, 2))).page
 assert "<script>" in page and "one" in page
-print(eecs598.viewer.__file__)
+print(eecs598.vis.viewer.__file__)
 """
 
 

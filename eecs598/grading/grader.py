@@ -10,7 +10,7 @@ single precision. What goes beyond (a batch of one, other grids, inputs changed 
 
 One mistake costs one part. A part that misses on top of a wrong one is checked again with the solution's functions in
 the wrong ones' place, and a backward of a wrong forward against differences of that forward. Every part runs in a
-process of its own, with limits; `eecs598.sandbox` says what it is kept from, and that nothing is judged in it.
+process of its own, with limits; `eecs598.grading.sandbox` says what it is kept from, and that nothing is judged in it.
 """
 
 import argparse
@@ -33,8 +33,8 @@ from tqdm import tqdm
 from eecs598 import checks, commands, files
 from eecs598.checks import BEYOND, CHECKS, LESSON, PUBLISHED
 from eecs598.grad import CheckError, CheckTable
-from eecs598.remote import Launcher, Sandbox, Stopped
-from eecs598.sandbox import NAME, ROOT
+from eecs598.grading.remote import Launcher, Sandbox, Stopped
+from eecs598.grading.sandbox import NAME, ROOT
 
 SOLUTION = ROOT / f"{NAME}.py"
 CELLS = ("rnn", "lstm", "attn")
@@ -576,6 +576,3 @@ def main(arguments=None):
         return 1
     return 0
 
-
-if __name__ == "__main__":
-    sys.exit(main())

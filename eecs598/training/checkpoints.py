@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eecs598 import processes
 from eecs598.files import page_releaser, save_whole
+from eecs598.training import processes
 
 FORMAT = 1  # to be raised when a checkpoint comes to hold something else: older ones are then refused
 
@@ -30,7 +30,7 @@ class CheckpointError(ValueError):
 
 
 class Checkpoints:
-    """The checkpoints of one run, in a folder of its own; `eecs598.solver.train` keeps them and goes on from them.
+    """The checkpoints of one run, in a folder of its own; `eecs598.training.solver.train` keeps them and goes on from them.
 
     In the folder: iteration-00000120.pt, the last one, and the one before it, for where the last is damaged; and
     best.pt, of the epoch with the lowest validation loss or, without validation data, the lowest mean training loss.
@@ -53,7 +53,7 @@ class Checkpoints:
         self.epochs = self.state["run"]["epoch"] if self.state else 0
 
     def begin(self, run, num_epochs, **options):
-        """Put `run`, an eecs598.solver.Run, where the folder's run stopped; a new run gets its first checkpoint.
+        """Put `run`, an eecs598.training.solver.Run, where the folder's run stopped; a new run gets its first checkpoint.
 
         options: those that change the run's numbers; they, the data and the model must be those of the folder's
         run. Says in one line where it goes on. Raises CheckpointError.
@@ -209,7 +209,7 @@ def load_best(model, folder):
 
 
 def describe_data(images, captions, image_index=None, val_data=None):
-    """Each tensor's shape, type and hash, by name. Arguments as for `eecs598.solver.train`.
+    """Each tensor's shape, type and hash, by name. Arguments as for `eecs598.training.solver.train`.
 
     Another vocabulary shows in the captions' hash, as they are ids of its words.
     """

@@ -1,7 +1,7 @@
 """Scores of captions against what people said of the same pictures: BLEU, ROUGE-L, CIDEr.
 
 The field's own scorer computes them, pycocoevalcap (the code of COCO's caption challenge), on the words that its
-tokenizer finds; `eecs598.ptb` finds the same ones without Java. A caption is scored as a model generated it, against
+tokenizer finds; `eecs598.metrics.ptb` finds the same ones without Java. A caption is scored as a model generated it, against
 all the captions of its picture; what a model would have said after a person's words ("teacher forcing") is no caption.
 
     BLEU-1..4   runs of 1 to n words that a reference has too (precision), over all pictures together; too short
@@ -22,7 +22,7 @@ single picture CIDEr is 0. All are fractions, 1 at best, but CIDEr, 10 at best; 
 import math
 from typing import NamedTuple
 
-from eecs598.ptb import tokenize
+from eecs598.metrics.ptb import tokenize
 
 SCORES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr-D", "CIDEr", "ROUGE-L")
 

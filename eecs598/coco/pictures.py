@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from eecs598.captions import DataError, shorten_error
+from eecs598.coco.captions import DataError, shorten_error
 
 FITS = ("stretch", "crop")
 

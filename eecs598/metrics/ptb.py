@@ -7,7 +7,7 @@ written anew from that program's answers and compared with it in tests/test_ptb.
 differs on purpose: a caption's last word, if it is a letter with a full stop, there depends on how the next caption
 of the file begins ("wearing a size S." before "A dog"); here it keeps the full stop.
 
-Words to train on come from `eecs598.captions.tokenize`, which is stricter: it drops brackets, too.
+Words to train on come from `eecs598.coco.captions.tokenize`, which is stricter: it drops brackets, too.
 """
 
 import re

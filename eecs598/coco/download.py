@@ -27,7 +27,7 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-from eecs598.locks import taking_turns
+from eecs598.files import taking_turns
 
 COURSE_FILE_URLS = (  # 378 MB; no hash of it was ever published
     "http://web.eecs.umich.edu/~justincj/teaching/eecs498/coco.pt",

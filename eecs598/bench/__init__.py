@@ -27,12 +27,15 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from eecs598 import arithmetic, decoding, encoders, formulas, solver
+from eecs598 import decoding, encoders
+from eecs598.checks import formulas
 from eecs598.commands import Parser, device, positive
+from eecs598.fast import arithmetic
 from eecs598.files import write_whole
+from eecs598.training import solver
 from eecs598.vis import plot_growth, plot_ratios
 
-MODULE = Path(__file__).resolve().parent.parent / "rnn_lstm_captioning.py"
+MODULE = Path(__file__).resolve().parents[2] / "rnn_lstm_captioning.py"
 
 
 class Sizes(NamedTuple):
@@ -462,6 +465,3 @@ def draw(rows, machine, path):
     for target, figure in figures.items():
         write_whole(target, lambda file, figure=figure: figure.savefig(file, format="png", dpi=150))
 
-
-if __name__ == "__main__":
-    main()

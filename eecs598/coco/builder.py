@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from eecs598 import download
-from eecs598.captions import (
+from eecs598.coco import download
+from eecs598.coco.captions import (
     MAX_WORDS,
     DataError,
     build_vocabulary,
@@ -26,12 +26,12 @@ from eecs598.captions import (
     read_karpathy,
     shorten_error,
 )
-from eecs598.datafile import save_data
+from eecs598.coco.datafile import save_data
+from eecs598.coco.pictures import prepare_in_order
 from eecs598.files import save_whole
-from eecs598.pictures import prepare_in_order
 
 SHARD = 64  # pictures that are decoded between two saves
-CACHE = Path(__file__).parents[1] / "datasets" / "coco_images"
+CACHE = Path(__file__).parents[2] / "datasets" / "coco_images"
 IMAGE_URLS = (download.COCO_IMAGE_URL, download.COCO_IMAGE_MIRROR_URL)
 COURSE_COUNTS = {"train": 10000, "val": 500}  # of the course's own file
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from eecs598.captions import CAPTION_LENGTH, END, NULL, SPECIAL_TOKENS, START, UNK, DataError, shorten_error
+from eecs598.coco.captions import CAPTION_LENGTH, END, NULL, SPECIAL_TOKENS, START, UNK, DataError, shorten_error
 from eecs598.files import save_whole
 
 HOW_TO_MAKE = (

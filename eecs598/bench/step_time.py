@@ -1,9 +1,9 @@
 """How the time of a training step splits between computing and communication, with 1 process and with more.
 
-    python -m eecs598.step_time [--processes 1 2] [--rounds 15] [--batch-size 256] [--cell attn] [--device cpu]
-    python -m eecs598.step_time --estimate
+    python -m eecs598.bench.step_time [--processes 1 2] [--rounds 15] [--batch-size 256] [--cell attn] [--device cpu]
+    python -m eecs598.bench.step_time --estimate
 
-Measured: the step of `eecs598.solver` on features, its batch shared by the processes that torchrun starts on this
+Measured: the step of `eecs598.training.solver` on features, its batch shared by the processes that torchrun starts on this
 machine; the same step when each process keeps its gradients to itself ("computing"); and the sum of the gradients
 alone ("all-reduce"). The second command measures nothing: it prints what `estimate` comes to for COCO.
 """
@@ -20,8 +20,9 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from eecs598 import bench, processes, solver
+from eecs598 import bench
 from eecs598.commands import Parser, device, positive
+from eecs598.training import processes, solver
 
 KINDS = ("step", "computing", "all-reduce")
 COCO = 118_000  # its training pictures
@@ -95,7 +96,7 @@ def _sum(run, gradient):
 def launch(count, arguments):
     """`measure` in so many processes under torchrun: what the first one found."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    command, environment = [*torchrun, "-m", "eecs598.step_time", "--worker", *arguments], {"OMP_NUM_THREADS": "1"}
+    command, environment = [*torchrun, "-m", "eecs598.bench.step_time", "--worker", *arguments], {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=bench.MODULE.parent,
                           env=environment | os.environ)  # fmt: skip
     if done.returncode:
@@ -125,7 +126,7 @@ def estimated_table(batch_size, rate, gradient_bytes, epochs=60):
 
 
 def main(arguments=None):
-    parser = Parser(prog="python -m eecs598.step_time", description="Computing and communication in a training step.")
+    parser = Parser(prog="python -m eecs598.bench.step_time", description="Computing and communication in a training step.")
     add = parser.add_argument
     add("--processes", type=positive, nargs="+", default=[1, 2], metavar="P", help="numbers of processes (1 2)")
     add("--rounds", type=positive, default=15, help="steps of each kind, of which the fastest counts (15)")

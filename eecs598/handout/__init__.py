@@ -33,7 +33,7 @@ from typing import NamedTuple
 from eecs598 import commands
 from eecs598.checks import CHECKS
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SOURCE = "rnn_lstm_captioning.py"
 NOTEBOOK = "notebooks/rnn_lstm_captioning.ipynb"
 STAMP = ".handout.json"  # by this file an earlier handout is known
@@ -41,8 +41,8 @@ FOLDER = "rnn_lstm_captioning"  # the folder in the zip
 
 # What is copied besides the source, the notebook and some tests; what is for instructors stays behind.
 COPIED = ("README.md", "LICENSE", "Makefile", "pyproject.toml", ".gitignore", "helpers.py", "datasets/README.md",
-          "datasets/.gitignore", "docs/*", "eecs598/*.py", "eecs598/*.html")  # fmt: skip
-INSTRUCTORS = ("handout", "grading", "remote", "sandbox", "instructors")
+          "datasets/.gitignore", "docs/*", "eecs598/**/*.py", "eecs598/**/*.html")  # fmt: skip
+INSTRUCTORS = ("handout", "grading", "instructors")
 INSTRUCTORS_LINES = re.compile(r"^.*\bINSTRUCTORS ONLY\b(?:.*\n)+?.*\bEND INSTRUCTORS\b.*\n+", re.MULTILINE)
 
 GROUPS = {
@@ -426,7 +426,7 @@ def _copied_files(root):
     """The files that both editions share."""
     paths = [path for pattern in COPIED for path in sorted(root.glob(pattern)) if path.is_file()]
     files = {}
-    for path in [path for path in paths if not path.stem.startswith(INSTRUCTORS)] + _copied_tests(root):
+    for path in [path for path in paths if not any(part.startswith(INSTRUCTORS) for part in path.relative_to(root).parts)] + _copied_tests(root):
         content = path.read_bytes()
         with contextlib.suppress(UnicodeDecodeError):  # a picture
             content = INSTRUCTORS_LINES.sub("", content.decode()).encode()
@@ -551,6 +551,3 @@ def main(arguments=None):
     print(f"{options.out}: {len(files)} files, {len(edition.todo)} parts to do; {archive} holds the same")
     return 0
 
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
 """The grader's end of a sandbox: start it, call a submission's functions as if they were here, stop it.
 
 `Sandbox.function` and `Sandbox.make_class` give what `eecs598.checks` takes. Their values, caches and gradients come
-from the other process (see `eecs598.sandbox`); autograd runs through a call as through any function.
+from the other process (see `eecs598.grading.sandbox`); autograd runs through a call as through any function.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from eecs598 import sandbox
 from eecs598.checks import OutputError
+from eecs598.grading import sandbox
 
 CAPTIONER = "CaptioningRNN"
 
@@ -49,7 +49,7 @@ def _environment():
 
 
 def _command(*arguments):
-    return [sys.executable, "-m", "eecs598.sandbox", *arguments]
+    return [sys.executable, "-m", "eecs598.grading.sandbox", *arguments]
 
 
 class Launcher:
@@ -97,7 +97,7 @@ class Launcher:
                 self._open()
                 answer = self._order(order, fds)
         if answer is None:
-            raise RuntimeError("the fork server is gone: `python -m eecs598.sandbox` fails here")
+            raise RuntimeError("the fork server is gone: `python -m eecs598.grading.sandbox` fails here")
         pid = answer["pid"]
         os.close(theirs_output)
         file = sandbox._Whole(os.fdopen(ours.detach(), "r+b", buffering=0))

@@ -834,6 +834,3 @@ def main(arguments=None):
           f"{words} words, {seconds:.0f} s")  # fmt: skip
     return 0
 
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -16,8 +16,8 @@ import random
 import sys
 from pathlib import Path
 
-from eecs598.builder import CACHE, IMAGE_URLS, build_data
-from eecs598.captions import (
+from eecs598.coco.builder import CACHE, IMAGE_URLS, build_data
+from eecs598.coco.captions import (
     END,
     NULL,
     SPECIAL_TOKENS,
@@ -28,11 +28,11 @@ from eecs598.captions import (
     shorten_error,
     tokenize,
 )
+from eecs598.coco.datafile import check_whole, describe_data, load_data, save_data, validate_data
+from eecs598.coco.download import COCO_IMAGE_URL, COURSE_FILE_URLS, DownloadError, check_torch_file
+from eecs598.coco.download import download as download_file
+from eecs598.coco.pictures import FITS, prepare_image
 from eecs598.commands import Parser, positive
-from eecs598.datafile import check_whole, describe_data, load_data, save_data, validate_data
-from eecs598.download import COCO_IMAGE_URL, COURSE_FILE_URLS, DownloadError, check_torch_file
-from eecs598.download import download as download_file
-from eecs598.pictures import FITS, prepare_image
 
 __all__ = [
     "SPECIAL_TOKENS", "DataError", "DownloadError", "build_data", "build_vocabulary", "check", "describe_data",
@@ -40,13 +40,13 @@ __all__ = [
 ]  # fmt: skip
 
 SHEET_DPI = 120  # shows a picture of 224 x 224 at its full size
-COURSE_FILE = Path(__file__).parents[1] / "datasets" / "coco.pt"
+COURSE_FILE = Path(__file__).parents[2] / "datasets" / "coco.pt"
 
 
-def download(path=COURSE_FILE, urls=COURSE_FILE_URLS, **options):
+def download_course_file(path=COURSE_FILE, urls=COURSE_FILE_URLS, **options):
     """Fetch the course's data file, COCO 2014, 378 MB, to `path`; returns `path`.
 
-    urls: an address, or several mirrors in order. options: as for `eecs598.download.download` (`progress`,
+    urls: an address, or several mirrors in order. options: as for `eecs598.coco.download.download` (`progress`,
     `retries`, ...). The file gets its name only once its length and CRCs are right and `load_data` takes it;
     one that is there and passes is left as it is. After an interruption the same call goes on. Raises
     DownloadError.
@@ -230,7 +230,7 @@ def _run(command, options):
     if command == "check":
         return check(options["file"], options["quick"])
     if command == "download":
-        path = download(options["out"], options["url"] or COURSE_FILE_URLS)
+        path = download_course_file(options["out"], options["url"] or COURSE_FILE_URLS)
     else:
         build_data(**options | {"image_url": options["image_url"] or IMAGE_URLS})
         path = options["out"]
@@ -252,6 +252,3 @@ def main(arguments=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -24,8 +24,9 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from eecs598 import encoders, formulas
-from eecs598.formulas import GRID, MAIN, SIZES, SPECIALS, Case
+from eecs598 import encoders
+from eecs598.checks import formulas
+from eecs598.checks.formulas import GRID, MAIN, SIZES, SPECIALS, Case
 from eecs598.grad import NUMERIC, CheckTable, compute_numeric_gradient, rel_error
 
 SAME = 1e-6  # a wrong output within this of a mistake's value is that mistake

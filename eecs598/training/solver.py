@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, fields
 import torch
 from tqdm import tqdm
 
-from eecs598 import processes
 from eecs598.files import page_releaser
+from eecs598.training import processes
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -206,11 +206,11 @@ def train(
     lr_decay multiplies the learning rate after each epoch. val_data: (images, captions) for the validation
     loss after each epoch. seed orders the examples. precision: see `autocast`; or "auto", the faster one here.
     accumulate: parts in which a batch is computed, for one that does not fit in memory; the update is the same, but
-    for a batch norm that is trained, which sees a part at a time. checkpoints: an eecs598.checkpoints.Checkpoints,
+    for a batch norm that is trained, which sees a part at a time. checkpoints: an eecs598.training.checkpoints.Checkpoints,
     from which the run goes on and where it is kept; num_epochs (but for a cosine), accumulate and the number of
-    processes may then differ from before. Under torchrun (`eecs598.processes`) batch_size is that of all processes
+    processes may then differ from before. Under torchrun (`eecs598.training.processes`) batch_size is that of all processes
     together. extras: what the published recipe does without. loss(model, images, rows): another loss, of the examples
-    `rows`, as eecs598.selfcritical gives. score(model): captions' scores after each epoch, for the history, a dict.
+    `rows`, as eecs598.training.selfcritical gives. score(model): captions' scores after each epoch, for the history, a dict.
     Returns a History. Raises ValueError for options or sizes that make no sense, CheckpointError (a ValueError) for
     checkpoints of another run, TrainingError when the loss is no longer finite or memory runs out.
     """

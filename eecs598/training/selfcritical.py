@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 import torch
 
-from eecs598 import checkpoints, decoding
+from eecs598 import decoding
+from eecs598.training import checkpoints
 
 RUN_LENGTHS = 4  # CIDEr counts runs of 1 to 4 words
 SIGMA = 6.0  # of CIDEr-D's penalty on a length other than the reference's
