@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from support.encoder import MeanEncoder
 
 from eecs598.coco import build_vocabulary, encode_captions
 from eecs598.metrics.ptb import PUNCTUATION
@@ -107,25 +108,8 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def fill(folder):
-    """Leave no room on the folder's disk. Returns the file that takes it."""
-    with (folder / "everything else").open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(1024))
-    return Path(file.name)
 
 
-class MeanEncoder(torch.nn.Module):
-    """An encoder that costs nothing: the mean colour of each cell of a 2 x 3 grid."""
-
-    out_channels, image_size = 3, None
-
-    def __init__(self):
-        super().__init__()
-        self.scale = torch.nn.Parameter(torch.full((), 1 / 255))
-
-    def forward(self, images):
-        return torch.nn.functional.adaptive_avg_pool2d(images.float(), (2, 3)) * self.scale
 
 
 @pytest.fixture

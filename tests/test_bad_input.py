@@ -18,10 +18,10 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import MeanEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.encoder import MeanEncoder
 
 import helpers
 import rnn_lstm_captioning

@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from conftest import fill
+from support.disk import fill
 
 from eecs598 import encoders
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import resident_memory
 import torch
+from support import ROOT, resident_memory
 
 from eecs598.coco.datafile import load_data
 from eecs598.files import page_releaser, save_whole
@@ -204,7 +204,7 @@ def test_what_was_written_to_is_never_lost(tmp_path):
 @on_linux
 def test_training_holds_a_small_part_of_the_data_in_memory(tmp_path):
     """docs/scaling.md has the same for 10,000 to 100,000 pictures, where the part is as large as here."""
-    command = [sys.executable, Path(__file__).with_name("resident_memory.py"), tmp_path, "8000"]
+    command = [sys.executable, ROOT / "tests" / "support" / "resident_memory.py", tmp_path, "8000"]
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, capture_output=True, text=True, check=True, env=alone)
     _, pictures, features, held, _ = map(float, run.stdout.split())

@@ -7,13 +7,12 @@ import subprocess
 import sys
 import warnings
 from importlib import metadata
-from pathlib import Path
 
 import pytest
+from support import ROOT
 
 import eecs598
 
-ROOT = Path(__file__).resolve().parent.parent
 OURS = pkgutil.iter_modules(eecs598.__path__)
 MODULES = ["rnn_lstm_captioning", "helpers", *(f"eecs598.{each.name}" for each in OURS)]
 

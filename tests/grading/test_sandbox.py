@@ -10,15 +10,15 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
 from eecs598.grading import grader as grading
 from eecs598.grading import remote, sandbox
 from eecs598.grading.grader import RIGHT, STOPPED, WRONG, Submission
 from eecs598.grading.remote import Launcher
 
-ROOT = Path(__file__).resolve().parent.parent
 SOLUTION = ROOT / "rnn_lstm_captioning.py"
-STUDENT = (ROOT / "tests" / "student" / "rnn_lstm_captioning.py").read_text(encoding="utf-8")
+STUDENT = (ROOT / "tests" / "support" / "student" / "rnn_lstm_captioning.py").read_text(encoding="utf-8")
 PART, NEIGHBOUR = "temporal_softmax_loss", "rnn_step_forward"
 SOON, LATE = 4.0, 60.0  # seconds: who hangs takes them; who does not has time also on a busy machine
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's limits are Linux's")

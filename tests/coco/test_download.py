@@ -13,17 +13,16 @@ import sys
 import threading
 import time
 import zipfile
-from pathlib import Path
 
 import pytest
 import requests
 import torch
-from faulty_server import FAULTS, serve, unused_port
+from support import ROOT
+from support.faulty_server import FAULTS, serve, unused_port
 
 from eecs598.coco import download as module
 from eecs598.coco.download import DownloadError, check_torch_file, check_zip, download, fetch_many
 
-ROOT = Path(__file__).parent.parent
 TIMEOUT = 0.3  # seconds that the client waits for a byte; the server is silent for twice as long
 FAST = {"progress": False, "timeout": TIMEOUT, "backoff": 0.0005}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from support import ROOT
 
 import helpers
 from eecs598 import encoders, metrics
@@ -16,7 +17,6 @@ from eecs598.coco import build_data, build_vocabulary, encode_captions, save_dat
 from eecs598.utils import reset_seed
 from rnn_lstm_captioning import CELL_TYPES, CaptioningRNN
 
-ROOT = Path(__file__).resolve().parent.parent
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (120, 120, 120)}
 SIZES = [
     "--hidden",

@@ -205,7 +205,7 @@ def test_wrong_usage_is_one_line(arguments, said, capsys):
 
 
 def test_a_students_file_can_be_measured():
-    module = bench.load_module(bench.MODULE.parent / "tests" / "student" / "rnn_lstm_captioning.py")
+    module = bench.load_module(bench.MODULE.parent / "tests" / "support" / "student" / "rnn_lstm_captioning.py")
     try:
         pair = next(bench.layer_pairs(module, SMALL, "cpu"))
         assert bench.compare(pair, rounds=2).ours > 0

@@ -13,20 +13,18 @@ import sys
 import threading
 import time
 import zipfile
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
-from test_coco import PEAK, assert_equal, message, numbers_of, write_folder
+from support import ROOT
+from support.data_files import PEAK, assert_equal, message, numbers_of, write_folder
 
 from eecs598 import coco
 from eecs598.coco import build_data, builder, download
 from eecs598.coco.captions import DataError, read_captions, read_karpathy
 from eecs598.coco.download import DownloadError
-
-ROOT = Path(coco.__file__).parents[2]
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

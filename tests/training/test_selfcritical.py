@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conftest import MeanEncoder
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+from support.encoder import MeanEncoder
 
 import helpers
 from eecs598.metrics import evaluate_captions

@@ -22,11 +22,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support import ROOT
 
 from eecs598.vis import attention_overlay
 from eecs598.vis.viewer import attention_viewer
 
-ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = "rnn_lstm_captioning.ipynb"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 QUIET = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
+from support import ROOT
 
 from eecs598 import scenes
 from eecs598.coco import DataError, load_data, save_data, validate_data
 from eecs598.scenes import COLOURS, RESERVED_PAIRS, RESERVED_TRIPLES, SIZE_WORDS, THINGS, judge_caption, make_scenes
 
-ROOT = Path(__file__).resolve().parents[1]
 NUMBER_WORDS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4}
 OPPOSITES = [("left", "right"), ("above", "beneath"), ("over", "under"), ("under", "above"), ("below", "over"),
              ("beneath", "above"), ("beside", "over"), ("right", "left")]  # fmt: skip

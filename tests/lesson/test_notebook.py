@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from support import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "rnn_lstm_captioning.ipynb"
 CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
 CODE = [cell for cell in CELLS if cell["cell_type"] == "code"]

@@ -15,15 +15,15 @@ import pytest
 import torch
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from support import ROOT
 
 import helpers
 from eecs598 import handout
 from eecs598.checks import CHECKS
 from eecs598.grad import CheckError
 
-ROOT = Path(__file__).resolve().parent.parent
 SOLUTION = (ROOT / handout.SOURCE).read_text(encoding="utf-8")
-STUDENT = (ROOT / "tests" / "student" / handout.SOURCE).read_text(encoding="utf-8")
+STUDENT = (ROOT / "tests" / "support" / "student" / handout.SOURCE).read_text(encoding="utf-8")
 PARTS = handout.list_parts(SOLUTION)
 ANSWERS = handout.find_answers(SOLUTION)
 GIVEN = {"rnn_module"}  # a check of what is no part: it stays, as in the published assignment

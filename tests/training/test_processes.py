@@ -7,16 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import several_processes
 import torch
+from support import ROOT, several_processes
 
 from eecs598.scenes import main as make_scenes
 from eecs598.training import checkpoints, processes
 
-ROOT = Path(__file__).resolve().parent.parent
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch is built without distributed")

@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import MeanEncoder, fill
+from support import ROOT
+from support.disk import fill
+from support.encoder import MeanEncoder
 
 import helpers
 from eecs598.coco import save_data
@@ -152,7 +153,7 @@ def test_more_epochs_go_on_and_fewer_are_refused(tmp_path):
 def test_a_run_killed_at_30_random_moments_ends_as_one_never_killed(tmp_path):
     if not hasattr(os, "fork"):
         pytest.skip("needs fork and SIGKILL")
-    command = [sys.executable, Path(__file__).with_name("killed_run.py"), tmp_path, "30", "1"]
+    command = [sys.executable, ROOT / "tests" / "support" / "killed_run.py", tmp_path, "30", "1"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     killed_in = json.loads(done.stdout)

@@ -21,12 +21,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from support import ROOT
+from support.data_files import PEAK, assert_equal, message, numbers_of, write_folder
 
 from eecs598 import coco
-from eecs598.coco import DataError, build_data, prepare_image, save_data, tokenize, validate_data
+from eecs598.coco import build_data, prepare_image, save_data, tokenize, validate_data
 from eecs598.coco.captions import read_captions
 
-ROOT = Path(coco.__file__).parents[2]
 PIPES = {"capture_output": True, "text": True, "cwd": ROOT}
 WORDS = ["a", "dog", "runs", "on", "grass", "the", "cat", "sleeps"]
 
@@ -41,15 +42,6 @@ def tiny_data(train=6, val=3, size=8, specials=coco.SPECIAL_TOKENS):
         data[f"{split}_images"] = torch.arange(rows * 3 * size * size).reshape(rows, 3, size, size).byte()
         data[f"{split}_captions"] = coco.encode_captions(captions, vocab)
     return data
-
-
-def message(call, *arguments, **options):
-    """The one line that a failing call says."""
-    with pytest.raises(DataError) as caught:
-        call(*arguments, **options)
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 # --- words --------------------------------------------------------------------------------------------------
@@ -228,13 +220,6 @@ def test_validation_reads_no_picture():
 # --- reading and writing ------------------------------------------------------------------------------------
 
 
-def assert_equal(one, other):
-    assert one.keys() == other.keys()
-    for key, value in one.items():
-        same = torch.equal(value, other[key]) if isinstance(value, torch.Tensor) else value == other[key]
-        assert same, key
-
-
 def test_saved_data_load_back_with_their_extra_keys(tmp_path):
     data = tiny_data()
     data["val_references"] = [["a dog", "dogs"]] * 3
@@ -357,14 +342,10 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
 
 # The most memory that the process itself has held; getrusage counts that of the process that started it too.
-PEAK = """
-import re
-def memory():
-    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 2**10
-"""
 OPENING = PEAK + """
 import sys, time
 from eecs598.coco import load_data
+from support.data_files import PEAK, assert_equal, colour, message, numbers_of, write_folder
 before, start = memory(), time.process_time()
 data = load_data(sys.argv[1])
 print(memory() - before, time.process_time() - start, *{"matplotlib", "torchvision"} & set(sys.modules))
@@ -546,40 +527,6 @@ def test_pictures_that_cannot_be_read_are_named(tmp_path, monkeypatch):
 
 
 # --- building -----------------------------------------------------------------------------------------------
-
-
-def colour(number):
-    return (number * 37 % 256, number * 91 % 256, number * 53 % 256)
-
-
-def write_folder(folder, numbers, name="captions.json", change=lambda content: None):
-    """A plain picture a number, in its own colour, and a captions file with three captions each."""
-    (folder / "images").mkdir(exist_ok=True)
-    content = {"images": [], "annotations": []}
-    for number in numbers:
-        file_name = f"{number:03}.png"
-        Image.new("RGB", (12, 9), colour(number)).save(folder / "images" / file_name)
-        content["images"].append({"id": number, "file_name": file_name, "height": 9, "width": 12})
-        for caption in (f"A picture, {number}.", f"picture number {number}", "very " * 20 + "long"):
-            content["annotations"].append({"id": 0, "image_id": number, "caption": caption})
-    change(content)
-    (folder / name).write_text(json.dumps(content))
-    return folder / "images", folder / name
-
-
-def numbers_of(data, split):
-    """The picture numbers, checked to be those of its pixels, captions and references, row by row."""
-    validate_data(data)
-    numbers = data[f"{split}_image_ids"].tolist()
-    ids = data["vocab"]["token_to_idx"]
-    for row, number in enumerate(numbers):
-        assert data[f"{split}_images"][row, :, 0, 0].tolist() == list(colour(number))
-        references = data[f"{split}_references"][row]
-        assert sorted(references) == [f"a picture {number}", f"picture number {number}", "very " * 20 + "long"]
-        words = references[0].split()
-        assert len(words) == 3  # the long caption never stands for its picture
-        assert data[f"{split}_captions"][row, 1:4].tolist() == [ids.get(word, ids["<UNK>"]) for word in words]
-    return numbers
 
 
 def test_a_build_pairs_pictures_with_their_captions(tmp_path):

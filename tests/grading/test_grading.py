@@ -14,9 +14,8 @@ import zipfile
 from pathlib import Path
 
 import conftest
-import mutants
 import pytest
-import rewrites
+from support import ROOT, mutants, rewrites
 
 from eecs598 import checks, handout
 from eecs598.checks import CHECKS
@@ -25,9 +24,8 @@ from eecs598.grading import grader as grading
 from eecs598.grading.grader import ABSENT, PUBLISHED_PARTS, RIGHT, STOPPED, UNDONE, WRONG, Submission
 from eecs598.grading.remote import Launcher
 
-ROOT = Path(__file__).resolve().parent.parent
 SOLUTION = (ROOT / "rnn_lstm_captioning.py").read_text(encoding="utf-8")
-STUDENT = (ROOT / "tests" / "student" / "rnn_lstm_captioning.py").read_text(encoding="utf-8")
+STUDENT = (ROOT / "tests" / "support" / "student" / "rnn_lstm_captioning.py").read_text(encoding="utf-8")
 TIMEOUT = 60.0  # seconds: none of these hangs, and a busy machine is no mistake
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path[:0] = map(str, Path(__file__).resolve().parents[1:3])
 from eecs598 import encoders
 from eecs598.coco.datafile import load_data
 from eecs598.training import checkpoints, solver

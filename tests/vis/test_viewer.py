@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support import ROOT
 
 import rnn_lstm_captioning as rlc
 from eecs598.encoders import get_encoder, set_encoder
 from eecs598.vis.viewer import attention_viewer, explain_captions
 from helpers import caption_pictures
 
-ROOT = Path(__file__).resolve().parent.parent
 MARKUP = '</script><img src=x onerror="alert(1)"><b>&amp;'
 VOID = {"img", "br", "meta", "link", "hr", "input"}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from support import ROOT
 
 import helpers
 import rnn_lstm_captioning as ours
@@ -20,8 +21,7 @@ from eecs598.checks import CHECKS
 from eecs598.coco import save_data
 from eecs598.grad import rel_error
 
-ROOT = Path(__file__).resolve().parent.parent
-STUDENT = Path(__file__).resolve().parent / "student" / "rnn_lstm_captioning.py"
+STUDENT = ROOT / "tests" / "support" / "student" / "rnn_lstm_captioning.py"
 CELLS = pytest.mark.parametrize("cell_type", ["rnn", "lstm", "attn"])
 
 # The names, argument order and defaults that the project's design fixes.

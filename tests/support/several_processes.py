@@ -13,13 +13,12 @@ from unittest import mock
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from conftest import MeanEncoder
-
+sys.path[:0] = map(str, Path(__file__).resolve().parents[1:3])
 import helpers
 from eecs598.files import save_whole
 from eecs598.training import checkpoints, processes, solver
 from rnn_lstm_captioning import CELL_TYPES, CaptioningRNN
+from support.encoder import MeanEncoder
 
 WORDS = {word: i for i, word in enumerate(["<NULL>", "<START>", "<END>", "<UNK>", *"abcdefg"])}
 EXAMPLES = 23  # with a batch of 11, the last one has a single example: not enough to go round
