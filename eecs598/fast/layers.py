@@ -1,0 +1,85 @@
+"""The lesson's layers with fast sequences, as modules and as functions of a layer's parameters."""
+
+import math
+
+import torch
+from torch import nn
+
+from eecs598.bridge import by_hand
+from eecs598.fast.attention import attention_lstm_backward, attention_lstm_forward
+from eecs598.fast.lstm import lstm_backward, lstm_forward
+from eecs598.fast.rnn import rnn_backward, rnn_forward
+
+
+def run_rnn(x, h0, Wx, Wh, b, lengths=None):
+    """x (N, T, D), h0 (N, H) -> h (N, T, H), differentiable; lengths (N,), longest first, or None."""
+    return by_hand(rnn_forward, rnn_backward, *in_autocast_precision(x, h0, Wx, Wh, b), lengths)
+
+
+def run_lstm(x, h0, Wx, Wh, b, lengths=None):
+    """As `run_rnn`; c0 is zero."""
+    tensors = in_autocast_precision(x, h0, torch.zeros_like(h0), Wx, Wh, b)
+    return by_hand(lstm_forward, lstm_backward, *tensors, lengths)
+
+
+def run_attention_lstm(x, A, Wx, Wh, Wattn, b, lengths=None):
+    """x (N, T, D), A (N, H, h, w) -> h (N, T, H), differentiable; h0 = c0 = mean of A."""
+    return by_hand(
+        attention_lstm_forward, attention_lstm_backward, *in_autocast_precision(x, A, Wx, Wh, Wattn, b), lengths
+    )
+
+
+def in_autocast_precision(*tensors):
+    """Under autocast, the tensors in its lower precision; otherwise as they are. Autograd records the casts."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t.to(dtype) if t.is_floating_point() else t for t in tensors)
+
+
+class _Layer(nn.Module):
+    """A layer with parameters of the lesson's names and shapes, and a sequence function `run` of them."""
+
+    gates = 1
+
+    def __init__(self, input_dim, hidden_dim):
+        super().__init__()
+        self.Wx = self._weight(input_dim, hidden_dim)
+        self.Wh = self._weight(hidden_dim, hidden_dim)
+        self.b = nn.Parameter(torch.zeros(self.gates * hidden_dim))
+
+    def _weight(self, rows, hidden_dim):
+        return nn.Parameter(torch.randn(rows, self.gates * hidden_dim) / math.sqrt(rows))
+
+
+class RNN(_Layer):
+    """The lesson's RNN: parameters Wx (D, H), Wh (H, H), b (H,)."""
+
+    def forward(self, x, h0, lengths=None):
+        """x (N, T, D), h0 (N, H), lengths (N,), longest first. Returns the states h (N, T, H), 0 after a row's end."""
+        return run_rnn(x, h0, self.Wx, self.Wh, self.b, lengths)
+
+
+class LSTM(_Layer):
+    """The lesson's LSTM: parameters Wx (D, 4H), Wh (H, 4H), b (4H,), gates in the order i, f, o, g."""
+
+    gates = 4
+
+    def forward(self, x, h0, lengths=None):
+        """As RNN's; c0 is zero."""
+        return run_lstm(x, h0, self.Wx, self.Wh, self.b, lengths)
+
+
+class AttentionLSTM(_Layer):
+    """The lesson's attention LSTM: parameters Wx (D, 4H), Wh and Wattn (H, 4H), b (4H,)."""
+
+    gates = 4
+
+    def __init__(self, input_dim, hidden_dim):
+        super().__init__(input_dim, hidden_dim)
+        self.Wattn = self._weight(hidden_dim, hidden_dim)
+
+    def forward(self, x, A, lengths=None):
+        """x (N, T, D), A (N, H, h, w), lengths as RNN's; h0 = c0 = mean of A. Returns h (N, T, H)."""
+        return run_attention_lstm(x, A, self.Wx, self.Wh, self.Wattn, self.b, lengths)
