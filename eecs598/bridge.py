@@ -33,6 +33,7 @@ class _ByHand(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, doutput):
         leaves = [other if tensor is None else tensor for tensor, other in zip(ctx.saved_tensors, ctx.others)]
-        gradients = ctx.backward_by_hand(doutput, tree_unflatten(leaves, ctx.structure))
+        with torch.autocast(doutput.device.type, enabled=False):
+            gradients = ctx.backward_by_hand(doutput, tree_unflatten(leaves, ctx.structure))
         gradients = gradients if isinstance(gradients, (tuple, list)) else (gradients,)
         return None, None, *gradients, *[None] * (ctx.count - len(gradients))

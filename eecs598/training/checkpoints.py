@@ -30,7 +30,7 @@ class CheckpointError(ValueError):
 
 
 class Checkpoints:
-    """The checkpoints of one run, in a folder of its own; `eecs598.training.solver.train` keeps them and goes on from them.
+    """The checkpoints of one run, in a folder of its own, for `eecs598.training.solver.train` to keep and resume from.
 
     In the folder: iteration-00000120.pt, the last one, and the one before it, for where the last is damaged; and
     best.pt, of the epoch with the lowest validation loss or, without validation data, the lowest mean training loss.
@@ -53,7 +53,7 @@ class Checkpoints:
         self.epochs = self.state["run"]["epoch"] if self.state else 0
 
     def begin(self, run, num_epochs, **options):
-        """Put `run`, an eecs598.training.solver.Run, where the folder's run stopped; a new run gets its first checkpoint.
+        """Put `run`, a solver's Run, where the folder's run stopped; a new run gets its first checkpoint.
 
         options: those that change the run's numbers; they, the data and the model must be those of the folder's
         run. Says in one line where it goes on. Raises CheckpointError.
@@ -232,12 +232,11 @@ def hash_tensors(tensors):
 
 
 def describe_model(model):
-    """The model's class, each weight's shape, type and whether it is trained, by name, and the options in use."""
+    """The model's class, each weight's shape, type and whether it is trained, by name."""
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     layout = {f"model.{name}": f"{tuple(value.shape)} {_dtype(value)}{'' if name in trained else ' frozen'}"
               for name, value in model.state_dict().items()}  # fmt: skip
-    options = {name: value for name, value in getattr(model, "options", {}).items() if value}
-    return {"model": type(model).__name__, **layout, **options}
+    return {"model": type(model).__name__, **layout}
 
 
 def _dtype(tensor):

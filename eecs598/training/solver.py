@@ -5,15 +5,15 @@ import functools
 import math
 import time
 import traceback
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import torch
 from tqdm import tqdm
 
 from eecs598.files import page_releaser
 from eecs598.training import processes
-
-PRECISIONS = ("float32", "bfloat16")
+from eecs598.training.objective import Objective
+from eecs598.training.options import PRECISIONS, Options
 
 
 class TrainingError(RuntimeError):
@@ -31,58 +31,29 @@ class History:
     val_scores: list[dict] = field(default_factory=list)  # one an epoch if captions were scored
 
 
-@dataclass(frozen=True)
-class Extras:
-    """What the published recipe does without; as it stands here, all of it is off.
-
-    weight_decay: AdamW's (Loshchilov and Hutter, "Decoupled weight decay regularization", 2019). clip_norm: a gradient
-    that is longer is shortened to this norm (Pascanu et al., "On the difficulty of training recurrent neural
-    networks", 2013). warmup: iterations in which the learning rate rises from 0. cosine: it falls along a cosine, to
-    a twentieth at the end of the last epoch (Loshchilov and Hutter, "SGDR", 2017). averaging: the model ends, and is
-    validated, with the moving average of its weights, in which an iteration's count this much less in the next one;
-    less at first, so that the random start is soon forgotten (Polyak and Juditsky, 1992).
-    """
-
-    weight_decay: float = 0.0
-    clip_norm: float = 0.0
-    warmup: int = 0
-    cosine: bool = False
-    averaging: float = 0.0
-
-    def __post_init__(self):
-        for name in ("weight_decay", "clip_norm", "warmup"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be 0, for none, or more")
-        if not 0 <= self.averaging < 1:
-            raise ValueError(f"averaging is {self.averaging!r}; it must be 0, for none, or a number below 1, as 0.999")
-
-    def in_use(self):
-        """Those that are not off, by name."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: value for name, value in values.items() if value}
-
-
 class Run:
     """A training run: all that one iteration hands to the next, and the two steps that move it on.
 
     Between two iterations `state_dict` gives all of it as tensors and plain values, and `load_state_dict` puts it back.
-    epoch: those that are done; position: iterations done in the one after them. Under torchrun all processes make the
-    same run, and each computes its share of every batch.
+    loss: what gives the mean loss of a batch, a module that holds the model; None: the model itself. epoch: those that
+    are done; position: iterations done in the one after them. Under torchrun all processes make the same run, and each
+    computes its share of every batch.
     """
 
     def __init__(
-        self, model, num_examples, *, batch_size, learning_rate, lr_decay, seed, num_epochs=1, extras=Extras()
+        self, model, num_examples, *, batch_size, learning_rate, lr_decay=1.0, num_epochs=1, loss=None,
+        options=Options(),
     ):  # fmt: skip
         parameters = [p for p in model.parameters() if p.requires_grad]
-        self.model, self.device, self.parameters, self.extras = model, parameters[0].device, parameters, extras
-        self.processes = processes.current()
-        self.together = self.processes.together(model)
+        self.model, self.device, self.parameters, self.options = model, parameters[0].device, parameters, options
+        self.loss, self.processes = model if loss is None else loss, processes.current()
+        self.together = self.processes.together(self.loss)
         self.num_examples, self.batch_size = num_examples, batch_size
-        self.average = [p.detach().clone() for p in parameters] if extras.averaging else None
-        self.optimizer = make_optimizer(parameters, learning_rate, extras.weight_decay)
+        self.average = [p.detach().clone() for p in parameters] if options.averaging else None
+        self.optimizer = make_optimizer(parameters, learning_rate, options.weight_decay)
         iterations = math.ceil(num_examples / batch_size)
-        self.schedule, self.by_iteration = make_schedule(self.optimizer, lr_decay, iterations, num_epochs, extras)
-        self.order = torch.Generator().manual_seed(seed)
+        self.schedule, self.by_iteration = make_schedule(self.optimizer, lr_decay, iterations, num_epochs, options)
+        self.order = torch.Generator().manual_seed(options.seed)
         self.order_state = self.order.get_state()  # from which the order of the epoch under way is drawn
         self.history = History(iterations)
         self.epoch, self.best, self.best_epoch = 0, math.inf, 0
@@ -100,23 +71,23 @@ class Run:
         """The rows of each batch of this epoch that is still to come."""
         return torch.randperm(self.num_examples, generator=self.order).split(self.batch_size)[self.position :]
 
-    def step(self, rows, loss_of, accumulate=1):
-        """One update from the examples `rows`; `loss_of(model, rows)` is the mean loss of some.
+    def step(self, rows, loss_of):
+        """One update from the examples `rows`; `loss_of(together, rows)` is the mean loss of some.
 
-        Taken in `accumulate` parts, fewer examples are in memory at a time. Each part's loss counts by its share
-        of the examples, so that their sum, and its gradient, is that of the whole batch.
+        Taken in `options.accumulate` parts, fewer examples are in memory at a time. Each part's loss counts by its
+        share of the examples, so that their sum, and its gradient, is that of the whole batch.
         """
         self.optimizer.zero_grad(set_to_none=True)
         share, weight = self.processes.share(rows)
-        parts, value = share.split(math.ceil(len(share) / accumulate)), 0.0
+        parts, value = share.split(math.ceil(len(share) / self.options.accumulate)), 0.0
         for part in parts:
             with self.processes.alone(self.together, part is not parts[-1]):
                 loss = loss_of(self.together, part) * (len(part) * weight)
                 loss.backward()
             value += loss.item()
         value = self._finite(self.processes.sum(value, self.device))
-        if self.extras.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.extras.clip_norm)
+        if self.options.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.options.clip_norm)
         self.optimizer.step()
         if self.by_iteration:
             self.schedule.step()
@@ -126,7 +97,7 @@ class Run:
 
     @torch.no_grad()
     def _move_average(self):
-        kept = min(self.extras.averaging, (1 + self.iteration) / (10 + self.iteration))
+        kept = min(self.options.averaging, (1 + self.iteration) / (10 + self.iteration))
         for mean, now in zip(self.average or (), self.parameters):
             mean.lerp_(now, 1 - kept)
 
@@ -194,63 +165,62 @@ class Run:
 
 
 def train(
-    model, images, captions, *, num_epochs, batch_size, learning_rate, lr_decay=1.0, image_index=None,
-    val_data=None, seed=0, progress=True, precision="float32", accumulate=1, checkpoints=None, extras=Extras(),
-    loss=None, score=None,
+    model, images, captions, *, num_epochs, batch_size, learning_rate, lr_decay=1.0, image_index=None, val_data=None,
+    fast=False, loss=None, score=None, checkpoints=None, options=Options(),
 ):  # fmt: skip
-    """Train a captioner with Adam; `model(images, captions)` is its loss, the mean over the batch.
+    """Train a captioner with Adam on the mean loss of each batch.
 
     images (n, ...) on any device, pictures or whatever else the model takes; captions (m, T + 1) int64, or (n, K,
     T + 1) for K captions of each picture in one step.
     image_index (m,): the row of `images` that each caption describes; None: caption k belongs to image k.
-    lr_decay multiplies the learning rate after each epoch. val_data: (images, captions) for the validation
-    loss after each epoch. seed orders the examples. precision: see `autocast`; or "auto", the faster one here.
-    accumulate: parts in which a batch is computed, for one that does not fit in memory; the update is the same, but
-    for a batch norm that is trained, which sees a part at a time. checkpoints: an eecs598.training.checkpoints.Checkpoints,
-    from which the run goes on and where it is kept; num_epochs (but for a cosine), accumulate and the number of
-    processes may then differ from before. Under torchrun (`eecs598.training.processes`) batch_size is that of all processes
-    together. extras: what the published recipe does without. loss(model, images, rows): another loss, of the examples
-    `rows`, as eecs598.training.selfcritical gives. score(model): captions' scores after each epoch, for the history, a dict.
-    Returns a History. Raises ValueError for options or sizes that make no sense, CheckpointError (a ValueError) for
-    checkpoints of another run, TrainingError when the loss is no longer finite or memory runs out.
+    lr_decay multiplies the learning rate after each epoch. val_data: (images, captions) for the validation loss after
+    each epoch. fast: the loss is computed by `eecs598.fast` (see `eecs598.training.objective`), else by the model's own
+    forward. loss: another loss than these, a module called as loss(images, captions), in evaluation mode for val_data.
+    score(model): captions' scores after each epoch, for the history, a dict. checkpoints: an
+    `eecs598.training.checkpoints.Checkpoints`, from which the run goes on and where it is kept; num_epochs (but for a
+    cosine), accumulate and the number of processes may then differ from before. Under torchrun
+    (`eecs598.training.processes`) batch_size is that of all processes together. options: see `Options`; an update is
+    the same for any `accumulate`, but for a batch norm that is trained, which sees a part at a time.
+    Returns a History. Raises ValueError for options or sizes that make no sense or a wrong fast loss, CheckpointError
+    (a ValueError) for checkpoints of another run, TrainingError when the loss is no longer finite or memory runs out.
     """
-    image_index = check_arguments(
-        images, captions, image_index, num_epochs=num_epochs, batch_size=batch_size, accumulate=accumulate,
-        learning_rate=learning_rate, lr_decay=lr_decay, precision=precision,
-    )  # fmt: skip
-    options = {"batch_size": batch_size, "learning_rate": learning_rate, "lr_decay": lr_decay, "seed": seed}
-    run = Run(model, len(captions), num_epochs=num_epochs, extras=extras, **options)
+    sizes = {"batch_size": batch_size, "learning_rate": learning_rate, "lr_decay": lr_decay}
+    image_index = check_arguments(images, captions, image_index, num_epochs=num_epochs, **sizes)
+    loss = Objective(model, options, fast) if loss is None else loss
+    run = Run(model, len(captions), num_epochs=num_epochs, loss=loss, options=options, **sizes)
+    precision = options.precision
     if precision == "auto":
         precision = (checkpoints and checkpoints.known.get("precision")) or best_precision(run.device)
     if checkpoints:
-        fixed = extras.in_use() | ({"cosine over epochs": num_epochs} if extras.cosine else {})
-        checkpoints.begin(run, num_epochs, **options, **fixed, precision=precision)
+        fixed = options.of_loss() | options.of_optimizer()
+        fixed |= {"cosine over epochs": num_epochs} if options.cosine else {}
+        checkpoints.begin(run, num_epochs, **sizes, seed=options.seed, **fixed, precision=precision)
 
     if not run.processes.first:  # what is drawn while training, as by dropout, must not be the same in all
-        torch.manual_seed(hash((seed, run.iteration, run.processes.rank)))
+        torch.manual_seed(hash((options.seed, run.iteration, run.processes.rank)))
 
-    def loss_of(model, rows):
+    def loss_of(together, rows):
         pictures = images[image_index[rows]].to(run.device)
         with autocast(run.device, precision):
-            return loss(model, pictures, rows) if loss else model(pictures, captions[rows].to(run.device))
+            return together(pictures, captions[rows].to(run.device))
 
     total = num_epochs * run.history.iterations_per_epoch
     release_pages = page_releaser(images)  # of a mapped file: else all of it comes to be held in memory
-    shown = progress and run.processes.first
+    shown = options.progress and run.processes.first
     bar = tqdm(initial=run.iteration, total=total, unit="batch", mininterval=0.5, disable=not shown)
-    with bar, checkpoints or contextlib.nullcontext(), _advice_on_memory(run, accumulate):
+    with bar, checkpoints or contextlib.nullcontext(), _advice_on_memory(run):
         while run.epoch < num_epochs:
             bar.set_description(f"epoch {run.epoch + 1}/{num_epochs}")
-            model.train()
+            run.loss.train()
             for rows in run.batches():
-                run.step(rows, loss_of, accumulate)
+                run.step(rows, loss_of)
                 bar.set_postfix(_running(run.history), refresh=False)
                 bar.update()
                 if checkpoints:
                     checkpoints.keep(run)
                 release_pages()
             with run.averaged():
-                val_loss = val_data and evaluate_loss(model, *val_data, math.ceil(batch_size / accumulate))
+                val_loss = val_data and evaluate_loss(run.loss, *val_data, math.ceil(batch_size / options.accumulate))
                 val_scores = score and score(model)
             run.end_epoch(val_loss, val_scores)
             bar.set_postfix(_running(run.history))
@@ -261,7 +231,7 @@ def train(
 
 
 @contextlib.contextmanager
-def _advice_on_memory(run, accumulate):
+def _advice_on_memory(run):
     """Inside, memory that runs out is a TrainingError that says which option to change."""
     try:
         yield
@@ -270,6 +240,7 @@ def _advice_on_memory(run, accumulate):
             raise
         told = str(error).partition("\n")[0]
         traceback.clear_frames(error.__traceback__)  # they hold the tensors that filled the memory
+        accumulate = run.options.accumulate
         parts = f" in {accumulate} parts" if accumulate > 1 else ""
         raise TrainingError(
             f"out of memory on {run.device} with batch_size {run.batch_size}{parts}: set accumulate to "
@@ -294,18 +265,18 @@ def make_optimizer(parameters, learning_rate, weight_decay=0.0):
     return torch.optim.Adam(parameters, lr=learning_rate, fused=fused)
 
 
-def make_schedule(optimizer, lr_decay, iterations, num_epochs, extras):
+def make_schedule(optimizer, lr_decay, iterations, num_epochs, options):
     """The learning rate's schedule, and whether it moves on with each iteration rather than with each epoch.
 
     iterations: those of an epoch.
     """
-    if not (extras.warmup or extras.cosine):
+    if not (options.warmup or options.cosine):
         return torch.optim.lr_scheduler.ExponentialLR(optimizer, lr_decay), False
 
     def factor(iteration):
-        rise = min(1, (iteration + 1) / (extras.warmup + 1))
+        rise = min(1, (iteration + 1) / (options.warmup + 1))
         turn = math.pi * min(1, iteration / (iterations * num_epochs))
-        fall = 0.525 + 0.475 * math.cos(turn) if extras.cosine else 1  # from 1 to 0.05
+        fall = 0.525 + 0.475 * math.cos(turn) if options.cosine else 1  # from 1 to 0.05
         return rise * fall * lr_decay ** (iteration // iterations)
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor), True
@@ -339,14 +310,14 @@ def _time_product(a, b):
 
 
 @torch.no_grad()
-def evaluate_loss(model, images, captions, batch_size=256):
-    """The mean loss of (images, captions), without changing the model."""
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
+def evaluate_loss(loss, images, captions, batch_size=256):
+    """The mean loss of (images, captions), in evaluation mode. loss: a captioner, or what `train` takes as one."""
+    was_training, device = loss.training, next(loss.parameters()).device
+    loss.eval()
     total, everyone = 0.0, processes.current()
     for rows in torch.arange(len(captions)).split(batch_size)[everyone.rank :: everyone.count]:
-        total += model(images[rows].to(device), captions[rows].to(device)).item() * len(rows)
-    model.train(was_training)
+        total += loss(images[rows].to(device), captions[rows].to(device)).item() * len(rows)
+    loss.train(was_training)
     return everyone.sum(total, device) / len(captions)
 
 
@@ -361,16 +332,14 @@ def _running(history, window=50):
     return shown
 
 
-def check_arguments(images, captions, image_index=None, *, precision="auto", **options):
+def check_arguments(images, captions, image_index=None, **sizes):
     """Raise ValueError for arguments of `train` that make no sense; its image_index, made where it is None."""
-    for name, value in options.items():
+    for name, value in sizes.items():
         if name in ("learning_rate", "lr_decay"):
             if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} is {value!r}; it must be a positive number")
         elif type(value) is not int or not 1 <= value < 2**63:
             raise ValueError(f"{name} is {value!r}; it must be a whole number, at least 1")
-    if precision != "auto":
-        autocast("cpu", precision)
     for name, value in {"images": images, "captions": captions}.items():
         if not isinstance(value, torch.Tensor):
             raise ValueError(f"{name} are a {type(value).__name__}; they must be a tensor")

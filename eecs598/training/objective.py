@@ -1,0 +1,283 @@
+"""The objective: the loss that a captioner is trained on, and everything about it that is not the lesson.
+
+A captioner computes its own loss, `model(images, captions)`. The objective computes the same loss from the captioner's
+parameters with `eecs598.fast`: captions sorted by length, padding left out, the features of a picture projected once
+for all of its captions; and with the options of a run (`Options`). On the first batch it compares the two.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eecs598.decoding import evaluating
+from eecs598.encoders import find_encoder
+from eecs598.training.options import Options
+
+TOLERANCE = 1e-4  # relative, of the loss and of each parameter's gradient, between the fast and the plain computation
+COMPARED = 8  # pictures of the first batch that both compute
+
+
+class ObjectiveError(ValueError):
+    """The loss cannot be computed fast, or would not be the model's own; the message says why, in one line."""
+
+
+class Objective(nn.Module):
+    """A captioner's loss, called as one: objective(images, captions).
+
+    model: a captioner. options: those that change the loss; without `fast` there are none. fast: compute with
+    `eecs598.fast` on the model's parameters, which takes the published cells' parameters, under any module's name;
+    False: by `model(images, captions)`. Raises ValueError; ObjectiveError for a model that does not fit.
+    """
+
+    def __init__(self, model, options=Options(), fast=True):
+        super().__init__()
+        self.model, self.options, self.fast, self.compared = model, options, fast, False
+        if not fast and options.of_loss():
+            raise ObjectiveError(f"{', '.join(options.of_loss())}: the model's own forward knows no options; train "
+                                 "with fast=True")  # fmt: skip
+        if fast:
+            require_fast()
+            if options.tie_embeddings:
+                tie_embeddings(model)
+            find_parts(model)  # before anything is computed
+
+    def forward(self, images, captions, weights=None):
+        """The mean loss over the captions.
+
+        images (N, 3, H, W), or whatever the model's encoder takes; captions (N, T + 1) int64, each <START> words <END>
+        <NULL>..., or (N, K, T + 1), K of each picture. weights (N,) or (N, K): a factor for the loss of each caption,
+        for captions that were sampled from the model (`eecs598.training.selfcritical`); then dropout is the only option
+        in use, and <NULL>, <START> and <UNK> are banned, as in sampling. Raises ValueError, TypeError; ObjectiveError
+        if the first batch's loss or gradients are not the model's own.
+        """
+        check_captions(self.model, images, captions)
+        if not self.fast:
+            return plain_loss(self.model, images, captions)
+        parts = find_parts(self.model)  # anew each time: features may stand in for the encoder
+        if self.training and not self.compared:
+            self._compare(parts, images[:COMPARED], captions[:COMPARED])
+        return self._fast_loss(parts, images, captions, weights)
+
+    @torch.enable_grad()
+    def _compare(self, parts, images, captions):
+        """Compute the loss without options both ways; raise ObjectiveError if it or a gradient differs."""
+        encoder = {id(p) for p in parts.encoder.parameters()}
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad and id(p) not in encoder}
+        with evaluating(self), torch.autocast(captions.device.type, enabled=False):
+            losses = plain_loss(self.model, images, captions), self._fast_loss(parts, images, captions)
+            plain, fast = ({"loss": loss.detach(), **_gradients(loss, trained)} for loss in losses)
+        for name in plain:
+            error = ((plain[name] - fast[name]).norm() / plain[name].norm().clamp_min(1e-6)).item()
+            if not error <= TOLERANCE:
+                what = "the loss" if name == "loss" else f"the gradient of {name}"
+                raise ObjectiveError(f"{what} by the model's own forward and backward differs from the fast one by "
+                                     f"{error:.1e}, wanted at most {TOLERANCE:g}: check the model's functions, or "
+                                     "train with fast=False")  # fmt: skip
+        self.compared = True
+
+    def _fast_loss(self, parts, images, captions, weights=None):
+        from eecs598.fast.loss import word_loss
+
+        sampled = weights is not None
+        K, captions = captions.shape[1] if captions.dim() == 3 else 1, captions.flatten(0, -2)
+        mask = self._mask(captions)
+        order = mask.sum(1).argsort(descending=True, stable=True)  # longest first: the cell skips the padding
+        captions, mask = captions[order], mask[order]
+        if K == 1:  # sorted here, so that no projected grid is copied, there and back
+            images = images[order]
+        start = self._encode(parts, images)
+        if K > 1:  # the features are projected once for all captions of a picture
+            start = _rows_of(start, order // K)
+        h = self._states(parts, start, captions[:, :-1], mask, sampled)
+        steps = mask.t().flatten().nonzero().squeeze(1)  # those that count, among T * N: no scores for padding
+        scored = self._drop(h).transpose(0, 1).flatten(0, 1).index_select(0, steps)  # (N, T, H) -> (P, H)
+        y = captions[:, 1:].t().flatten().index_select(0, steps)
+        factors = torch.ones(len(y), device=y.device)
+        if sampled:
+            factors = weights.flatten()[order].repeat(mask.shape[1]).index_select(0, steps)
+        if self.model.ignore_index is not None:
+            factors = factors.masked_fill(y == self.model.ignore_index, 0)
+        smoothing = self.options.label_smoothing if self.training and not sampled else 0.0
+        banned = [w for w in (self.model.null, self.model.start, self.model.unk) if sampled and w is not None]
+        loss = word_loss(scored, *parts.output, y, factors, smoothing, banned) / len(captions)
+        return loss if sampled else loss + self._attention_penalties(parts, h, start, mask)
+
+    def _mask(self, captions):
+        """(N, T) bool: the steps up to each caption's last word that counts in the loss."""
+        if self.model.ignore_index is None:
+            return torch.ones_like(captions[:, 1:], dtype=torch.bool)
+        counts = captions[:, 1:] != self.model.ignore_index
+        return counts.flip(1).cummax(1).values.flip(1)
+
+    def _drop(self, x):
+        return F.dropout(x, self.options.dropout, self.training)
+
+    def _encode(self, parts, images):
+        """What the cell begins with: h0 (N, H), or for attn the grid A (N, H, h, w)."""
+        features, (W, b) = parts.encoder(images), parts.feature
+        if features.dim() != 4 or features.shape[1] != W.shape[1]:
+            raise ObjectiveError(f"the image encoder gives features {tuple(features.shape)}; the affine map of the "
+                                 f"features takes (N, {W.shape[1]}, h, w)")  # fmt: skip
+        features = features.to(W.dtype)
+        if parts.cell_type == "attn":
+            return self._drop(F.linear(features.movedim(1, -1), W, b)).movedim(-1, 1)
+        return self._drop(F.linear(features.mean(dim=(2, 3)), W, b))
+
+    def _states(self, parts, start, words, mask, sampled):
+        """The cell's states for words (N, T), (N, T, H); sampled: the words are the model's."""
+        lengths = mask.sum(1)
+        if self.training and self.options.scheduled_sampling and not sampled:
+            # In parallel: what the model would say after people's words (Duckworth et al., "Parallel scheduled
+            # sampling", 2019), so that a sequence is still one pass, twice.
+            with torch.no_grad():
+                h = self._run_cell(parts, start, words, lengths)
+                scores = F.linear(h[:, :-1], *parts.output).float()
+                guesses = torch.distributions.Categorical(logits=scores).sample()
+            replaced = torch.rand(guesses.shape, device=words.device) < self.options.scheduled_sampling
+            words = torch.cat([words[:, :1], guesses.where(replaced, words[:, 1:])], dim=1)
+        return self._run_cell(parts, start, words, lengths)
+
+    def _run_cell(self, parts, start, words, lengths):
+        from eecs598.fast import layers
+
+        run = {"rnn": layers.run_rnn, "lstm": layers.run_lstm, "attn": layers.run_attention_lstm}[parts.cell_type]
+        return run(self._drop(parts.word_embedding(words)), start, *parts.cell, lengths)
+
+    def _attention_penalties(self, parts, h, start, mask):
+        """What the options on attention add to the loss of states h (N, T, H)."""
+        options = self.options
+        used = options.doubly_stochastic or options.attention_entropy
+        if not (used and self.training and parts.cell_type == "attn"):
+            return 0.0
+        log_weights = log_attention(h, start)
+        return (options.doubly_stochastic * doubly_stochastic_penalty(log_weights, mask)
+                + options.attention_entropy * attention_entropy(log_weights, mask))  # fmt: skip
+
+
+def require_fast():
+    """Raise ObjectiveError where `eecs598.fast` is not there, as in a student edition."""
+    try:
+        import eecs598.fast  # noqa: F401
+    except ModuleNotFoundError:
+        raise ObjectiveError("this edition has no eecs598/fast: train with fast=False, by the model's own forward "
+                             "and backward, and without options of the loss") from None  # fmt: skip
+
+
+def plain_loss(model, images, captions):
+    """The model's own loss; captions (N, T + 1) or (N, K, T + 1)."""
+    if captions.dim() == 3:
+        images, captions = images.repeat_interleave(captions.shape[1], dim=0), captions.flatten(0, 1)
+    return model(images, captions)
+
+
+def tie_embeddings(model):
+    """Make the word vectors the output's weights too, for good. Raises ValueError where W is not H."""
+    if model.word_embedding.W_embed.shape != model.output_projection.weight.shape:
+        wordvec_dim, hidden_dim = model.word_embedding.W_embed.shape[1], model.output_projection.weight.shape[1]
+        raise ValueError(f"tie_embeddings takes word vectors as long as the state, but wordvec_dim is {wordvec_dim} "
+                         f"and hidden_dim {hidden_dim}")  # fmt: skip
+    model.output_projection.weight = model.word_embedding.W_embed
+
+
+def _gradients(loss, parameters):
+    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(parameters, gradients))
+
+
+def _rows_of(start, rows):
+    """The first states, or the grids, of some of the captions; a cell's H numbers stay side by side in memory."""
+    if start.dim() == 2:
+        return start[rows]
+    return start.movedim(1, -1).index_select(0, rows).movedim(-1, 1)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# A captioner's parameters, whatever its modules are called
+# ---------------------------------------------------------------------------------------------------------
+
+
+class Parts(NamedTuple):
+    """A captioner's encoder and the decoder's parameters, by role."""
+
+    encoder: nn.Module
+    feature: tuple[Tensor, Tensor]  # (H, C), (H,)
+    word_embedding: nn.Module  # parameter W_embed (V, W)
+    cell: tuple[Tensor, ...]  # Wx, Wh, for attn Wattn, b
+    output: tuple[Tensor, Tensor]  # (V, H), (V,)
+    cell_type: str
+
+
+def find_parts(model):
+    """The `Parts` of a captioner. Raises ObjectiveError, with the part that is missing."""
+    parent, attribute = find_encoder(model)
+    encoder = getattr(parent, attribute)
+    inside = {id(module) for module in encoder.modules()}
+    modules = [module for module in model.modules() if id(module) not in inside]
+    cell = _first(modules, lambda m: hasattr(m, "Wx") and hasattr(m, "Wh"), "a cell with parameters Wx, Wh and b")
+    embedding = _first(modules, lambda m: hasattr(m, "W_embed"), "a word embedding with a parameter W_embed")
+    (H, columns), V = cell.Wh.shape, len(embedding.W_embed)
+    maps = [module for module in modules if isinstance(module, nn.Linear)]
+    output = _first(maps, lambda m: m.weight.shape == (V, H), f"an nn.Linear from {H} to the {V} words")
+    maps = [module for module in maps if module is not output]
+    feature = _first(maps, lambda m: m.out_features == H, f"an nn.Linear from the image features to {H}")
+    cell_type = "attn" if hasattr(cell, "Wattn") else "lstm" if columns == 4 * H else "rnn"
+    weights = (cell.Wx, cell.Wh, *([cell.Wattn] if cell_type == "attn" else []), cell.b)
+    return Parts(encoder, (feature.weight, feature.bias), embedding, weights, (output.weight, output.bias),
+                 cell_type)  # fmt: skip
+
+
+def _first(modules, fits, what):
+    found = next((module for module in modules if fits(module)), None)
+    if found is None:
+        raise ObjectiveError(f"the captioner has no {what}, which fast training takes: train with fast=False")
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Attention penalties
+# ---------------------------------------------------------------------------------------------------------
+
+
+def log_attention(h, A):
+    """The logarithms of the attention weights behind the states h (N, T, H), of a grid A (N, H, h, w): (N, T, L)."""
+    before = torch.cat([A.mean(dim=(2, 3)).unsqueeze(1), h[:, :-1]], dim=1).to(h.dtype)  # a step looks with h before
+    scores = torch.einsum("nth,nhl->ntl", before, A.flatten(2).to(h.dtype)) / math.sqrt(h.shape[2])
+    return scores.log_softmax(2, torch.promote_types(h.dtype, torch.float32))
+
+
+def doubly_stochastic_penalty(log_weights, mask):
+    """The mean over captions of the sum over cells of (1 - the cell's attention weights, summed over the steps)^2.
+
+    log_weights (N, T, L), mask (N, T) bool. Xu et al., 2015, equation 14.
+    """
+    attended = (log_weights.exp() * mask.unsqueeze(2)).sum(1)  # (N, L)
+    return ((1 - attended) ** 2).sum(1).mean()
+
+
+def attention_entropy(log_weights, mask):
+    """The mean over captions of the attention weights' entropy, in nats, summed over the steps; 0 for one cell alone.
+
+    log_weights (N, T, L), mask (N, T) bool.
+    """
+    entropy = -(log_weights.exp() * log_weights).sum(2)  # (N, T)
+    return (entropy * mask).sum(1).mean()
+
+
+def check_captions(model, images, captions):
+    """Raise ValueError or TypeError for captions that are not word ids, N or N x K rows, on the model's device."""
+    sized = captions.dim() in (2, 3) and captions.shape[-1] >= 2 and captions.numel() > 0
+    if not sized or len(captions) != len(images):
+        raise ValueError(f"captions are {tuple(captions.shape)}; for {len(images)} pictures they must be "
+                         f"({len(images)}, T + 1), or ({len(images)}, K, T + 1), with K and T at least 1")  # fmt: skip
+    if captions.dtype != torch.int64:
+        raise TypeError(f"captions are {captions.dtype}; they must be torch.int64 word ids")
+    device = next(model.parameters()).device
+    if captions.device != device:
+        raise ValueError(f"captions are on {captions.device}, but the model is on {device}; move them there with .to")
+    W_embed = next((p for name, p in model.named_parameters() if name.endswith("W_embed")), None)
+    low, high = (int(edge) for edge in captions.aminmax())
+    if W_embed is not None and (low < 0 or high >= len(W_embed)):
+        raise ValueError(f"captions hold ids from {low} to {high}; the vocabulary has ids 0 to {len(W_embed) - 1}")
