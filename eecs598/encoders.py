@@ -278,11 +278,11 @@ def rebuild_encoder(description):
 
 
 class Features(nn.Module):
-    """Stands in for an encoder: its input is features already, kept in half precision."""
+    """Stands in for an encoder of so many channels: its input is features already, kept in half precision."""
 
-    def __init__(self, dtype):
+    def __init__(self, dtype, out_channels):
         super().__init__()
-        self.dtype = dtype
+        self.dtype, self.out_channels = dtype, out_channels
 
     def forward(self, features):
         return features.to(self.dtype)
@@ -293,7 +293,7 @@ def fed_with_features(model):
     """Inside, the model takes image features where it takes pictures; its encoder is put back afterwards."""
     parent, name = find_encoder(model)
     encoder = getattr(parent, name)
-    setattr(parent, name, Features(next(model.parameters()).dtype))
+    setattr(parent, name, Features(next(model.parameters()).dtype, encoder.out_channels))
     try:
         yield model
     finally:

@@ -3,8 +3,8 @@
     python -m eecs598.bench.step_time [--processes 1 2] [--rounds 15] [--batch-size 256] [--cell attn] [--device cpu]
     python -m eecs598.bench.step_time --estimate
 
-Measured: the step of `eecs598.training.solver` on features, its batch shared by the processes that torchrun starts on this
-machine; the same step when each process keeps its gradients to itself ("computing"); and the sum of the gradients
+Measured: the step of `eecs598.training.solver` on features, its batch shared by the processes that torchrun starts on
+this machine; the same step when each process keeps its gradients to itself ("computing"); and the sum of the gradients
 alone ("all-reduce"). The second command measures nothing: it prints what `estimate` comes to for COCO.
 """
 
@@ -21,8 +21,10 @@ import torch
 import torch.distributed as dist
 
 from eecs598 import bench
+from eecs598.bench.pairs import MODULE
 from eecs598.commands import Parser, device, positive
 from eecs598.training import processes, solver
+from eecs598.training.objective import Objective
 
 KINDS = ("step", "computing", "all-reduce")
 COCO = 118_000  # its training pictures
@@ -60,7 +62,7 @@ def measure(options):
         torch.manual_seed(0)
         model, _, (features, captions) = bench.captioner_and_data(
             bench.load_module(options.module), sizes, options.cell, 0.42, where)
-        run = solver.Run(model, sizes.N, batch_size=sizes.N, learning_rate=1e-3, lr_decay=1.0, seed=0)
+        run = solver.Run(model, sizes.N, batch_size=sizes.N, learning_rate=1e-3, loss=Objective(model))
         gradient = torch.zeros(sum(p.numel() for p in run.parameters), device=where)
         rows = torch.arange(sizes.N)
 
@@ -96,8 +98,9 @@ def _sum(run, gradient):
 def launch(count, arguments):
     """`measure` in so many processes under torchrun: what the first one found."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    command, environment = [*torchrun, "-m", "eecs598.bench.step_time", "--worker", *arguments], {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=bench.MODULE.parent,
+    command = [*torchrun, "-m", "eecs598.bench.step_time", "--worker", *arguments]
+    environment = {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=MODULE.parent,
                           env=environment | os.environ)  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"{count} processes: {done.stderr.strip().splitlines()[-1]}")
@@ -126,13 +129,13 @@ def estimated_table(batch_size, rate, gradient_bytes, epochs=60):
 
 
 def main(arguments=None):
-    parser = Parser(prog="python -m eecs598.bench.step_time", description="Computing and communication in a training step.")
+    parser = Parser(prog="python -m eecs598.bench.step_time", description="Computing and communication in a step.")
     add = parser.add_argument
     add("--processes", type=positive, nargs="+", default=[1, 2], metavar="P", help="numbers of processes (1 2)")
     add("--rounds", type=positive, default=15, help="steps of each kind, of which the fastest counts (15)")
     add("--batch-size", type=positive, default=256, metavar="N", help="captions in a step, of all together (256)")
     add("--cell", choices=("rnn", "lstm", "attn"), default="attn", help="which captioner (attn)")
-    add("--module", type=Path, default=bench.MODULE, help="the rnn_lstm_captioning.py to measure")
+    add("--module", type=Path, default=MODULE, help="the rnn_lstm_captioning.py to measure")
     add("--device", type=device, default=torch.device("cpu"), help="cpu or cuda")
     add("--estimate", action="store_true", help="measure nothing: COCO on 1 to 64 GPUs, on paper")
     add("--worker", action="store_true", help="used by this command itself, under torchrun")

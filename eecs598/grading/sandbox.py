@@ -531,7 +531,8 @@ class Server:
                 parent, attribute = encoders.find_encoder(module)
                 names = {id(m): name for name, m in module.named_modules()}
                 reply["encoder"] = f"{names[id(parent)]}.{attribute}".lstrip(".")
-                encoders.set_encoder(module, encoders.Features(torch.float32))
+                channels = encoders.get_encoder(module).out_channels
+                encoders.set_encoder(module, encoders.Features(torch.float32, channels))
         parameters = dict(module.named_parameters())
         reply["methods"] = [name for name in ("step_forward", "sample") if hasattr(module, name)]
         answer = reply | {"parameters": list(parameters)}, [p.detach().clone() for p in parameters.values()]

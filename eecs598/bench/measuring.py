@@ -1,0 +1,88 @@
+"""Timing: two ways of doing the same, in turns, so that a machine that slows down slows both."""
+
+import contextlib
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+
+class Pair(NamedTuple):
+    """Two ways of doing the same, each a function of no arguments, and in words what is compared."""
+
+    name: str
+    size: str
+    against: str
+    ours: Callable[[], object]
+    other: Callable[[], object]
+
+
+class Row(NamedTuple):
+    """A measured pair: medians in milliseconds (or MB), the median ratio ours / other and its quartiles."""
+
+    name: str
+    size: str
+    against: str
+    ours: float
+    other: float
+    ratio: float
+    low: float
+    high: float
+    unit: str = "ms"
+
+
+def compare(pair, rounds=15, where="cpu"):
+    """Run both sides of a `Pair` in turns, after one round that does not count. Returns a `Row`."""
+    times = [(seconds(pair.other, where), seconds(pair.ours, where)) for _ in range(rounds + 1)][1:]
+    others, ours = zip(*times)
+    ratios = [mine / theirs for theirs, mine in times]
+    low, _, high = statistics.quantiles(ratios, n=4) if rounds > 1 else ratios * 3
+    medians = (1e3 * statistics.median(side) for side in (ours, others))
+    return Row(pair.name, pair.size, pair.against, *medians, statistics.median(ratios), low, high)
+
+
+def seconds(function, where):
+    began = time.perf_counter()
+    function()
+    if torch.device(where).type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+@contextlib.contextmanager
+def like_cudnn(where):
+    """Inside, a GPU's products of float32 matrices are in TF32 if those of cuDNN's layers are: by default they are."""
+    before = torch.get_float32_matmul_precision()
+    if torch.device(where).type == "cuda" and torch.backends.cudnn.allow_tf32:
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def describe_machine(where="cpu"):
+    """The processor or GPU, the threads and PyTorch's version, in one line."""
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        processor = names[0].split(":", 1)[1].strip() if names else processor
+    if torch.device(where).type == "cuda":
+        products = "TF32" if torch.backends.cudnn.allow_tf32 else "float32"
+        processor = f"{torch.cuda.get_device_name(where)}, products in {products}"
+    return f"{processor}, {torch.get_num_threads()} threads, torch {torch.__version__}, {platform.system()}"
+
+
+def table(rows):
+    """The rows as aligned text: below 1 ours is the faster, or the lighter."""
+    lines = [("", "", "against", "ours", "other", "ratio", "quartiles")]
+    for row in rows:
+        times = (f"{value:,.1f} {row.unit}" for value in (row.ours, row.other))
+        lines.append((row.name, row.size, row.against, *times, f"{row.ratio:.2f}", f"{row.low:.2f} to {row.high:.2f}"))
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    aligned = [[*map(str.ljust, line[:3], widths), *map(str.rjust, line[3:], widths[3:])] for line in lines]
+    return "\n".join("  ".join(line) for line in aligned)

@@ -1,0 +1,300 @@
+"""What is compared: for each group of rows, pairs of two ways of doing the same.
+
+"The plain captioner" is the definition step by step, recorded by autograd (`eecs598.checks.formulas`), in a captioner
+of `nn.Embedding`, that loop, `nn.Linear` and `F.cross_entropy`.
+"""
+
+import copy
+import sys
+from functools import partial
+from importlib import util
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from eecs598 import decoding, encoders
+from eecs598.bench.measuring import Pair
+from eecs598.checks import formulas
+from eecs598.training import solver
+from eecs598.training.objective import Objective
+
+MODULE = Path(__file__).resolve().parents[2] / "rnn_lstm_captioning.py"
+
+
+class Sizes(NamedTuple):
+    """N captions of T steps, word vectors of W, H units, V words, C channels of features on a grid x grid."""
+
+    N: int = 256
+    T: int = 16
+    W: int = 256
+    H: int = 512
+    V: int = 2539
+    C: int = 112
+    grid: int = 7
+
+    def __str__(self):
+        return f"N={self.N} T={self.T} W={self.W} H={self.H}"
+
+
+def load_module(path):
+    """A rnn_lstm_captioning.py by its path: ours, or a student's."""
+    spec = util.spec_from_file_location("rnn_lstm_captioning", path)
+    module = util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # before it runs: its classes look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def _step(forward, parameters, dout=None):
+    """Forward and backward, with gradients that begin anew."""
+
+    def step():
+        for parameter in parameters:
+            parameter.grad = None
+        forward().backward(dout)
+
+    return step
+
+
+class PlainCaptioner(nn.Module):
+    """The captioner as one writes it first: padding is computed, autograd records every step."""
+
+    def __init__(self, V, C, W, H, cell_type, ignore_index=0):
+        super().__init__()
+        self.cell_type, self.ignore_index = cell_type, ignore_index
+        self.feature_projection = nn.Linear(C, H)
+        self.word_embedding = nn.Embedding(V, W)
+        self.output_projection = nn.Linear(H, V)
+        rows, columns = {"rnn": ((W, H), H), "lstm": ((W, H), 4 * H), "attn": ((W, H, H), 4 * H)}[cell_type]
+        self.weights = nn.ParameterList([torch.randn(size, columns) / size**0.5 for size in rows])
+        self.bias = nn.Parameter(torch.zeros(columns))
+
+    def forward(self, features, captions):
+        x, target = self.word_embedding(captions[:, :-1]), captions[:, 1:]
+        features = features if self.cell_type == "attn" else features.mean(dim=(2, 3), keepdim=True)
+        start = self.feature_projection(features.movedim(1, -1)).movedim(-1, 1)
+        start = start if self.cell_type == "attn" else start.flatten(1)
+        loop = {"rnn": formulas.rnn, "lstm": formulas.lstm_from_h0, "attn": formulas.attention_lstm}[self.cell_type]
+        h = loop(x, start, *self.weights, self.bias)[0]
+        scores = self.output_projection(h).flatten(0, 1)
+        loss = F.cross_entropy(scores, target.flatten(), ignore_index=self.ignore_index, reduction="sum")
+        return loss / len(captions)
+
+
+def layer_pairs(module, sizes, where):
+    """`eecs598.fast`'s layers, full length, every gradient."""
+    from eecs598 import fast
+
+    return _layer_pairs(fast, sizes, where)
+
+
+def plain_pairs(module, sizes, where):
+    """What `module` says as plainly as it can: its own layers, and a training step by its own functions."""
+    for pair in _layer_pairs(module, sizes, where):
+        yield pair._replace(name=f"plain {pair.name}")
+    for pair in _training_pairs(module, sizes, where, training_step):
+        yield pair._replace(name=f"plain {pair.name}")
+
+
+def _layer_pairs(layers, sizes, where):
+    """RNN and LSTM against torch.nn's, the attention LSTM against the plain loop. layers: a module with the three."""
+    N, T, W, H = sizes[:4]
+    x = torch.randn(N, T, W, device=where, requires_grad=True)
+    h0, c0 = torch.randn(N, H, device=where, requires_grad=True), torch.zeros(1, N, H, device=where)
+    dh = torch.randn(N, T, H, device=where)
+    for name, library, start in (("LSTM", nn.LSTM, lambda: (h0[None], c0)), ("RNN", nn.RNN, lambda: h0[None])):
+        ours = getattr(layers, name)(W, H).to(where)
+        other = library(W, H, batch_first=True).to(where)
+        theirs = _step(lambda other=other, start=start: other(x, start())[0], (x, h0, *other.parameters()), dh)
+        for how, layer in ways_to_run(ours, x, h0).items():
+            step = _step(partial(layer, x, h0), (x, h0, *layer.parameters()), dh)
+            yield Pair(name + how, str(sizes), f"torch.nn.{name}", step, theirs)
+    ours = layers.AttentionLSTM(W, H).to(where)
+    weights = [getattr(ours, name) for name in ("Wx", "Wh", "Wattn", "b")]
+    for grid in (4, 7):
+        A = torch.randn(N, H, grid, grid, device=where, requires_grad=True)
+        yield Pair(
+            "attention LSTM", f"{sizes} {grid}x{grid}", "plain loop, autograd",
+            _step(partial(ours, x, A), (x, A, *weights), dh),
+            _step(lambda A=A: formulas.attention_lstm(x, A, *weights)[0], (x, A, *weights), dh),
+        )  # fmt: skip
+
+
+def ways_to_run(layer, *inputs):
+    """{what to call it: the layer to call}: as it is, and on CUDA also with all its launches recorded as one graph.
+
+    Python hands a GPU its kernels one by one, each some microseconds, more than many of them run; a recorded graph
+    is handed over whole. It is for one shape of input, so padding is computed.
+    """
+    ways = {"": layer}
+    if inputs[0].is_cuda:
+        samples = tuple(tensor.detach().clone().requires_grad_() for tensor in inputs)
+        ways[", one graph"] = torch.cuda.make_graphed_callables(copy.deepcopy(layer), samples)
+    return ways
+
+
+def captioner_and_data(module, sizes, cell_type, padding, where="cpu", encoder=None):
+    """Our captioner, the plain one, and a batch (features, captions) with that share of padding.
+
+    Ours takes the features themselves, or pictures if it is given an encoder.
+    """
+    N, T, W, H, V, C, grid = sizes
+    words = {word: i for i, word in enumerate(("<NULL>", "<START>", "<END>", *range(3, V)))}
+    ours = module.CaptioningRNN(words, C, W, H, cell_type, image_encoder_pretrained=False, ignore_index=0)
+    encoders.set_encoder(ours, encoder or encoders.Features(torch.float32, C))
+    plain = PlainCaptioner(V, C, W, H, cell_type)
+    generator = torch.Generator().manual_seed(0)
+    captions = torch.randint(3, V, (N, T + 1), generator=generator)
+    captions[torch.arange(T + 1) > draw_lengths(N, T, padding, generator)[:, None]] = 0
+    features = torch.randn(N, C, grid, grid, generator=generator)
+    return ours.to(where), plain.to(where), (features.to(where), captions.to(where))
+
+
+def draw_lengths(N, T, padding, generator=None):
+    """N lengths from 3 to T, bell-shaped as people's captions are, whose padding is that share of the N * T steps."""
+    spread = T / 6 * torch.randn(N, generator=generator)
+    for centre in torch.arange(3, 2 * T, 0.01):
+        lengths = (centre + spread).round().clamp(3, T)
+        if lengths.mean() >= (1 - padding) * T:
+            break
+    return lengths.long()
+
+
+def training_pairs(module, sizes, where):
+    """A training step of the decoder, by `eecs598.fast`, Adam included, against the plain captioner."""
+    return _training_pairs(module, sizes, where, fast_training_step)
+
+
+def _training_pairs(module, sizes, where, step_of):
+    for cell_type, grid, C, V, padding in (
+        ("attn", 7, 112, 2539, 0.42), ("attn", 4, 400, 864, 0.42), ("lstm", 7, 112, 2539, 0.42),
+        ("rnn", 7, 112, 2539, 0.42), ("attn", 7, 112, 2539, 0.28),
+    ):  # fmt: skip
+        sizes = sizes._replace(V=V, C=C, grid=grid)
+        ours, plain, batch = captioner_and_data(module, sizes, cell_type, padding, where)
+        yield Pair(
+            f"training step, {cell_type}", f"V={V} {grid}x{grid} {padding:.0%} padding", "plain captioner",
+            step_of(ours, batch), training_step(plain, batch),
+        )  # fmt: skip
+
+
+def fast_training_step(model, batch, precision="float32"):
+    """`training_step` of a captioner by `eecs598.fast`."""
+    return training_step(Objective(model), batch, precision)
+
+
+def training_step(loss_of, batch, precision="float32"):
+    """A function of no arguments: one step of `solver.train`. loss_of: a captioner, or its objective."""
+    optimizer, where = solver.make_optimizer(loss_of.parameters(), 1e-3), batch[0].device
+
+    def step():
+        with solver.autocast(where, precision):
+            loss = loss_of(*batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def precision_pairs(module, sizes, where):
+    """The same training step, products in bfloat16 and in float32."""
+    ours, _, batch = captioner_and_data(module, sizes, "attn", 0.42, where)
+    best = solver.best_precision(where)
+    yield Pair(
+        "bfloat16", f"V={sizes.V} 7x7; this machine trains in {best}", "the same in float32",
+        fast_training_step(copy.deepcopy(ours), batch, "bfloat16"), fast_training_step(ours, batch),
+    )  # fmt: skip
+
+
+def beam_pairs(module, sizes, where, pictures=256):
+    """Beam search for a batch of pictures at once against one picture at a time."""
+    for grid, C in ((4, 400), (7, 112)):
+        ours, _, (features, _) = captioner_and_data(
+            module, sizes._replace(N=pictures, grid=grid, C=C), "attn", 0.42, where)
+        ours.eval()
+        search = partial(decoding.decode, ours, max_length=sizes.T, beam_size=3)
+        yield Pair(
+            "beam 3", f"{pictures} pictures {grid}x{grid} V={sizes.V} H={sizes.H}", "one picture at a time",
+            partial(search, features),
+            lambda search=search, features=features: [search(one) for one in features.split(1)],
+        )  # fmt: skip
+
+
+def epoch_pairs(module, sizes, where, pictures=32):
+    """A training step on cached features against the published one, end to end through the encoder, a picture each."""
+    sizes = sizes._replace(N=256, grid=4, C=400)
+    ours, _, batch = captioner_and_data(module, sizes, "attn", 0.42, where)
+    regnet = encoders.ImageEncoder(pretrained=False, verbose=False)
+    published = captioner_and_data(module, sizes, "attn", 0.42, where, regnet)[0]
+    photos = torch.randint(0, 256, (pictures, 3, 112, 112), dtype=torch.uint8, device=where)
+    steps = [fast_training_step(published, (photos, captions)) for captions in batch[1].split(pictures)]
+    yield Pair(
+        "epoch, cached features", f"{sizes.N} pictures 112x112", "end to end, RegNet",
+        fast_training_step(ours, batch), lambda: [step() for step in steps],
+    )  # fmt: skip
+
+
+def feature_pairs(module, sizes, where, pictures=128):
+    """Features of pictures at 224 x 224: normalization folded in, this device's fast precision; against the network."""
+    photos = torch.randint(0, 256, (pictures, 3, 224, 224), dtype=torch.uint8)
+    encoder = encoders.choose_encoder(photos[:16], verbose=False)
+    plain = copy.deepcopy(encoder).to(where)
+
+    @torch.inference_mode()
+    def network():
+        return torch.cat([plain(part.to(where)).half().cpu() for part in photos.split(64)])
+
+    yield Pair(
+        "image features", f"{pictures} pictures 224x224", f"{type(encoder).__name__}, float32",
+        partial(encoders.encode_images, encoder, photos, device=where, progress=False), network,
+    )  # fmt: skip
+
+
+def arithmetic_pairs(module, sizes, where):
+    """`eecs598.fast.arithmetic` at the sizes of T steps of the LSTM, against PyTorch's product and tanh."""
+    from eecs598.fast import arithmetic
+
+    N, T, W, H, V = sizes[:5]
+    for name, (rows, inner, columns) in (
+        ("product, forward", (N, W + H, 4 * H)), ("product, backward", (N, 4 * H, W + H)),
+        ("product, to words", (N, H, V)),
+    ):  # fmt: skip
+        a, b = torch.randn(rows, inner, device=where), torch.randn(columns, inner, device=where).t()
+        b = b if name.endswith("words") else b.contiguous()  # the vocabulary's weight is (V, H)
+        yield Pair(
+            name, f"({rows}, {inner}) @ ({inner}, {columns})", "torch.mm",
+            _repeat(partial(arithmetic.product, a, b), T), _repeat(partial(torch.mm, a, b), T),
+        )  # fmt: skip
+    x, out = torch.randn(N, H, device=where), torch.empty(N, H, device=where)
+    yield Pair(
+        "tanh", f"({N}, {H})", "torch.tanh",
+        _repeat(lambda: arithmetic.tanh_(out.copy_(x)), T), _repeat(lambda: out.copy_(x).tanh_(), T),
+    )  # fmt: skip
+
+
+def _repeat(function, times):
+    def repeated():
+        for _ in range(times):
+            function()
+
+    return repeated
+
+
+def growth_pairs(module, sizes, where, widths=(64, 128, 256, 512), lengths=(4, 8, 16, 32)):
+    """The LSTM against torch.nn's as H grows, and as T grows."""
+    for name, values in (("H", widths), ("T", lengths)):
+        for value in values:
+            pair = next(layer_pairs(module, sizes._replace(**{name: value}), where))
+            yield pair._replace(name=f"LSTM, {name}={value}")
+
+
+PAIRS = {
+    "plain": plain_pairs, "layers": layer_pairs, "training": training_pairs, "precision": precision_pairs,
+    "beam": beam_pairs, "epoch": epoch_pairs, "features": feature_pairs, "growth": growth_pairs,
+    "arithmetic": arithmetic_pairs,
+}  # fmt: skip
+SLOW = ("beam", "epoch", "features")  # seconds a round, and far from 1: few rounds do
