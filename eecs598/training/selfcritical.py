@@ -17,6 +17,7 @@ from itertools import chain
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from eecs598 import decoding
 from eecs598.training import checkpoints
@@ -98,14 +99,14 @@ class Bleu:
 
 
 @torch.no_grad()
-def sharpen(model, temperature):
+def scale_logits(model, temperature):
     """Divide a captioner's scores by a temperature, for good: below 1, likely words become likelier.
 
     Label smoothing leaves a tenth of the probability to words that make no sense; a caption drawn from such a model
     has one in most cases, and its score says little about the others.
     """
-    if model.options["tie_embeddings"]:
-        raise ValueError("scores cannot be sharpened where the output's weights are the word vectors (tie_embeddings)")
+    if model.output_projection.weight is model.word_embedding.W_embed:
+        raise ValueError("scores cannot be scaled where the output's weights are the word vectors (tie_embeddings)")
     for parameter in model.output_projection.parameters():
         parameter /= temperature
 
@@ -119,22 +120,24 @@ def _count_runs(words):
     return Counter(words[i : i + n] for n in range(1, RUN_LENGTHS + 1) for i in range(len(words) - n + 1))
 
 
-class Practice:
-    """The loss of self-critical training on pictures whose references are known.
+class SelfCritical(nn.Module):
+    """The loss of self-critical training, called as loss(images, pictures), for pictures whose references are known.
 
-    references: for each picture its captions as lists of words, as in a data file's train_references, but split.
-    vocab: the data file's. samples: captions drawn of each picture, at least 2; max_length: their words at most.
-    bleu: how often `Bleu` counts, beside CIDEr-D, in a caption's score. Scores count <END> as a word, so that a
-    caption that breaks off is not as good as one that ends.
+    objective: an `eecs598.training.objective.Objective`, whose model samples the captions. references: for each picture
+    its captions as lists of words, as in a data file's train_references, but split. vocab: the data file's. samples:
+    captions sampled for each picture, at least 2; max_length: their words at most. bleu: the weight of `Bleu`, beside
+    CIDEr-D, in a caption's score. <END> counts as a word in a score, so that a caption that breaks off is worth less
+    than one that ends. Raises ValueError.
     """
 
-    def __init__(self, references, vocab, samples=5, max_length=16, bleu=0.0):
+    def __init__(self, objective, references, vocab, samples=5, max_length=16, bleu=0.0):
+        super().__init__()
         if samples < 2:
             raise ValueError(f"samples is {samples!r}; it must be at least 2: a caption is compared with the others")
         if not 0 <= bleu < math.inf:
-            raise ValueError(f"bleu is {bleu!r}; it must be finite, and not negative")
+            raise ValueError(f"bleu is {bleu!r}; it must be finite and at least 0")
         ids = vocab["token_to_idx"]
-        self.samples, self.max_length, self.null = samples, max_length, ids["<NULL>"]
+        self.objective, self.samples, self.max_length, self.null = objective, samples, max_length, ids["<NULL>"]
         self.start, self.end = ids["<START>"], ids["<END>"]
         # a word outside the vocabulary stands for itself: no caption can have it
         known = [[[ids.get(word, word) for word in (*words, "<END>")] for words in texts] for texts in references]
@@ -142,24 +145,27 @@ class Practice:
         self.known = {"samples": samples, "references": _hash(known), **({"bleu": bleu} if bleu else {})}
         self.scores = []  # the mean score of each batch
 
-    def describe(self, model):
-        """What tells this training from another, as plain values: what it practises on, and the model as it begins."""
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    def describe(self):
+        """What tells this training from another, as plain values: what it is scored on, and the model as it begins."""
+        trained = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
         return {**self.known, "begins from": checkpoints.hash_tensors(trained)}
 
-    def loss(self, model, images, pictures):
-        """The loss of a batch: images (N, ...) as the model takes them; pictures (N,): their rows of the references."""
-        speaker = getattr(model, "module", model)  # under torchrun the model is wrapped
-        drawn = decoding.draw_captions(speaker, images, self.max_length, self.samples).words  # (N, K, T)
-        scores = torch.tensor([[self._score(picture, self._said(words)) for words in texts]
-                               for picture, texts in zip(pictures.tolist(), drawn.tolist())])  # fmt: skip
+    def forward(self, images, pictures):
+        """The loss of a batch: images (N, ...) as the model takes them; pictures (N,): their rows of the references.
+
+        In evaluation mode `pictures` are captions (N, T + 1), and the loss is the objective's.
+        """
+        if not self.training:
+            return self.objective(images, pictures)
+        sampled = decoding.draw_captions(self.objective.model, images, self.max_length, self.samples).words  # (N, K, T)
+        scores = torch.tensor([[self.score(picture, words) for words in captions]
+                               for picture, captions in zip(pictures.tolist(), sampled.tolist())])  # fmt: skip
         self.scores.append(scores.mean().item())
         others = (scores.sum(1, keepdim=True) - scores) / (self.samples - 1)
-        start = drawn.new_full((*drawn.shape[:2], 1), self.start)
-        return model(images, torch.cat([start, drawn], dim=2), weights=(scores - others).to(images.device))
+        start = sampled.new_full((*sampled.shape[:2], 1), self.start)
+        return self.objective(images, torch.cat([start, sampled], dim=2), (scores - others).to(images.device))
 
-    def _score(self, picture, words):
+    def score(self, picture, words):
+        """What a caption of a picture is worth: ids, up to <END>."""
+        words = words[: words.index(self.end) + 1] if self.end in words else [w for w in words if w != self.null]
         return sum(weight * scorer.score(picture, words) for weight, scorer in self.scorers)
-
-    def _said(self, words):
-        return words[: words.index(self.end) + 1] if self.end in words else [w for w in words if w != self.null]
