@@ -41,16 +41,14 @@ def in_autocast_precision(*tensors):
 class _Layer(nn.Module):
     """A layer with parameters of the lesson's names and shapes, and a sequence function `run` of them."""
 
-    gates = 1
+    gates, of_state = 1, ("Wh",)  # matrices side by side in a weight; the weights with H rows
 
     def __init__(self, input_dim, hidden_dim):
         super().__init__()
-        self.Wx = self._weight(input_dim, hidden_dim)
-        self.Wh = self._weight(hidden_dim, hidden_dim)
-        self.b = nn.Parameter(torch.zeros(self.gates * hidden_dim))
-
-    def _weight(self, rows, hidden_dim):
-        return nn.Parameter(torch.randn(rows, self.gates * hidden_dim) / math.sqrt(rows))
+        columns = self.gates * hidden_dim
+        for name, rows in {"Wx": input_dim, **dict.fromkeys(self.of_state, hidden_dim)}.items():
+            setattr(self, name, nn.Parameter(torch.randn(rows, columns) / math.sqrt(rows)))
+        self.b = nn.Parameter(torch.zeros(columns))
 
 
 class RNN(_Layer):
@@ -74,11 +72,7 @@ class LSTM(_Layer):
 class AttentionLSTM(_Layer):
     """The lesson's attention LSTM: parameters Wx (D, 4H), Wh and Wattn (H, 4H), b (4H,)."""
 
-    gates = 4
-
-    def __init__(self, input_dim, hidden_dim):
-        super().__init__(input_dim, hidden_dim)
-        self.Wattn = self._weight(hidden_dim, hidden_dim)
+    gates, of_state = 4, ("Wh", "Wattn")
 
     def forward(self, x, A, lengths=None):
         """x (N, T, D), A (N, H, h, w), lengths as RNN's; h0 = c0 = mean of A. Returns h (N, T, H)."""

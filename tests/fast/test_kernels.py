@@ -5,8 +5,8 @@ import importlib.util
 import pytest
 import torch
 
-import rnn_lstm_captioning as code
-from eecs598.fast import kernels
+from eecs598 import fast
+from eecs598.fast import kernels, lstm
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 needs_triton = pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="Triton is not installed here")
@@ -20,13 +20,17 @@ def make_inputs(n, H, dtype):
     return [tensor.to(DEVICE, dtype) for tensor in (a, prev_c, dh, dc)]
 
 
-def both_ways(module, inputs):
-    """All that a module's forward and backward make of the inputs, in its own dtype."""
-    forward, backward = module
+def both_ways(forward, backward, inputs):
+    """All that a forward and a backward make of the inputs, in their dtype."""
     gates, prev_c, dh, dc = (tensor.clone(memory_format=torch.preserve_format) for tensor in inputs)
-    next_h, da = torch.full_like(prev_c, torch.nan), torch.full_like(gates, torch.nan)
+    next_h = torch.full_like(prev_c, torch.nan)
     next_c = forward(gates, prev_c, next_h)
-    return [gates, next_c, next_h, da, backward(dh, dc, gates, prev_c, next_c, da)]
+    return [gates, next_c, next_h, *backward(dh, dc, gates, prev_c, next_c)]
+
+
+def kernel_backward(dh, dc, gates, prev_c, next_c):
+    da = torch.full_like(gates, torch.nan)
+    return da, kernels.cell_backward(dh, dc, gates, prev_c, next_c, da)
 
 
 @needs_triton
@@ -34,8 +38,8 @@ def both_ways(module, inputs):
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 2e-6), (torch.bfloat16, 4e-2)])
 def test_kernels_are_the_plain_code(n, H, dtype, tolerance):
     inputs = make_inputs(n, H, dtype)
-    wanted = both_ways((code._cell_forward_, code._cell_backward), [tensor.cpu().double() for tensor in inputs])
-    seen = both_ways((kernels.cell_forward_, kernels.cell_backward), inputs)
+    wanted = both_ways(lstm.cell_forward_, lstm.cell_backward, [tensor.cpu().double() for tensor in inputs])
+    seen = both_ways(kernels.cell_forward_, kernel_backward, inputs)
     for one, other in zip(seen, wanted):
         torch.testing.assert_close(one.cpu().double(), other, rtol=tolerance, atol=tolerance)
 
@@ -48,27 +52,39 @@ def test_kernels_take_what_is_on_a_gpu_alone():
 
 
 def test_the_sequence_functions_use_them_where_they_fit(monkeypatch):
-    plain, calls = (code._cell_forward_, code._cell_backward), []
-    monkeypatch.setattr(kernels, "cell_forward_", lambda *tensors: calls.append("forward") or run(plain[0], tensors))
-    monkeypatch.setattr(kernels, "cell_backward", lambda *tensors: calls.append("backward") or run(plain[1], tensors))
+    calls, plain_forward, plain_backward = [], lstm.cell_forward_, lstm.cell_backward
 
-    def run(function, tensors):
+    def without_kernels(function, *tensors):
         with monkeypatch.context() as context:
             context.setattr(kernels, "fits", lambda tensor: False)
             return function(*tensors)
 
-    layer, x, h0 = code.LSTM(3, 4), torch.randn(2, 5, 3), torch.randn(2, 4)
+    def forward(*tensors):
+        calls.append("forward")
+        return without_kernels(plain_forward, *tensors)
+
+    def backward(*tensors):
+        calls.append("backward")
+        da, dprev_c = without_kernels(plain_backward, *tensors[:-1])
+        tensors[-1].copy_(da)
+        return dprev_c
+
+    monkeypatch.setattr(kernels, "cell_forward_", forward)
+    monkeypatch.setattr(kernels, "cell_backward", backward)
+    layer, x, h0 = fast.LSTM(3, 4), torch.randn(2, 5, 3), torch.randn(2, 4)
+    gradients = []
     for fits, wanted in ((False, []), (True, ["forward"] * 5 + ["backward"] * 5)):
         monkeypatch.setattr(kernels, "fits", lambda tensor, fits=fits: fits)
-        layer(x, h0).sum().backward()
+        gradients.append(torch.autograd.grad(layer(x, h0).sum(), layer.Wx)[0])
         assert calls == wanted
+    torch.testing.assert_close(*gradients)
 
 
 @needs_gpu
 @pytest.mark.parametrize("N, T, D, H, grid", [(1, 1, 1, 1, (1, 1)), (5, 7, 3, 4, (2, 3)), (33, 16, 30, 600, (3, 5))])
 def test_layers_on_a_gpu_are_those_on_the_cpu(N, T, D, H, grid):
     lengths = torch.arange(1, T + 1).flip(0).repeat_interleave(-(-N // T))[:N]
-    for layer, start in ((code.LSTM(D, H), torch.randn(N, H)), (code.AttentionLSTM(D, H), torch.randn(N, H, *grid))):
+    for layer, start in ((fast.LSTM(D, H), torch.randn(N, H)), (fast.AttentionLSTM(D, H), torch.randn(N, H, *grid))):
         x, results = torch.randn(N, T, D), []
         for device, dtype in (("cpu", torch.float64), ("cuda", torch.float32)):
             layer = layer.to(device, dtype)
@@ -85,7 +101,7 @@ def test_layers_on_a_gpu_are_those_on_the_cpu(N, T, D, H, grid):
 def test_a_layer_recorded_as_one_graph_gives_the_same():
     from eecs598 import bench
 
-    layer, x, h0 = code.LSTM(6, 8).cuda(), torch.randn(4, 5, 6).cuda(), torch.randn(4, 8).cuda()
+    layer, x, h0 = fast.LSTM(6, 8).cuda(), torch.randn(4, 5, 6).cuda(), torch.randn(4, 8).cuda()
     ways = bench.ways_to_run(layer, x, h0)
     assert len(ways) == 2
     grads = []

@@ -1,12 +1,18 @@
 """The hand-written mathematics: against autograd, numeric gradients and torch.nn, at every awkward shape."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from support.sequences import (
+    attention_inputs,
+    look,
+    loop_attention,
+    loop_lstm,
+    loop_rnn,
+    lstm_inputs,
+    randn,
+    rnn_inputs,
+)
 
 import rnn_lstm_captioning as rlc
 from eecs598.grad import compute_numeric_gradient, rel_error
@@ -28,66 +34,6 @@ EXACT, NUMERIC = 1e-10, 1e-7
 def shape(request):
     torch.manual_seed(hash(request.param) % 2**31)
     return request.param
-
-
-def randn(*sizes):
-    return torch.randn(*sizes, dtype=torch.float64)
-
-
-def rnn_inputs(N, T, D, H, step=False):
-    x = randn(N, D) if step else randn(N, T, D)
-    return x, randn(N, H), randn(D, H), randn(H, H), randn(H)
-
-
-def lstm_inputs(N, T, D, H, step=False):
-    x = randn(N, D) if step else randn(N, T, D)
-    return x, randn(N, H), randn(N, H), randn(D, 4 * H), randn(H, 4 * H), randn(4 * H)
-
-
-def attention_inputs(N, T, D, H, grid):
-    return randn(N, T, D), randn(N, H, *grid), randn(D, 4 * H), randn(H, 4 * H), randn(H, 4 * H), randn(4 * H)
-
-
-def loop_rnn(x, h0, Wx, Wh, b):
-    """The definition, a step at a time, for autograd to differentiate."""
-    states, h = [], h0
-    for t in range(x.shape[1]):
-        h = torch.tanh(x[:, t] @ Wx + h @ Wh + b)
-        states.append(h)
-    return torch.stack(states, 1)
-
-
-def loop_lstm(x, h0, c0, Wx, Wh, b):
-    states, h, c = [], h0, c0
-    for t in range(x.shape[1]):
-        i, f, o, g = (x[:, t] @ Wx + h @ Wh + b).chunk(4, 1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * c.tanh()
-        states.append(h)
-    return torch.stack(states, 1)
-
-
-def look(h, A):
-    """Softmax attention one picture at a time, from the definition."""
-    seen, maps = [], []
-    for state, grid in zip(h, A):
-        scores = (state[:, None, None] * grid).sum(0) / math.sqrt(len(state))
-        weights = torch.exp(scores - scores.max()) / torch.exp(scores - scores.max()).sum()
-        seen.append((weights * grid).sum(dim=(1, 2)))
-        maps.append(weights)
-    return torch.stack(seen), torch.stack(maps)
-
-
-def loop_attention(x, A, Wx, Wh, Wattn, b):
-    h = c = A.mean(dim=(2, 3))
-    states = []
-    for t in range(x.shape[1]):
-        attn, _ = look(h, A)
-        i, f, o, g = (x[:, t] @ Wx + h @ Wh + attn @ Wattn + b).chunk(4, 1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * c.tanh()
-        states.append(h)
-    return torch.stack(states, 1)
 
 
 def check_gradients(function, inputs, douts, gradients):
@@ -195,7 +141,7 @@ def test_rnn_sequence(shape):
 
 def test_rnn_forward_is_differentiable_by_autograd():
     inputs = [x.requires_grad_() for x in rnn_inputs(3, 4, 5, 6)]
-    h, cache = rlc.rnn_forward(*inputs, torch.tensor([4, 2, 1]))
+    h, cache = rlc.rnn_forward(*inputs)
     dh = torch.randn_like(h)
     ours = rlc.rnn_backward(dh, cache)
     for a, b in zip(torch.autograd.grad(h, inputs, dh), ours):
@@ -220,38 +166,6 @@ def test_attention_lstm_sequence(shape):
     check_gradients(lambda *i: [loop_attention(*i)], inputs, [dh], rlc.attention_lstm_backward(dh, cache))
 
 
-@settings(max_examples=30, deadline=None)
-@given(N=st.integers(1, 4), T=st.integers(1, 6), D=st.integers(1, 4), H=st.integers(1, 5), data=st.data())
-def test_sequences_equal_looped_steps_and_skip_padding(N, T, D, H, data):
-    """For any shape, lengths and block of steps, h and gradients are the plain steps', with nothing from padding."""
-    lengths = torch.tensor(sorted(data.draw(st.lists(st.integers(0, T), min_size=N, max_size=N)), reverse=True))
-    real = (torch.arange(T) < lengths[:, None]).double().unsqueeze(2)
-    grid = data.draw(st.sampled_from([(1, 1), (2, 3), (4, 2)]))
-    rlc.BLOCK_ROWS = data.draw(st.sampled_from([1, 2, 5, 9, 512]))  # few rows: many blocks, the last one short
-    cases = [
-        (rlc.rnn_forward, rlc.rnn_backward, loop_rnn, rnn_inputs(N, T, D, H)),
-        (rlc.lstm_forward, rlc.lstm_backward, loop_lstm, lstm_inputs(N, T, D, H)),
-        (rlc.attention_lstm_forward, rlc.attention_lstm_backward, loop_attention, attention_inputs(N, T, D, H, grid)),
-    ]
-    for forward, backward, loop, inputs in cases:
-        leaves = [x.requires_grad_() for x in inputs]
-        h, expected = rlc.SequenceFunction.apply(forward, backward, *leaves, lengths), loop(*leaves) * real
-        torch.testing.assert_close(h, expected, rtol=0, atol=1e-12)
-        dh = torch.randn_like(h)
-        for a, b in zip(torch.autograd.grad(h, leaves, dh), torch.autograd.grad(expected, leaves, dh)):
-            torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
-        h = rlc.SequenceFunction.apply(forward, backward, *leaves, lengths)
-        dx = torch.autograd.grad(h, leaves[0], dh)[0]
-        assert (dx * (1 - real) == 0).all()
-    rlc.BLOCK_ROWS = 512
-
-
-@pytest.mark.parametrize("lengths", [[1, 2], [3], [5, 1], [2, 2, 1]])
-def test_wrong_lengths_are_refused(lengths):
-    with pytest.raises(ValueError, match="longest first"):
-        rlc.rnn_forward(*rnn_inputs(2, 4, 3, 3), lengths=torch.tensor(lengths))
-
-
 def test_inputs_may_be_strided_and_stay_as_they_are():
     x, h0, c0, Wx, Wh, b = lstm_inputs(3, 4, 5, 6)
     strided = [x.transpose(0, 1).contiguous().transpose(0, 1), h0.t().contiguous().t(), c0]
@@ -268,7 +182,7 @@ def test_inputs_may_be_strided_and_stay_as_they_are():
 
 
 def test_a_backward_can_be_run_twice():
-    """The fast forms work in place: on their own tensors only, never on the cache."""
+    """A backward changes nothing in its cache."""
     dh = randn(3, 4, 6)
     for forward, backward, inputs in [
         (rlc.rnn_forward, rlc.rnn_backward, rnn_inputs(3, 4, 5, 6)),
@@ -359,26 +273,6 @@ def test_modules_train_through_the_handwritten_backward(monkeypatch):
         torch.testing.assert_close(changed, 7 * layer.Wx.grad)
 
 
-@pytest.mark.parametrize("kind", ["RNN", "LSTM", "AttentionLSTM"])
-def test_modules_under_autocast(kind):
-    """bfloat16 products, float32 parameters and gradients, close to float32's."""
-    torch.manual_seed(0)
-    layer, x = getattr(rlc, kind)(8, 16), torch.randn(4, 5, 8, requires_grad=True)
-    start = torch.randn(4, 16, 2, 3) if kind == "AttentionLSTM" else torch.randn(4, 16)
-    exact = layer(x, start)
-    exact.sum().backward()
-    wanted = {name: p.grad.clone() for name, p in layer.named_parameters()}
-    layer.zero_grad()
-    with torch.autocast("cpu", torch.bfloat16):
-        h = layer(x, start)
-    assert h.dtype == torch.bfloat16
-    h.float().sum().backward()
-    torch.testing.assert_close(h.float(), exact, rtol=0, atol=0.05)
-    for name, p in layer.named_parameters():
-        assert p.grad.dtype == torch.float32
-        assert (p.grad - wanted[name]).norm() < 0.05 * wanted[name].norm()
-
-
 # --- words in, words out ----------------------------------------------------------------------------------
 
 
@@ -401,6 +295,11 @@ def test_temporal_affine(lead):
     dout = torch.randn_like(scores)
     gradients = rlc.temporal_affine_backward(dout, cache)
     check_gradients(lambda h, W, b: [F.linear(h, W.t(), b)], (h, W, b), [dout], gradients)
+    layer, leaf = rlc.Affine(4, 6).double(), h.clone().requires_grad_()
+    layer.load_state_dict({"weight": W.t(), "bias": b})
+    layer(leaf).backward(dout)
+    for found, wanted in zip((leaf.grad, layer.weight.grad.t(), layer.bias.grad), gradients):
+        torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("ignore_index", [None, 0, 3, -100])
@@ -422,36 +321,6 @@ def test_temporal_softmax(N, T, V, ignore_index):
     leaf = x.clone().requires_grad_()
     (5 * rlc.temporal_softmax_loss(leaf, y, ignore_index)).backward()
     torch.testing.assert_close(leaf.grad, 5 * dx)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 9), st.integers(1, 4), st.integers(2, 7), st.sampled_from([0.0, 0.3]), st.booleans(), st.data())
-def test_the_word_loss_in_blocks_is_that_of_all_scores_at_once(P, H, V, smoothing, own, data):
-    torch.manual_seed(data.draw(st.integers(0, 99)))
-    inputs = [randn(P, H).requires_grad_(), randn(V, H).requires_grad_(), randn(V).requires_grad_()]
-    never = torch.tensor([0] if own and not smoothing else [], dtype=torch.int64)
-    y, counts = torch.randint(len(never), V, (P,)), torch.randn(P) * (torch.rand(P) < 0.7)
-    y = y.masked_fill(counts == 0, 0)  # as padding: its word may be one that is ruled out
-    scores = F.linear(*inputs).index_fill(1, never, -math.inf)
-    each = F.cross_entropy(scores, y, label_smoothing=smoothing, reduction="none").masked_fill(counts == 0, 0)
-    wanted = (counts * each).sum()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rlc, "SCORED_ROWS", data.draw(st.integers(1, 10)))
-        found = rlc._WordLoss.apply(*inputs, y, counts, smoothing, never, True)
-    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
-    for mine, theirs in zip(torch.autograd.grad(3 * found, inputs), torch.autograd.grad(3 * wanted, inputs)):
-        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
-
-
-def test_the_scores_of_all_steps_never_exist(monkeypatch):
-    shapes, product = [], rlc.product
-    monkeypatch.setattr(rlc, "product", lambda a, b: shapes.append((len(a), b.shape[1])) or product(a, b))
-    inputs = [torch.randn(1000, 4, requires_grad=True), torch.randn(7, 4), torch.randn(7)]
-    never = torch.tensor([], dtype=torch.int64)
-    loss = rlc._WordLoss.apply(*inputs, torch.zeros(1000, dtype=torch.int64), torch.ones(1000), 0.0, never, True)
-    loss.backward()
-    sizes = [rows for rows, columns in shapes if columns == 7]
-    assert sum(sizes) == 1000 and max(sizes) <= rlc.SCORED_ROWS and inputs[0].grad.abs().min() > 0
 
 
 def test_temporal_softmax_with_huge_scores_is_finite():
