@@ -322,7 +322,7 @@ def temporal_softmax_backward(x, y, ignore_index=None):
 def _softmax_loss(x, y, ignore_index):
     target, mask = _target_and_mask(y, ignore_index)
     log_probs = x.gather(2, target) - torch.logsumexp(x, dim=2, keepdim=True)  # (N, T, 1)
-    return -(log_probs * mask).sum() / len(x), (x, y, ignore_index)
+    return -log_probs.where(mask, 0).sum() / len(x), (x, y, ignore_index)
 
 
 def _softmax_loss_backward(dloss, cache):

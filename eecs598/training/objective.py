@@ -67,8 +67,8 @@ class Objective(nn.Module):
         encoder = {id(p) for p in parts.encoder.parameters()}
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad and id(p) not in encoder}
         with evaluating(self), torch.autocast(captions.device.type, enabled=False):
-            losses = plain_loss(self.model, images, captions), self._fast_loss(parts, images, captions)
-            plain, fast = ({"loss": loss.detach(), **_gradients(loss, trained)} for loss in losses)
+            losses = self._fast_loss(parts, images, captions), plain_loss(self.model, images, captions)
+            fast, plain = ({"loss": loss.detach(), **_gradients(loss, trained)} for loss in losses)
         for name in plain:
             error = ((plain[name] - fast[name]).norm() / plain[name].norm().clamp_min(1e-6)).item()
             if not error <= TOLERANCE:
