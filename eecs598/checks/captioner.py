@@ -1,0 +1,168 @@
+"""The checks of a captioner: any student's, whatever its layers are called."""
+
+import math
+from functools import cache
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from eecs598 import encoders
+from eecs598.checks.comparing import compare, compare_gradients, guard
+from eecs598.checks.formulas import SPECIALS, end_captions
+from eecs598.checks.kinds import register
+from eecs598.checks.levels import BEYOND, current_level
+from eecs598.checks.running import PARAMETERS, OutputError, attempt, named
+from eecs598.grad import CheckTable
+
+ROLES = {  # weight -> what it is, and the bias that goes with it
+    "W_feature": ("the affine map of the image features", "b_feature"),
+    "W_out": ("the affine map to the vocabulary", "b_out"),
+}
+
+
+@cache
+def _vocabulary(size, specials):
+    names = dict(zip(specials, ("<NULL>", "<START>", "<END>")))
+    return {names.get(word, f"word{word}"): word for word in range(size)}
+
+
+def _build_captioner(captioner_class, cell_type, inputs, specials):
+    """A captioner of these sizes. Raises `OutputError`."""
+    (C, H), (V, W), null = inputs["W_feature"].shape, inputs["W_embed"].shape, specials[0]
+    given = {"input_dim": C, "wordvec_dim": W, "hidden_dim": H, "cell_type": cell_type, "ignore_index": null}
+    words = dict(_vocabulary(V, specials))
+    return attempt("CaptioningRNN", captioner_class, words, **given, image_encoder_pretrained=False)
+
+
+def _weights_by_name(model, inputs):
+    """The inputs that are weights, in the shapes and under the names that they have in a student's captioner.
+
+    Both layouts of a matrix will do, and so will a 1 x 1 convolution. Raises `OutputError` where one is missing.
+    """
+    try:
+        parent, attribute = encoders.find_encoder(model)
+    except (ValueError, AttributeError) as error:
+        raise OutputError(str(error)) from None
+    encoder = {id(parameter) for parameter in getattr(parent, attribute).parameters()}
+    owned = {name: p for name, p in model.named_parameters() if id(p) not in encoder}
+    listed = ", ".join(f"{name} {tuple(p.shape)}" for name, p in owned.items()) or "none"
+    placed = {}
+    for name, value in inputs.items():
+        if name in ROLES:
+            fitting = {key: _fit(value, p) for key, p in owned.items() if _is_matrix(key, p, value)}
+            biases = {_sibling(key, "bias"): inputs[ROLES[name][1]] for key in fitting}
+            biases = {key: bias for key, bias in biases.items() if key in owned}
+            lacking = f"{ROLES[name][0]} {tuple(value.shape)}" if not fitting else f"a bias of {ROLES[name][0]}"
+            if not fitting or not biases:
+                raise OutputError(f"CaptioningRNN has no parameter that is {lacking}; its parameters: {listed}")
+            placed |= fitting | biases
+        elif name in PARAMETERS:
+            fitting = {key: value for key, p in owned.items() if _is_named(key, name) and p.shape == value.shape}
+            if not fitting:
+                wanted = f"{name} {tuple(value.shape)}"
+                raise OutputError(f"CaptioningRNN has no parameter {wanted}; its parameters: {listed}")
+            placed |= fitting
+    return placed
+
+
+def _is_matrix(key, parameter, value):
+    shape = tuple(parameter.flatten(1).shape) if parameter.dim() in (2, 4) else ()
+    return shape in (tuple(value.shape), tuple(value.t().shape)) and key.rpartition(".")[2] not in PARAMETERS
+
+
+def _fit(value, parameter):
+    """A matrix in the layout of a parameter: its own, transposed as nn.Linear keeps it, or a convolution's."""
+    flat = parameter.flatten(1).shape
+    return (value if flat == value.shape else value.t()).reshape(parameter.shape)
+
+
+def _is_named(key, name):
+    """nn.Embedding's weight will do as W_embed: it has the same layout."""
+    return key.rpartition(".")[2] == name or (name == "W_embed" and key.rpartition(".")[2] == "weight")
+
+
+def _sibling(key, leaf):
+    parent, _, own = key.rpartition(".")
+    return f"{parent}.{leaf}" if own == "weight" else key.replace("W", "b").replace("weight", leaf)
+
+
+def _captioner_run(captioner_class, cell_type, formula, method):
+    """Runs a captioner in float32 on features, which stand in for its encoder's; see `encoders.fed_with_features`."""
+    build = cache(lambda sizes, specials: _build_captioner(captioner_class, cell_type, dict(build.inputs), specials))
+
+    def run(inputs, incoming, options):
+        build.inputs, specials = inputs, options.get("specials", SPECIALS)
+        model = build(tuple(value.shape for key, value in inputs.items() if "_" in key), specials)  # the weights' sizes
+        weights = {name: value.float() for name, value in _weights_by_name(model, inputs).items()}
+        with encoders.fed_with_features(model):
+            return method(model, weights, inputs, options, specials)
+
+    return run
+
+
+def _captioner_loss(model, weights, inputs, options, specials):
+    name, given = "CaptioningRNN.forward", (inputs["features"].float(), inputs["captions"])
+    loss = named(name, attempt(name, functional_call, model, weights, given), ("loss",))["loss"]
+    if loss.dim():
+        raise OutputError(f"{name} returned a loss of shape {tuple(loss.shape)}, wanted a single number")
+    return {"loss": loss.double()}
+
+
+@torch.no_grad()
+def _captioner_sample(model, weights, inputs, options, specials):
+    """The captions up to <END>: a student's may end early, or go on as it likes after <END>."""
+    owned, outputs = dict(model.named_parameters()), ("captions",)
+    for name, value in weights.items():
+        owned[name].copy_(value)
+    length, name = options.get("max_length", 15), "CaptioningRNN.sample"
+    if "Wattn" in inputs:
+        outputs = "captions", "attn_weights"
+    model.eval()
+    sampled = named(name, attempt(name, model.sample, inputs["features"].float(), max_length=length), outputs)
+    captions, maps = sampled["captions"], sampled.get("attn_weights")
+    N, H = len(inputs["features"]), inputs["features"].shape[2:]
+    if captions.dim() != 2 or len(captions) != N or not 0 < captions.shape[1] <= length:
+        raise OutputError(f"{name} returned captions of shape {tuple(captions.shape)}, wanted ({N}, {length})")
+    if maps is not None and (maps.shape[:1] != (N,) or maps.shape[2:] != H or maps.shape[1] < captions.shape[1]):
+        wanted = f"({N}, {length}, {H[0]}, {H[1]})"
+        raise OutputError(f"{name} returned attention weights of shape {tuple(maps.shape)}, wanted {wanted}")
+    if maps is not None and maps.device.type != "cpu":
+        raise OutputError(f"{name} returned attention weights on {maps.device}, wanted them on the CPU: .cpu()")
+    shown = None if maps is None else maps[:, : captions.shape[1]].double()
+    missing, pad = length - captions.shape[1], nn.functional.pad
+    ended, shown = end_captions(captions.long(), shown, specials)
+    values = {"captions": pad(ended, (0, missing), value=specials[0]), "goes on": (captions != ended).any()}
+    return values if maps is None else values | {"attn_weights": pad(shown, (0, 0, 0, 0, 0, missing))}
+
+
+def _add_silence(table, formula, run):
+    """Add a row: whether there is nothing but <NULL> after <END>. The published assignment does not ask for it."""
+    case = formula.cases[0]
+    goes_on = run(*formula.draw(case), case.options)["goes on"]
+    if not table.add("only <NULL> after <END>", math.inf if goes_on else 0.0, limit=0).passed:
+        table.hint("sample() goes on after <END>: write <NULL> from there on, and stop when every caption has ended")
+
+
+def captioner_checks(cell_type, loss, sample):
+    """Register the check of a captioner's loss, values and gradients, and that of its captions."""
+
+    def check_loss(captioner_class):
+        table = CheckTable(f"CaptioningRNN's loss, cell_type {cell_type!r}, against {loss.against}")
+        run = _captioner_run(captioner_class, cell_type, loss, _captioner_loss)
+        compare_gradients("CaptioningRNN", loss)(table, run, compare(table, loss, run, loss.values))
+        return table.raise_on_miss()
+
+    def check_sample(captioner_class):
+        table = CheckTable(f"CaptioningRNN.sample, cell_type {cell_type!r}, against {sample.against}")
+        run = _captioner_run(captioner_class, cell_type, sample, _captioner_sample)
+        compare(table, sample, run, sample.values)
+        if current_level() == BEYOND:
+            guard(table, _add_silence, table, sample, run)
+        return table.raise_on_miss()
+
+    about = f"the captioner with cell_type {cell_type!r} against PyTorch's layers: "
+    return (
+        register(f"{cell_type}_captioner_loss", ("CaptioningRNN",), check_loss, f"{about}loss, gradients"),
+        register(f"{cell_type}_captioner_sample", ("CaptioningRNN",), check_sample, f"{about}captions, attention"),
+    )

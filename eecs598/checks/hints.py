@@ -1,0 +1,106 @@
+"""Saying what went wrong: which known mistake gives the learner's numbers, or how these differ from the right ones."""
+
+import itertools
+import math
+import re
+
+import torch
+
+from eecs598.checks.levels import SINGLE, limit_at_level
+from eecs598.checks.parts import MAIN, SIZES
+from eecs598.checks.running import OWN_DTYPE
+from eecs598.grad import rel_error
+
+SAME = 1e-6  # a wrong output within this of a mistake's value is that mistake
+RATIOS = (
+    (-1, "the sign is wrong"),
+    (2, "something is counted twice"),
+    (1 / 2, "a half is lost"),
+    (1 / SIZES["N"], "averaged over the batch, or divided by N once too often"),
+    (1 / SIZES["T"], "averaged over time, not summed"),
+    (1 / (SIZES["N"] * SIZES["T"]), "averaged over the batch and over time, not summed"),
+    (SIZES["N"], "summed over the batch, or not divided by N"),
+    (SIZES["T"], "summed over time once too often"),
+    (math.sqrt(SIZES["H"]), "1/sqrt(H) is missing"),
+    (1 / math.sqrt(SIZES["H"]), "1/sqrt(H) is applied once too often"),
+)
+
+
+def explain(table, formula, value, given, missed, got, want):
+    """Add hints: the fewest known mistakes that give the missed outputs' numbers, else how these differ."""
+    found, same = [], max(SAME, limit_at_level(formula))
+    for sentence, mistake in formula.mistakes:
+        wrong = value(lambda mistake=mistake, **p: mistake(formula.compute, p), *given)
+        alike = {name for name in want if _alike(got[name], wrong[name], same)}
+        # Zeros tell little: they count where the mistake gives all the other outputs too.
+        telling = {name for name in alike if got[name].any() or len(alike) == len(want)}
+        found.append((sentence, {name for name in telling if not _alike(wrong[name], want[name], same)}, len(alike)))
+    left = set(missed)
+    while left:
+        sentence, names, _ = max(found, key=lambda entry: (len(entry[1] & left), entry[2]))
+        if not names & left:
+            break
+        hit = [name for name in missed if name in names & left]
+        table.hint(f"{', '.join(hit)}: {'this is' if len(hit) == 1 else 'these are'} what comes out when {sentence}")
+        left -= names
+    for name in (name for name in missed if name in left):
+        table.hint(f"{name} {_difference(got[name], want[name])}")
+        if got[name].shape != want[name].shape:
+            table.hint(describe_sizes(formula, MAIN))
+
+
+def _alike(got, wrong, same=SAME):
+    return got.shape == wrong.shape and rel_error(got, wrong) < same
+
+
+def describe_sizes(formula, case):
+    """What the numbers in a shape stand for."""
+    sizes = SIZES | case.sizes
+    dims = dict.fromkeys("".join(re.findall(r":(\w+)", formula.inputs)))
+    return f"here {', '.join(f'{dim} = {sizes[dim]}' for dim in dims).replace('G', '4H')}"
+
+
+def _difference(got, want):
+    """How a wrong output differs from the right one, as a clause."""
+    if got.shape != want.shape:
+        return f"has shape {tuple(got.shape)}, wanted {tuple(want.shape)}{_shape_slip(got, want)}"
+    if got.dtype != want.dtype:
+        return f"is {got.dtype}, wanted {want.dtype}: {OWN_DTYPE}"
+    if not got.isfinite().all():
+        return "holds nan or inf"
+    if not got.any():
+        return "is all zeros"
+    if got.dim() == 2 and got.shape[0] == got.shape[1] and _alike(got.t(), want):
+        return "is transposed"
+    if rel_error(got, want) < SINGLE:
+        return f"is right in single precision only: {OWN_DTYPE}"
+    ratio = ((got * want).sum() / (want * want).sum()).item()
+    if _alike(got, ratio * want):
+        meaning = next((f": {text}" for known, text in RATIOS if math.isclose(ratio, known, rel_tol=SAME)), "")
+        return f"is {ratio:.6g} times the right value{meaning}"
+    return f"comes from no mistake known here; {_place_of_difference(got, want)}"
+
+
+def _shape_slip(got, want):
+    """What a wrong shape comes from, where the numbers tell."""
+    if got.dim() > want.dim() and _alike(got.sum(dim=tuple(range(got.dim() - want.dim()))), want):
+        return ": it is not summed over the leading dimensions (the batch, the steps)"
+    if got.dim() == want.dim():
+        for axes in itertools.permutations(range(got.dim())):
+            if _alike(got.permute(axes), want):
+                return f": it is transposed, permute{axes} puts it right"
+    if got.dim() > 1 and _alike(got[:, 1:], want):
+        return ": the first state stands in front, it is not one of the outputs"
+    return ": the numbers are right, a reshape is missing" if _alike(got.flatten(), want.flatten()) else ""
+
+
+def _place_of_difference(got, want):
+    """Which steps of a sequence (N, T, ...) are wrong; where that does not tell, the largest difference."""
+    difference = (got - want).abs().double()
+    if got.dim() > 2 and got.shape[1] == SIZES["T"]:
+        wrong = difference.transpose(0, 1).flatten(1).amax(1) > SAME * want.abs().max()
+        if not wrong.all():
+            steps = ", ".join(str(t) for t in wrong.nonzero().flatten().tolist())
+            return f"of the steps 0 to {SIZES['T'] - 1} these are wrong: {steps}"
+    place = tuple(index.item() for index in torch.unravel_index(difference.argmax(), got.shape))
+    return f"the largest difference is at {list(place)}: {got[place]:.6g}, wanted {want[place]:.6g}"

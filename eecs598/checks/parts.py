@@ -1,0 +1,231 @@
+"""The parts of the assignment: what each computes, on which inputs, and the mistakes that are usual in it.
+
+A `Formula` joins what `formulas` and `mistakes` have of a part, and the cases in which a check runs it.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from eecs598.checks import formulas, mistakes
+from eecs598.checks.formulas import SPECIALS
+from eecs598.grad import TIGHT
+
+# All different, so that no wrong axis fits by chance; G = 4H, the LSTM's gates side by side.
+SIZES = {"N": 3, "T": 4, "D": 6, "H": 5, "G": 20, "V": 11, "W": 8, "C": 9, "K": 10, "h": 2, "w": 7}
+SEED = 601  # with it words repeat in a batch, word 0 occurs, and so does IGNORED
+IGNORED = 5  # not word 0: to know that padding is often 0 is not to read ignore_index
+GRID = {"h": 4, "w": 4}  # that of the published assignment
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run of a check. The main case has no label and a row an output; any other has one row, its worst.
+
+    sizes, and scale (input name -> factor), replace the usual ones; options are further arguments; hint is
+    what to say when this case misses and those before it pass. published: the published assignment asks for it
+    too; beyond: the lesson does not. strided: the inputs are not contiguous.
+    """
+
+    label: str = ""
+    sizes: dict = field(default_factory=dict)
+    scale: dict = field(default_factory=dict)
+    options: dict = field(default_factory=dict)
+    hint: str = ""
+    published: bool = False
+    beyond: bool = False
+    strided: bool = False
+
+
+@dataclass(frozen=True)
+class Formula:
+    """One part of the assignment as mathematics.
+
+    inputs: "x:NTD y:NT<V": names with their dimensions, "<V" for integers below V. outputs: names. compute: the
+    formula, compute(**inputs, **options) -> outputs. reference: the same from PyTorch; against: its name there.
+    mistakes: pairs of a sentence, to follow "what comes out when", and a function of `compute` and its arguments.
+    driven: how many of the outputs have a gradient coming in. limit: the error up to which an output is right.
+    """
+
+    inputs: str
+    outputs: tuple[str, ...]
+    compute: Callable
+    reference: Callable
+    against: str
+    mistakes: tuple
+    cases: tuple[Case, ...]
+    driven: int = 1
+    limit: float = TIGHT
+    seed: int = SEED
+
+    @property
+    def gradients(self):
+        """Names of the gradients: a d before each input that is not a tensor of integers."""
+        return tuple("d" + part.split(":")[0] for part in self.inputs.split() if "<" not in part)
+
+    def draw(self, case):
+        """The case's inputs, by name, and the gradients that come in, one for each driven output."""
+        generator = torch.Generator().manual_seed(self.seed)
+        sizes, inputs = SIZES | case.sizes, {}
+        for part in self.inputs.split():
+            name, dims, bound = re.fullmatch(r"(\w+):(\w+)<?(\w*)", part).groups()
+            shape = [sizes[dim] for dim in dims]
+            if bound:
+                inputs[name] = torch.randint(sizes[bound], shape, generator=generator)
+            else:
+                spread = 0.7 * case.scale.get(name, 1)  # below 1, so that tanh and sigmoid are not flat
+                inputs[name] = spread * torch.randn(shape, generator=generator, dtype=torch.float64)
+        driven = self.reference(**inputs, **case.options)[: self.driven]
+        if driven[0].dim() == 0:  # a loss: what comes in is 1
+            return inputs, [torch.ones_like(driven[0])]
+        return inputs, [torch.randn(output.shape, generator=generator).to(output) for output in driven]
+
+    def values(self, compute, inputs, incoming, options):
+        """The outputs of `compute`, by name."""
+        return dict(zip(self.outputs, compute(**inputs, **options)))
+
+    def derivatives(self, compute, inputs, incoming, options):
+        """The gradients that autograd gives for `compute`, by name."""
+        leaves = {n: v.clone().requires_grad_(v.is_floating_point()) for n, v in inputs.items()}
+        outputs = compute(**leaves, **options)
+        loss = sum((output * d).sum() for output, d in zip(outputs, incoming))
+        wrt = [leaves[name[1:]] for name in self.gradients]
+        grads = torch.autograd.grad(loss, wrt, allow_unused=True, materialize_grads=True)
+        return dict(zip(self.gradients, grads))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Cells, sequences, and what stands around them
+# ---------------------------------------------------------------------------------------------------------
+
+MAIN = Case()
+BATCH_OF_ONE = Case(
+    "a batch of one, one step",
+    sizes={"N": 1, "T": 1},
+    hint="only a batch of one misses: squeeze() without a dimension also drops the batch's, if that is 1",
+)
+LARGE = "only large scores miss: exp overflows; subtract the largest score first, or use torch.softmax or logsumexp"
+LARGE_STATE = Case("large scores", scale={"prev_h": 3000}, hint=LARGE)
+IGNORING = Case(options={"ignore_index": IGNORED})
+ONE_IGNORING = replace(BATCH_OF_ONE, options=IGNORING.options)
+LARGE_SCORES = Case("large scores", scale={"x": 3000}, options=IGNORING.options, hint=LARGE)
+COUNTING_ALL = Case(
+    "no ignore_index",
+    published=True,
+    hint="ignore_index=None counts every step; F.cross_entropy takes no None: leave it out there, or mask by hand",
+)
+
+# fmt: off
+RNN_STEP = Formula(
+    "x:ND prev_h:NH Wx:DH Wh:HH b:H", ("next_h",), formulas.rnn_step, formulas.torch_rnn_step, "torch.nn.RNNCell",
+    mistakes.RNN_STEP, (MAIN, BATCH_OF_ONE))
+RNN_SEQUENCE = Formula(
+    "x:NTD h0:NH Wx:DH Wh:HH b:H", ("h",), formulas.rnn, formulas.torch_rnn, "torch.nn.RNN",
+    mistakes.RNN_SEQUENCE, (MAIN, BATCH_OF_ONE))
+LSTM_STEP = Formula(
+    "x:ND prev_h:NH prev_c:NH Wx:DG Wh:HG b:G", ("next_h", "next_c"), formulas.lstm_step, formulas.torch_lstm_step,
+    "torch.nn.LSTMCell", mistakes.LSTM_STEP, (MAIN, BATCH_OF_ONE), driven=2)
+LSTM_SEQUENCE = Formula(
+    "x:NTD h0:NH c0:NH Wx:DG Wh:HG b:G", ("h",), formulas.lstm, formulas.torch_lstm, "torch.nn.LSTM",
+    mistakes.LSTM_SEQUENCE, (MAIN, BATCH_OF_ONE))
+LSTM_FROM_H0 = Formula(
+    "x:NTD h0:NH Wx:DG Wh:HG b:G", ("h",), formulas.lstm_from_h0, formulas.torch_lstm_from_h0, "torch.nn.LSTM",
+    mistakes.LSTM_FROM_H0, (MAIN, BATCH_OF_ONE))
+DOT_PRODUCT_ATTENTION = Formula(
+    "prev_h:NH A:NHhw", ("attn", "attn_weights"), formulas.attention, formulas.torch_attention,
+    "F.scaled_dot_product_attention", mistakes.DOT_PRODUCT_ATTENTION, (MAIN, BATCH_OF_ONE, LARGE_STATE))
+ATTENTION_LSTM_STEP = Formula(
+    "x:ND prev_h:NH prev_c:NH attn:NH Wx:DG Wh:HG Wattn:HG b:G", ("next_h", "next_c"), formulas.attention_lstm_step,
+    formulas.torch_attention_lstm_step, "torch.nn.LSTMCell", mistakes.ATTENTION_LSTM_STEP, (MAIN, BATCH_OF_ONE),
+    driven=2)
+ATTENTION_LSTM_SEQUENCE = Formula(
+    "x:NTD A:NHhw Wx:DG Wh:HG Wattn:HG b:G", ("h", "attn_weights"), formulas.attention_lstm,
+    formulas.torch_attention_lstm, "F.scaled_dot_product_attention and torch.nn.LSTMCell",
+    mistakes.ATTENTION_LSTM_SEQUENCE, (MAIN, BATCH_OF_ONE))
+ATTENTION_LSTM_STATES = replace(ATTENTION_LSTM_SEQUENCE, outputs=("h",))
+WORD_EMBEDDING = Formula(
+    "x:NT<V W_embed:VW", ("out",), formulas.word_embedding, formulas.torch_word_embedding, "F.embedding",
+    mistakes.WORD_EMBEDDING, (MAIN, BATCH_OF_ONE))
+TEMPORAL_AFFINE = Formula(
+    "h:NTH W:HV b:V", ("scores",), formulas.temporal_affine, formulas.torch_temporal_affine, "F.linear",
+    mistakes.TEMPORAL_AFFINE, (MAIN, BATCH_OF_ONE))
+TEMPORAL_SOFTMAX = Formula(
+    "x:NTV y:NT<V", ("loss",), formulas.temporal_softmax, formulas.torch_temporal_softmax, "F.cross_entropy",
+    mistakes.TEMPORAL_SOFTMAX, (IGNORING, COUNTING_ALL, ONE_IGNORING, LARGE_SCORES))
+# fmt: on
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The captioner. It is checked in float32, as it trains: of a wrong dtype inside a student's model nothing is said here.
+# ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CaptionerLoss(Formula):
+    """A captioner's loss: the gradients are those of its own weights, and the captions are like real ones."""
+
+    @property
+    def gradients(self):
+        return super().gradients[1:]  # not that of the features
+
+    def draw(self, case):
+        inputs, incoming = super().draw(case)
+        null, start, end = case.options.get("specials", SPECIALS)
+        words = [word for word in range(SIZES["V"]) if word not in (null, start, end)]
+        lengths, captions = (3, 8, 1), torch.full((3, SIZES["K"]), null)
+        for row, length in zip(captions, lengths):
+            said = [words[(3 * length + k * k) % len(words)] for k in range(length)]
+            row[: length + 2] = torch.tensor([start, *said, end])
+        return inputs | {"captions": captions[: len(inputs["features"])]}, incoming
+
+
+MAIN_SQUARE = Case(sizes=GRID)
+OTHER_IDS = Case("<NULL>, <START>, <END> at other ids", sizes=GRID, options={"specials": (5, 3, 8)},
+                 hint="only other ids miss: look <NULL>, <START> and <END> up in word_to_idx")  # fmt: skip
+SHORT = Case("max_length 7", sizes=GRID, options={"max_length": 7}, beyond=True, hint="max_length is not used")
+FEATURE_INPUTS = "features:NChw {}W_feature:CH b_feature:H W_embed:VW {} W_out:HV b_out:V"
+RNN_WEIGHTS, LSTM_WEIGHTS, ATTN_WEIGHTS = "Wx:WH Wh:HH b:H", "Wx:WG Wh:HG b:G", "Wx:WG Wh:HG Wattn:HG b:G"
+
+
+def _loss_formula(weights, layers, against, mistakes, attends=False):
+    """A captioner's loss. layers: the cell over a sequence, written out and PyTorch's."""
+    losses = formulas.temporal_softmax, formulas.torch_temporal_softmax
+    compute, reference = (formulas.captioner_loss(layer, loss, attends) for layer, loss in zip(layers, losses))
+    inputs, cases = FEATURE_INPUTS.format("captions:NK<V ", weights), (MAIN_SQUARE, OTHER_IDS)
+    return CaptionerLoss(inputs, ("loss",), compute, reference, against, mistakes, cases, limit=1e-5)
+
+
+def _sample_formula(weights, steps, against, mistakes, seed, sharp, memory=True, attends=False):
+    """A captioner's captions. steps: the cell's step, written out and PyTorch's; memory: whether it has a c.
+
+    seed and sharp, the scale of W_out: with these one caption fills all 15 words, two end earlier, at different words,
+    no two scores are close, and each mistake listed changes a caption.
+    """
+    scale = {"features": 2, "W_embed": 2, "Wx": 1.5, "W_out": sharp}
+    attentions = (formulas.attention, formulas.torch_attention) if attends else (None, None)
+    compute, reference = (formulas.captioner_sample(step, attend, memory) for step, attend in zip(steps, attentions))
+    inputs, outputs = FEATURE_INPUTS.format("", weights), ("captions", "attn_weights") if attends else ("captions",)
+    cases = tuple(replace(case, scale=scale) for case in (MAIN_SQUARE, OTHER_IDS, SHORT))
+    return Formula(inputs, outputs, compute, reference, against, mistakes, cases, limit=1e-4, seed=seed)
+
+
+# fmt: off
+RNN_CAPTIONER_LOSS = _loss_formula(
+    RNN_WEIGHTS, (formulas.rnn, formulas.torch_rnn), "torch.nn.RNN", mistakes.RNN_CAPTIONER_LOSS)
+RNN_CAPTIONER_SAMPLE = _sample_formula(
+    RNN_WEIGHTS, (formulas.rnn_step, formulas.torch_rnn_step), "torch.nn.RNNCell", mistakes.RNN_CAPTIONER_SAMPLE,
+    seed=2552, sharp=4, memory=False)
+LSTM_CAPTIONER_LOSS = _loss_formula(
+    LSTM_WEIGHTS, (formulas.lstm_from_h0, formulas.torch_lstm_from_h0), "torch.nn.LSTM", mistakes.LSTM_CAPTIONER_LOSS)
+LSTM_CAPTIONER_SAMPLE = _sample_formula(
+    LSTM_WEIGHTS, (formulas.lstm_step, formulas.torch_lstm_step), "torch.nn.LSTMCell", mistakes.LSTM_CAPTIONER_SAMPLE,
+    seed=1663, sharp=3)
+ATTN_CAPTIONER_LOSS = _loss_formula(
+    ATTN_WEIGHTS, (formulas.attention_lstm, formulas.torch_attention_lstm), "torch.nn.LSTM",
+    mistakes.ATTN_CAPTIONER_LOSS, attends=True)
+ATTN_CAPTIONER_SAMPLE = _sample_formula(
+    ATTN_WEIGHTS, (formulas.attention_lstm_step, formulas.torch_attention_lstm_step), "torch.nn.LSTMCell",
+    mistakes.ATTN_CAPTIONER_SAMPLE, seed=20, sharp=3, attends=True)
+# fmt: on

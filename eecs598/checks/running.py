@@ -1,0 +1,145 @@
+"""Running what may be wrong in any way: whatever a learner's code raises or returns becomes values, or one sentence."""
+
+import re
+import traceback
+from pathlib import Path
+
+import torch
+from torch import nn
+
+PARAMETERS = ("Wx", "Wh", "Wattn", "b", "W_embed")
+OWN_DTYPE = "a tensor made inside has another dtype than x: make it with x.new_zeros(...) or dtype=x.dtype"
+
+
+class OutputError(Exception):
+    """The learner's code gave nothing that can be compared. The message says what, in one sentence."""
+
+
+def attempt(name, function, *args, **kwargs):
+    """function(*args, **kwargs); whatever it raises becomes an `OutputError` that quotes the learner's line."""
+    try:
+        return function(*args, **kwargs)
+    except NotImplementedError as error:
+        todo = re.fullmatch(r"TODO: (\S+)", str(error))  # it may be a function that this one calls
+        raise OutputError(f"{todo[1] if todo else name} is not written yet: it raises NotImplementedError") from None
+    except OutputError as error:  # of a call in another process: what it returned cannot be sent here
+        raise OutputError(f"{name} {error}") from None
+    except Exception as error:
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        advice = f" ({OWN_DTYPE})" if re.search("dtype|Double|Float", reason) else ""
+        said = f"{name} raised {type(error).__name__}: {reason}{advice}{_learners_line(error)}"
+        raise OutputError(said) from None
+
+
+def _learners_line(error):
+    """The innermost line of the traceback that is neither this package's nor PyTorch's."""
+    libraries = {Path(__file__).parents[1], Path(torch.__file__).parent}
+    if hasattr(error, "learners_line"):  # it was raised in another process
+        return error.learners_line
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not libraries & set(Path(frame.filename).parents)]
+    if not theirs:
+        return ""
+    return f"; line {theirs[-1].lineno} of {Path(theirs[-1].filename).name}: {theirs[-1].line}"
+
+
+def named(name, raw, outputs, spare=()):
+    """What `name` returned, by output; spare: further values of any kind (a cache) at the end."""
+    wanted = (*outputs, *spare)
+    listed = ", ".join(wanted)
+    if raw is None:
+        raise OutputError(f"{name} returned None, wanted {listed}: it is not written yet, or lacks its return")
+    if len(wanted) == 1:
+        raw = (raw,)
+    if not isinstance(raw, (tuple, list)):
+        raise OutputError(f"{name} returned one {type(raw).__name__}, wanted {len(wanted)} values: {listed}")
+    if len(raw) != len(wanted):
+        raise OutputError(f"{name} returned {len(raw)} values, wanted {len(wanted)}: {listed}")
+    for output, value in zip(outputs, raw):
+        if value is None:
+            raise OutputError(f"{name} returned None for {output}: it is not written yet")
+        if not torch.is_tensor(value):
+            raise OutputError(f"{name} returned a {type(value).__name__} for {output}, wanted a tensor")
+        if value.is_meta:
+            raise OutputError(f"{name} returned {output} on the device meta, without numbers: make it with x.new_zeros")
+    return dict(zip(wanted, raw))
+
+
+# Each of the following makes a `run`: (inputs by name, gradients that come in, options) -> outputs by name.
+
+
+def forward_run(name, function, formula, spare):
+    def run(inputs, incoming, options):
+        return named(name, attempt(name, function, *inputs.values(), **options), formula.outputs, spare)
+
+    return run
+
+
+def backward_run(name, run_forward, backward, formula, arguments):
+    """arguments(inputs, incoming, values): what `backward` takes, `values` being what the forward gave."""
+
+    def run(inputs, incoming, options):
+        given = arguments(inputs, incoming, run_forward(inputs, incoming, options))
+        return named(name, attempt(name, backward, *given, **options), formula.gradients)
+
+    return run
+
+
+def module_run(name, Class, formula, method="forward"):
+    """Build the module, put the inputs that are parameters in their place, call it with the others."""
+
+    def run(inputs, incoming, options):
+        sizes = inputs["W_embed"].shape if "W_embed" in inputs else (len(inputs["Wx"]), len(inputs["Wh"]))
+        module = attempt(name, Class, *sizes)
+        if not isinstance(module, nn.Module):
+            raise OutputError(f"{name} is no torch.nn.Module: derive it from nn.Module, call super().__init__()")
+        _place(name, module.double(), {key: value for key, value in inputs.items() if key in PARAMETERS})
+        if not hasattr(module, method):
+            raise OutputError(f"{name} has no method {method}")
+        function = module if method == "forward" else getattr(module, method)
+        arguments = [value for key, value in inputs.items() if key not in PARAMETERS]
+        called = f"{name}.{method}"
+        return named(called, attempt(called, function, *arguments), formula.outputs)
+
+    return run
+
+
+def _place(name, module, parameters):
+    """Put plain tensors in the parameters' place: what autograd then gives them are the parameters' gradients."""
+    owned = dict(module.named_parameters())
+    for key, value in parameters.items():
+        if key not in owned:
+            raise OutputError(f"{name} has no parameter {key}; it has {', '.join(owned) or 'none'}")
+        if owned[key].shape != value.shape:
+            shapes = f"{tuple(owned[key].shape)}, wanted {tuple(value.shape)}"
+            raise OutputError(f"{name}.{key} has shape {shapes}")
+        delattr(module, key)
+        setattr(module, key, value)
+
+
+def autograd_run(name, run_forward, formula):
+    """The gradients that autograd gives through what `run_forward` calls."""
+
+    def run(inputs, incoming, options):
+        leaves = {key: v.requires_grad_(v.is_floating_point()) for key, v in inputs.items()}
+        values = run_forward(leaves, incoming, options)
+        loss = driven_sum(name, values, formula, incoming)
+        if not loss.requires_grad:
+            raise OutputError(f"no gradient flows back through {name}: no_grad, detach, .data or .item() cuts it")
+        wrt = [leaves[gradient[1:]] for gradient in formula.gradients]
+        grads = attempt(f"the backward of {name}", torch.autograd.grad, loss, wrt, allow_unused=True)
+        for gradient, grad in zip(formula.gradients, grads):
+            if grad is None:
+                raise OutputError(f"no gradient reaches {gradient[1:]} through {name}")
+        return dict(zip(formula.gradients, grads))
+
+    return run
+
+
+def driven_sum(name, values, formula, incoming):
+    """The number whose gradient is checked: the outputs, each with the gradient that comes in, summed up."""
+    for output, d in zip(formula.outputs, incoming):
+        if values[output].shape != d.shape:
+            shapes = f"{tuple(values[output].shape)}, wanted {tuple(d.shape)}"
+            raise OutputError(f"{name} returned {output} of shape {shapes}: mend that first")
+    return sum((values[output] * d).sum() for output, d in zip(formula.outputs, incoming)).double()
