@@ -46,24 +46,33 @@ def _weights_by_name(model, inputs):
         raise OutputError(str(error)) from None
     encoder = {id(parameter) for parameter in getattr(parent, attribute).parameters()}
     owned = {name: p for name, p in model.named_parameters() if id(p) not in encoder}
-    listed = ", ".join(f"{name} {tuple(p.shape)}" for name, p in owned.items()) or "none"
     placed = {}
     for name, value in inputs.items():
         if name in ROLES:
-            fitting = {key: _fit(value, p) for key, p in owned.items() if _is_matrix(key, p, value)}
-            biases = {_sibling(key, "bias"): inputs[ROLES[name][1]] for key in fitting}
-            biases = {key: bias for key, bias in biases.items() if key in owned}
-            lacking = f"{ROLES[name][0]} {tuple(value.shape)}" if not fitting else f"a bias of {ROLES[name][0]}"
-            if not fitting or not biases:
-                raise OutputError(f"CaptioningRNN has no parameter that is {lacking}; its parameters: {listed}")
-            placed |= fitting | biases
+            placed |= _affine_map(owned, name, value, inputs[ROLES[name][1]])
         elif name in PARAMETERS:
             fitting = {key: value for key, p in owned.items() if _is_named(key, name) and p.shape == value.shape}
             if not fitting:
-                wanted = f"{name} {tuple(value.shape)}"
-                raise OutputError(f"CaptioningRNN has no parameter {wanted}; its parameters: {listed}")
+                raise _lacking(f"{name} {tuple(value.shape)}", owned)
             placed |= fitting
     return placed
+
+
+def _affine_map(owned, name, value, bias):
+    """The parameters that are this matrix and its bias, with their values."""
+    fitting = {key: _fit(value, p) for key, p in owned.items() if _is_matrix(key, p, value)}
+    biases = {_sibling(key, "bias"): bias for key in fitting}
+    biases = {key: bias for key, bias in biases.items() if key in owned}
+    if not fitting:
+        raise _lacking(f"that is {ROLES[name][0]} {tuple(value.shape)}", owned)
+    if not biases:
+        raise _lacking(f"that is a bias of {ROLES[name][0]}", owned)
+    return fitting | biases
+
+
+def _lacking(what, owned):
+    listed = ", ".join(f"{name} {tuple(p.shape)}" for name, p in owned.items()) or "none"
+    return OutputError(f"CaptioningRNN has no parameter {what}; its parameters: {listed}")
 
 
 def _is_matrix(key, parameter, value):
@@ -112,28 +121,34 @@ def _captioner_loss(model, weights, inputs, options, specials):
 @torch.no_grad()
 def _captioner_sample(model, weights, inputs, options, specials):
     """The captions up to <END>: a student's may end early, or go on as it likes after <END>."""
-    owned, outputs = dict(model.named_parameters()), ("captions",)
+    owned = dict(model.named_parameters())
     for name, value in weights.items():
         owned[name].copy_(value)
-    length, name = options.get("max_length", 15), "CaptioningRNN.sample"
-    if "Wattn" in inputs:
-        outputs = "captions", "attn_weights"
+    length, name, features = options.get("max_length", 15), "CaptioningRNN.sample", inputs["features"]
+    outputs = ("captions", "attn_weights") if "Wattn" in inputs else ("captions",)
     model.eval()
-    sampled = named(name, attempt(name, model.sample, inputs["features"].float(), max_length=length), outputs)
+    sampled = named(name, attempt(name, model.sample, features.float(), max_length=length), outputs)
     captions, maps = sampled["captions"], sampled.get("attn_weights")
-    N, H = len(inputs["features"]), inputs["features"].shape[2:]
-    if captions.dim() != 2 or len(captions) != N or not 0 < captions.shape[1] <= length:
-        raise OutputError(f"{name} returned captions of shape {tuple(captions.shape)}, wanted ({N}, {length})")
-    if maps is not None and (maps.shape[:1] != (N,) or maps.shape[2:] != H or maps.shape[1] < captions.shape[1]):
-        wanted = f"({N}, {length}, {H[0]}, {H[1]})"
-        raise OutputError(f"{name} returned attention weights of shape {tuple(maps.shape)}, wanted {wanted}")
-    if maps is not None and maps.device.type != "cpu":
-        raise OutputError(f"{name} returned attention weights on {maps.device}, wanted them on the CPU: .cpu()")
+    _require_captions(name, captions, maps, length, features)
     shown = None if maps is None else maps[:, : captions.shape[1]].double()
     missing, pad = length - captions.shape[1], nn.functional.pad
     ended, shown = end_captions(captions.long(), shown, specials)
     values = {"captions": pad(ended, (0, missing), value=specials[0]), "goes on": (captions != ended).any()}
     return values if maps is None else values | {"attn_weights": pad(shown, (0, 0, 0, 0, 0, missing))}
+
+
+def _require_captions(name, captions, maps, length, features):
+    """Raises `OutputError` for captions, or attention weights, of another shape than `length` words of each picture."""
+    N, grid = len(features), features.shape[2:]
+    if captions.dim() != 2 or len(captions) != N or not 0 < captions.shape[1] <= length:
+        raise OutputError(f"{name} returned captions of shape {tuple(captions.shape)}, wanted ({N}, {length})")
+    if maps is None:
+        return
+    if maps.shape[:1] != (N,) or maps.shape[2:] != grid or maps.shape[1] < captions.shape[1]:
+        wanted = f"({N}, {length}, {grid[0]}, {grid[1]})"
+        raise OutputError(f"{name} returned attention weights of shape {tuple(maps.shape)}, wanted {wanted}")
+    if maps.device.type != "cpu":
+        raise OutputError(f"{name} returned attention weights on {maps.device}, wanted them on the CPU: .cpu()")
 
 
 def _add_silence(table, formula, run):
