@@ -1,0 +1,159 @@
+"""The student edition as files: the source, the notebook, and what both editions share, in a folder and in a zip."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+from eecs598.handout.notebook import cut_notebook
+from eecs598.handout.parts import HandoutError
+from eecs598.handout.source import cut_source, head_source, lost_names
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = "rnn_lstm_captioning.py"
+NOTEBOOK = "notebooks/rnn_lstm_captioning.ipynb"
+STAMP = ".handout.json"  # by this file an earlier handout is known
+FOLDER = "rnn_lstm_captioning"  # the folder in the zip
+
+# What is copied besides the source, the notebook and some tests. Left out: the answers, what is for instructors.
+COPIED = ("README.md", "LICENSE", "Makefile", "pyproject.toml", ".gitignore", "helpers.py", "datasets/README.md",
+          "datasets/.gitignore", "docs/*", "eecs598/**/*.py", "eecs598/**/*.html")  # fmt: skip
+LEFT_OUT = ("fast", "handout", "grading", "instructors")
+INSTRUCTORS_LINES = re.compile(r"^.*\bINSTRUCTORS ONLY\b(?:.*\n)+?.*\bEND INSTRUCTORS\b.*\n+", re.MULTILINE)
+
+
+class Edition(NamedTuple):
+    """Which edition to make: the parts left to the student, those left out altogether, and two lines of text."""
+
+    todo: list[str]
+    absent: list[str]
+    due: str = ""
+    ai_use: str = ""
+
+
+def edition_files(edition, root):
+    """The edition as a dict from path to bytes. Raises HandoutError and OSError."""
+    source = (root / SOURCE).read_text(encoding="utf-8")
+    notices = _notices(edition)
+    try:
+        student = cut_source(source, edition.todo, edition.absent)
+    except HandoutError as error:
+        raise HandoutError(f"{root / SOURCE}: {error}") from None
+    notebook = json.loads((root / NOTEBOOK).read_text(encoding="utf-8"))
+    notebook = cut_notebook(notebook, notices, lost_names(source, student), edition.absent)
+    texts = {
+        SOURCE: head_source(student, notices),
+        NOTEBOOK: json.dumps(notebook, indent=1, ensure_ascii=False) + "\n",
+        STAMP: json.dumps({"todo": edition.todo, "absent": edition.absent}, indent=1) + "\n",
+    }
+    files = {name: text.encode() for name, text in texts.items()}
+    return files | _copied_files(root)
+
+
+def _notices(edition):
+    """The lines that head the notebook and the source."""
+    texts = (("Due", edition.due), ("Use of AI", edition.ai_use))
+    lines = [f"Student edition: {len(edition.todo)} parts are to do, each in a box marked TODO."]
+    return lines + [f"{label}: {' '.join(text.split())}" for label, text in texts if text]
+
+
+def _copied_files(root):
+    """The files that both editions share."""
+    paths = [path for pattern in COPIED for path in sorted(root.glob(pattern))]
+    files = {}
+    for path in [path for path in paths if not _is_left_out(path.relative_to(root))] + _copied_tests(root):
+        content = path.read_bytes()
+        with contextlib.suppress(UnicodeDecodeError):  # a picture
+            content = INSTRUCTORS_LINES.sub("", content.decode()).encode()
+        files[path.relative_to(root).as_posix()] = content
+    return files
+
+
+def _is_left_out(path):
+    return not set(LEFT_OUT).isdisjoint((*path.parts, path.stem))
+
+
+def _copied_tests(root):
+    """The tests that need nothing that is left out, and the files that they share."""
+    support = {path: path.read_text(encoding="utf-8") for path in sorted((root / "tests" / "support").glob("*.py"))}
+    tests = {path: path.read_text(encoding="utf-8") for path in sorted((root / "tests").rglob("test_*.py"))}
+    telling = re.compile(rf"rnn_lstm_captioning|\bstudent\b|eecs598(\.| import .*\b)({'|'.join(LEFT_OUT)})\b")
+    kept, shared = [], set()
+    for path, text in [*tests.items(), (root / "tests" / "conftest.py", None)]:
+        text = path.read_text(encoding="utf-8") if text is None else text
+        needed = _needed(text, support)
+        if not telling.search("\n".join([text, *(support[each] for each in needed)])):
+            kept.append(path)
+            shared |= needed
+    return [*kept, *sorted(shared)]
+
+
+def _needed(text, support):
+    """Of the files in tests/support those that a test comes to by its imports."""
+    needed, texts = set(), [text]
+    while texts:
+        lines = re.findall(r"^\s*(?:from|import) support\b.*", texts.pop(), re.MULTILINE)
+        words = set(re.findall(r"\w+", " ".join([*lines, "__init__" if lines else ""])))
+        new = {path for path in support if path.stem in words} - needed
+        needed |= new
+        texts += [support[path] for path in new]
+    return needed
+
+
+def write_edition(files, out):
+    """Write an edition to the folder `out` and to a zip beside it, both or neither. Returns the zip's path.
+
+    An earlier handout is replaced. Raises HandoutError if there is anything else in the way, and OSError.
+    """
+    out = Path(out).absolute()
+    archive = out.with_name(f"{out.name}.zip")
+    _require_free(out, archive)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part, part_archive, old = (out.with_name(f".{out.name}.{os.getpid()}.{end}") for end in ("part", "zip", "old"))
+    try:
+        for name, content in files.items():
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            (part / name).write_bytes(content)
+        _write_zip(files, part_archive)
+        if out.exists():
+            out.rename(old)
+        part.rename(out)
+        part_archive.replace(archive)
+    finally:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        for folder in (part, old):
+            shutil.rmtree(folder, ignore_errors=True)
+        part_archive.unlink(missing_ok=True)
+    return archive
+
+
+def _require_free(out, archive):
+    """Refuse to write over anything but an earlier handout."""
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise HandoutError(f"{out}: not a folder; name one that is new, empty or an earlier handout")
+    if out.is_dir() and any(out.iterdir()) and not (out / STAMP).is_file():
+        raise HandoutError(f"{out}: neither empty nor an earlier handout; name another folder")
+    if archive.exists() and not _is_handout(archive):
+        raise HandoutError(f"{archive}: in the way, and no earlier handout's zip; move it or name another folder")
+
+
+def _is_handout(archive):
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            return f"{FOLDER}/{STAMP}" in opened.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _write_zip(files, path):
+    """One folder in a zip; the same files give the same zip."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in sorted(files.items()):
+            entry = zipfile.ZipInfo(f"{FOLDER}/{name}")
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)

@@ -1,0 +1,90 @@
+"""The student's notebook: the solution's without outputs, without answers, and without what its source file lacks."""
+
+import ast
+import itertools
+import re
+
+from eecs598.handout.source import definitions, used_names
+
+HOW_TO_WORK = """\
+Write your answers into `rnn_lstm_captioning.py`, in the boxes marked TODO. A change there counts from the next cell \
+that you run: there is nothing to restart. A cell that comes to a part still to do stops and says where it is."""
+KEEP_UP = """\
+%load_ext autoreload
+%autoreload 2
+helpers.explain_todos()"""
+
+
+def cut_notebook(notebook, notices, gone=(), absent=()):
+    """A notebook (a dict) without outputs, headed by `notices`, and without the cells of the tags `answer` and `fast`.
+
+    gone: names that the student's source lacks; absent: parts that it lacks. Cells that need them go, and those of the
+    tag `beyond`.
+    """
+    left_out = {"answer", "fast", *(["beyond"] if absent else [])}
+    cells = [cell for cell in notebook["cells"] if not left_out & set(_tags(cell))]
+    if absent:
+        cells = _without_absent(cells, set(gone), set(absent))
+    cells = [_cleared(cell) for cell in cells]
+    title, _, text = _text(cells[0]).partition("\n")
+    quote = "\n>\n".join(f"> {line}" for line in notices)
+    cells[0]["source"] = _lines(f"{title}\n\n{quote}\n{text}")
+    library = next(i for i, cell in enumerate(cells) if re.search("^import helpers$", _text(cell), re.MULTILINE))
+    cells[library + 1 : library + 1] = [
+        {"cell_type": "markdown", "id": "student-text", "metadata": {}, "source": _lines(HOW_TO_WORK)},
+        {"cell_type": "code", "id": "student-code", "metadata": {}, "source": _lines(KEEP_UP),
+         "execution_count": None, "outputs": []},
+    ]  # fmt: skip
+    return notebook | {"cells": cells}
+
+
+def _text(cell):
+    return "".join(cell["source"])
+
+
+def _lines(text):
+    return text.splitlines(keepends=True)
+
+
+def _tags(cell):
+    return cell["metadata"].get("tags", ())
+
+
+def _cleared(cell):
+    """A cell without its outputs, and without what its last run left in its metadata."""
+    cell = dict(cell, metadata={key: value for key, value in cell["metadata"].items() if key != "execution"})
+    return cell | {"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else cell
+
+
+def _without_absent(cells, gone, absent):
+    """Without the code cells that need what is absent, and without the prose that only these followed."""
+    kept, known = [], set()
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            code = _text(cell)
+            own, used = _assigned(code), set(used_names(ast.parse(code)))
+            checked = set(re.findall(r'\bcheck\("(\w+)"', code))
+            if (used & gone) - own - known or checked & absent:
+                gone |= own - known
+                kept.append(None)
+                continue
+            known |= own
+        kept.append(cell)
+    return _without_lonely_prose(cells, kept)
+
+
+def _assigned(code):
+    """The names that a cell gives to the cells after it."""
+    tree = ast.parse(code)
+    targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+    return {name for target in targets for name in used_names(target)} | {name for name, _ in definitions(tree)}
+
+
+def _without_lonely_prose(cells, kept):
+    """Drop a markdown cell if it has code below it, up to the next, and nothing of that is kept."""
+    result = []
+    for i, cell in enumerate(kept):
+        below = list(itertools.takewhile(lambda k: cells[k]["cell_type"] == "code", range(i + 1, len(cells))))
+        if cell and (cell["cell_type"] == "code" or not below or any(kept[k] for k in below)):
+            result.append(cell)
+    return result
