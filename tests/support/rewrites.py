@@ -3,6 +3,8 @@
 import textwrap
 from typing import NamedTuple
 
+from support import mutants
+
 
 class Rewrite(NamedTuple):
     what: str
@@ -14,10 +16,8 @@ def _rewrite(what, parts, code):
     return Rewrite(what, tuple(parts.split()), textwrap.dedent(code))
 
 
-CELLS = ("rnn", "lstm", "attn")
-LOSSES = " ".join(f"{cell}_captioner_loss" for cell in CELLS)
-SAMPLES = " ".join(f"{cell}_captioner_sample" for cell in CELLS)
-
+LOSSES = " ".join(mutants.LOSSES)
+SAMPLES = " ".join(mutants.SAMPLES)
 STEP_PAIR = "rnn_step_forward rnn_step_backward rnn_forward rnn_backward rnn_module"
 
 REWRITES = [
