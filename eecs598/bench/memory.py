@@ -2,6 +2,7 @@
 
 import multiprocessing
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from eecs598.bench.measuring import Row
@@ -21,8 +22,8 @@ def memory_rows(module, sizes, where):
 
 
 def _in_new_process(function, *args):
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, args)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
 
 
 def _peak_memory(module_file, sizes, cell_type, padding, side):

@@ -18,6 +18,7 @@ from torch import nn
 from eecs598 import decoding, encoders
 from eecs598.bench.measuring import Pair
 from eecs598.checks import formulas
+from eecs598.features import Features, encode_images
 from eecs598.training import solver
 from eecs598.training.objective import Objective
 
@@ -144,7 +145,7 @@ def captioner_and_data(module, sizes, cell_type, padding, where="cpu", encoder=N
     N, T, W, H, V, C, grid = sizes
     words = {word: i for i, word in enumerate(("<NULL>", "<START>", "<END>", *range(3, V)))}
     ours = module.CaptioningRNN(words, C, W, H, cell_type, image_encoder_pretrained=False, ignore_index=0)
-    encoders.set_encoder(ours, encoder or encoders.Features(torch.float32, C))
+    encoders.set_encoder(ours, encoder or Features(torch.float32, C))
     plain = PlainCaptioner(V, C, W, H, cell_type)
     generator = torch.Generator().manual_seed(0)
     captions = torch.randint(3, V, (N, T + 1), generator=generator)
@@ -250,7 +251,7 @@ def feature_pairs(module, sizes, where, pictures=128):
 
     yield Pair(
         "image features", f"{pictures} pictures 224x224", f"{type(encoder).__name__}, float32",
-        partial(encoders.encode_images, encoder, photos, device=where, progress=False), network,
+        partial(encode_images, encoder, photos, device=where, progress=False), network,
     )  # fmt: skip
 
 

@@ -1,16 +1,22 @@
 """The bench: that both sides of a pair do the same, that they run in turns, and that its commands behave."""
 
 import json
+import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
+from support import ROOT
 
 import rnn_lstm_captioning as rlc
-from eecs598 import bench, encoders, vis
+from eecs598 import bench, fast, features, vis
+from eecs598.bench import command, measuring, memory, pairs
+from eecs598.fast import arithmetic
 from eecs598.training import solver
+from eecs598.training.options import PRECISIONS, Options
 
 SMALL = bench.Sizes(N=5, T=4, W=3, H=6, V=13, C=7, grid=2)
 
@@ -47,21 +53,42 @@ def test_the_plain_captioner_is_the_same_captioner(cell_type):
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("group", ["layers", "growth"])
+LAYERS = ["LSTM", "RNN", "attention LSTM", "attention LSTM"]
+ROWS = {
+    "layers": LAYERS, "plain": [f"plain {name}" for name in LAYERS] + 5 * ["plain training step"],
+    "growth": [f"LSTM, H={H}" for H in (64, 128, 256, 512)] + [f"LSTM, T={T}" for T in (4, 8, 16, 32)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("group", list(ROWS))
 def test_both_sides_of_a_layer_take_the_same_gradients(group):
     """Each side ends with the gradient of its own weights, and both with the shared inputs' gradients anew."""
-    pairs = list(bench.PAIRS[group](rlc, SMALL, "cpu"))
-    for pair in pairs[:2]:
+    found = list(bench.PAIRS[group](rlc, SMALL, "cpu"))
+    for pair in found[:2]:
         pair.ours()
         pair.other()
-    names = [pair.name for pair in pairs]
-    assert names == (["LSTM", "RNN", "attention LSTM", "attention LSTM"] if group == "layers" else
-                     [f"LSTM, H={H}" for H in (64, 128, 256, 512)] + [f"LSTM, T={T}" for T in (4, 8, 16, 32)])
+    names = [re.sub("step, .*", "step", pair.name) for pair in found]
+    assert names == ROWS[group]
+
+
+def test_plain_rows_are_the_modules_and_the_others_eecs598_fasts(monkeypatch):
+    ran = []
+    for name, layers in (("plain", rlc), ("fast", fast)):
+        forward = layers.LSTM.forward
+        monkeypatch.setattr(layers.LSTM, "forward",
+                            lambda *given, name=name, forward=forward: ran.append(name) or forward(*given))
+    next(bench.PAIRS["plain"](rlc, SMALL, "cpu")).ours()
+    next(bench.PAIRS["layers"](rlc, SMALL, "cpu")).ours()
+    assert ran == ["plain", "fast"]
+    steps = []
+    monkeypatch.setattr(pairs, "training_step", lambda loss_of, batch, *precision: steps.append(type(loss_of).__name__))
+    list(bench.PAIRS["training"](rlc, SMALL, "cpu"))
+    assert steps == ["Objective", "PlainCaptioner"] * 5
 
 
 def test_both_sides_of_the_features_are_the_same_features(monkeypatch):
-    monkeypatch.setattr(encoders, "fast_dtype", lambda device: torch.float32)
-    (pair,) = bench.feature_pairs(rlc, SMALL, "cpu", pictures=3)
+    monkeypatch.setattr(features, "fast_dtype", lambda device: torch.float32)
+    (pair,) = pairs.feature_pairs(rlc, SMALL, "cpu", pictures=3)
     ours, plain = pair.ours(), pair.other()
     assert ours.shape == plain.shape and len(ours) == 3
     torch.testing.assert_close(ours, plain, rtol=0.01, atol=0.01)
@@ -69,8 +96,8 @@ def test_both_sides_of_the_features_are_the_same_features(monkeypatch):
 
 def test_an_epoch_on_features_against_one_through_the_encoder(monkeypatch):
     steps = []
-    monkeypatch.setattr(bench, "training_step", lambda model, batch: steps.append((model, batch)))
-    list(bench.epoch_pairs(rlc, SMALL, "cpu", pictures=128))
+    monkeypatch.setattr(pairs, "fast_training_step", lambda model, batch: steps.append((model, batch)))
+    list(pairs.epoch_pairs(rlc, SMALL, "cpu", pictures=128))
     *published, (cached, (features, captions)) = steps
     assert torch.cat([texts for _, (_, texts) in published]).equal(captions) and features.shape == (256, 400, 4, 4)
     assert all(photos.shape == (128, 3, 112, 112) for _, (photos, _) in published)
@@ -81,7 +108,7 @@ def test_an_epoch_on_features_against_one_through_the_encoder(monkeypatch):
 
 def test_gradients_begin_anew():
     x = torch.ones(3, requires_grad=True)
-    step = bench._step(lambda: (2 * x).sum(), [x])
+    step = pairs._step(lambda: (2 * x).sum(), [x])
     step()
     step()
     assert x.grad.tolist() == [2, 2, 2]
@@ -89,14 +116,14 @@ def test_gradients_begin_anew():
 
 @pytest.mark.parametrize("padding", [0.1, 0.28, 0.42, 0.6])
 def test_lengths_have_the_share_of_padding_asked_for(padding):
-    lengths = bench.draw_lengths(500, 16, padding, torch.Generator().manual_seed(0))
+    lengths = pairs.draw_lengths(500, 16, padding, torch.Generator().manual_seed(0))
     assert lengths.min() >= 3 and lengths.max() <= 16 and len(lengths.unique()) > 5
     assert 1 - lengths.float().mean() / 16 == pytest.approx(padding, abs=0.005)
 
 
 def test_a_pair_runs_in_turns_and_the_first_round_does_not_count(monkeypatch):
     clock, ran = [0.0], []
-    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     seconds = {"ours": iter([99, 2, 3, 1, 2]), "other": iter([99, 4, 4, 4, 8])}
 
     def side(name):
@@ -112,21 +139,12 @@ def test_a_pair_runs_in_turns_and_the_first_round_does_not_count(monkeypatch):
     assert row.low <= row.ratio <= row.high
 
 
-def test_no_scores_for_padding(monkeypatch):
-    """The vocabulary product sees the real steps only."""
-    ours, _, (features, captions) = bench.captioner_and_data(rlc, SMALL, "attn", padding=0.3)
-    seen, product = [], rlc.product
-    monkeypatch.setattr(rlc, "product", lambda a, b: seen.append((len(a), b.shape[1])) or product(a, b))
-    ours(features, captions)
-    assert sum(rows for rows, columns in seen if columns == SMALL.V) == int((captions[:, 1:] != 0).sum())
-
-
 def test_the_rows_of_arithmetic_time_ours_against_pytorchs(monkeypatch):
     ran = []
     for name in ("product", "tanh_"):
-        ours = getattr(bench.arithmetic, name)
-        monkeypatch.setattr(bench.arithmetic, name, lambda *a, name=name, ours=ours: ran.append(name) or ours(*a))
-    for pair in bench.arithmetic_pairs(rlc, SMALL, "cpu"):
+        ours = getattr(arithmetic, name)
+        monkeypatch.setattr(arithmetic, name, lambda *a, name=name, ours=ours: ran.append(name) or ours(*a))
+    for pair in pairs.arithmetic_pairs(rlc, SMALL, "cpu"):
         pair.other()
         assert not ran
         pair.ours()
@@ -134,9 +152,9 @@ def test_the_rows_of_arithmetic_time_ours_against_pytorchs(monkeypatch):
         ran.clear()
 
 
-@pytest.mark.skipif(not bench.Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 def test_a_training_step_takes_less_memory_than_the_plain_one():
-    rows = list(bench.memory_rows(bench.load_module(bench.MODULE), bench.Sizes(N=128, H=256), "cpu"))
+    rows = list(memory.memory_rows(bench.load_module(pairs.MODULE), bench.Sizes(N=128, H=256), "cpu"))
     assert [row.name for row in rows] == ["peak memory, attn", "peak memory, lstm"]
     assert all(1 < row.ours < 0.8 * row.other and row.unit == "MB" for row in rows)
 
@@ -144,13 +162,13 @@ def test_a_training_step_takes_less_memory_than_the_plain_one():
 def test_bfloat16_trains_as_float32_does():
     """The same epochs in both precisions end within 1 % of each other's loss."""
     final = {}
-    for precision in solver.PRECISIONS:
+    for precision in PRECISIONS:
         torch.manual_seed(0)
         sizes = bench.Sizes(64, 8, 16, 48, 40, 12, 3)
         ours, _, (features, captions) = bench.captioner_and_data(rlc, sizes, "attn", 0.3)
         history = solver.train(
-            ours, features, captions, num_epochs=25, batch_size=16, learning_rate=5e-3, progress=False,
-            precision=precision,
+            ours, features, captions, num_epochs=25, batch_size=16, learning_rate=5e-3, fast=True,
+            options=Options(precision=precision, progress=False),
         )  # fmt: skip
         assert ours.cell.Wx.dtype == ours.cell.Wx.grad.dtype == torch.float32
         final[precision] = sum(history.losses[-4:]) / 4
@@ -175,12 +193,12 @@ def test_an_unknown_precision_is_refused():
 
 
 def some_rows():
-    pairs = [("LSTM", 0.9), ("beam 3", 0.05), *((f"LSTM, {n}={v}", 1.1) for n in "HT" for v in (4, 8))]
-    return [bench.Row(name, "N=2", "torch.nn.LSTM", 10 * k, 10.0, k, k - 0.01, k + 0.01) for name, k in pairs]
+    ratios = [("LSTM", 0.9), ("beam 3", 0.05), *((f"LSTM, {n}={v}", 1.1) for n in "HT" for v in (4, 8))]
+    return [bench.Row(name, "N=2", "torch.nn.LSTM", 10 * k, 10.0, k, k - 0.01, k + 0.01) for name, k in ratios]
 
 
 def test_the_command_prints_a_table_and_writes_what_it_is_asked_for(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "run", lambda *args: some_rows())
+    monkeypatch.setattr(command, "run", lambda *args: some_rows())
     bench.main(["--json", str(tmp_path / "b.json"), "--png", str(tmp_path / "b.png")])
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].split() == ["against", "ours", "other", "ratio", "quartiles"]
@@ -205,9 +223,9 @@ def test_wrong_usage_is_one_line(arguments, said, capsys):
 
 
 def test_a_students_file_can_be_measured():
-    module = bench.load_module(bench.MODULE.parent / "tests" / "support" / "student" / "rnn_lstm_captioning.py")
+    module = bench.load_module(ROOT / "tests" / "support" / "student" / "rnn_lstm_captioning.py")
     try:
-        pair = next(bench.layer_pairs(module, SMALL, "cpu"))
+        pair = next(bench.PAIRS["plain"](module, SMALL, "cpu"))
         assert bench.compare(pair, rounds=2).ours > 0
     finally:
         sys.modules["rnn_lstm_captioning"] = rlc

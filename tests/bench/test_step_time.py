@@ -35,7 +35,7 @@ def test_computing_alone_is_the_step_without_the_sum():
     for action in (solver.Run.step, step_time._compute):
         torch.manual_seed(0)
         model = torch.nn.Linear(2, 1)
-        run = solver.Run(model, 6, batch_size=6, learning_rate=0.1, lr_decay=1.0, seed=0)
+        run = solver.Run(model, 6, batch_size=6, learning_rate=0.1)
         action(run, torch.arange(6), lambda model, rows: (model(images[rows]) - captions[rows]).square().mean())
         weights.append(model.weight.detach().clone())
     assert torch.equal(*weights) and processes.current().count == 1
