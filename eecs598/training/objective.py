@@ -220,7 +220,7 @@ def find_parts(model):
     embedding = _first(modules, lambda m: hasattr(m, "W_embed"), "a word embedding with a parameter W_embed")
     (H, columns), V = cell.Wh.shape, len(embedding.W_embed)
     maps = [module for module in modules if isinstance(module, nn.Linear)]
-    output = _first(maps, lambda m: m.weight.shape == (V, H), f"an nn.Linear from {H} to the {V} words")
+    output = _first(maps[::-1], lambda m: m.weight.shape == (V, H), f"an nn.Linear from {H} to the {V} words")
     maps = [module for module in maps if module is not output]
     feature = _first(maps, lambda m: m.out_features == H, f"an nn.Linear from the image features to {H}")
     cell_type = "attn" if hasattr(cell, "Wattn") else "lstm" if columns == 4 * H else "rnn"

@@ -319,6 +319,12 @@ def test_parameters_are_found_under_any_name():
     assert loss.item() == pytest.approx(model(*batch()).item(), rel=1e-12)
 
 
+def test_maps_of_the_same_shape_are_told_apart_by_their_order():
+    model = make_model("rnn", input_dim=9, wordvec_dim=5, hidden_dim=9)
+    parts = find_parts(model)
+    assert parts.feature[0] is model.feature_projection.weight and parts.output[0] is model.output_projection.weight
+
+
 @pytest.mark.parametrize("part, missing", [
     ("cell", "a cell with parameters Wx, Wh and b"), ("word_embedding", "a word embedding with a parameter W_embed"),
     ("output_projection", "an nn.Linear from 7 to the 9 words"),
