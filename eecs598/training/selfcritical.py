@@ -12,64 +12,13 @@ import functools
 import hashlib
 import math
 import operator
-from collections import Counter
-from itertools import chain
-from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from eecs598 import decoding
+from eecs598.metrics.cider import RUN_LENGTHS, CiderD, count_runs
 from eecs598.training import checkpoints
-
-RUN_LENGTHS = 4  # CIDEr counts runs of 1 to 4 words
-SIGMA = 6.0  # of CIDEr-D's penalty on a length other than the reference's
-
-
-class _Weighed(NamedTuple):
-    """A caption as CIDEr sees it."""
-
-    weights: dict  # run of words -> how often it occurs, times how rare it is
-    norms: list  # the root of the sum of squares of the weights of the runs of 1, 2, 3 and 4 words
-    length: int  # in pairs of words, as in the field's scorer
-
-
-class CiderD:
-    """CIDEr-D of captions, each by itself, with the rarity of words taken from `references` once and for all.
-
-    references: for each picture its captions, sequences of whatever stands for a word, such as ids. For all the
-    pictures together the mean is that of `eecs598.metrics`, which is slower, as it weighs the references each time.
-    """
-
-    def __init__(self, references):
-        counted = [[_count_runs(words) for words in texts] for texts in references]
-        pictures = Counter(chain.from_iterable(set().union(*texts) for texts in counted))
-        self.rarest = math.log(len(counted))
-        self.rarity = {run: self.rarest - math.log(count) for run, count in pictures.items()}
-        self.references = [[self._weigh(runs) for runs in texts] for texts in counted]
-
-    def score(self, picture, words):
-        """CIDEr-D of a caption of the picture of this number."""
-        caption = self._weigh(_count_runs(words))
-        total = 0.0
-        for reference in self.references[picture]:
-            products = [0.0] * RUN_LENGTHS
-            for run, weight in caption.weights.items():
-                if other := reference.weights.get(run):
-                    products[len(run) - 1] += min(weight, other) * other  # to say it more often does not help
-            likeness = sum(
-                product / (a * b) for product, a, b in zip(products, caption.norms, reference.norms) if product
-            )
-            total += likeness * math.exp(-((caption.length - reference.length) ** 2) / (2 * SIGMA**2))
-        return 10 * total / (RUN_LENGTHS * len(self.references[picture]))
-
-    def _weigh(self, runs):
-        weights = {run: count * self.rarity.get(run, self.rarest) for run, count in runs.items()}
-        squares = [0.0] * RUN_LENGTHS
-        for run, weight in weights.items():
-            squares[len(run) - 1] += weight * weight
-        length = sum(count for run, count in runs.items() if len(run) == 2)
-        return _Weighed(weights, [math.sqrt(square) for square in squares], length)
 
 
 class Bleu:
@@ -82,7 +31,7 @@ class Bleu:
     """
 
     def __init__(self, references):
-        counted = [map(_count_runs, texts) for texts in references]
+        counted = [map(count_runs, texts) for texts in references]
         self.most = [functools.reduce(operator.or_, texts) for texts in counted]  # | is the maximum
         self.lengths = [[len(words) for words in texts] for texts in references]
 
@@ -90,7 +39,7 @@ class Bleu:
         """The mean precision of a caption of the picture of this number, from 0 to 1."""
         if not words:
             return 0.0
-        said, known = _count_runs(words), [0] * RUN_LENGTHS
+        said, known = count_runs(words), [0] * RUN_LENGTHS
         for run, count in (said & self.most[picture]).items():  # & is the minimum
             known[len(run) - 1] += count
         precision = sum(count / max(1, len(words) - n) for n, count in enumerate(known)) / RUN_LENGTHS
@@ -113,11 +62,6 @@ def scale_logits(model, temperature):
 
 def _hash(value):
     return hashlib.sha256(repr(value).encode()).hexdigest()[:12]
-
-
-def _count_runs(words):
-    words = tuple(words)
-    return Counter(words[i : i + n] for n in range(1, RUN_LENGTHS + 1) for i in range(len(words) - n + 1))
 
 
 class SelfCritical(nn.Module):

@@ -10,6 +10,7 @@ import pytest
 
 from eecs598 import metrics
 from eecs598.metrics import evaluate_captions, format_scores, rank_captions, score_captions
+from eecs598.metrics.ptb import tokenize
 
 REFERENCES = [
     ["A dog runs on the beach.", "The brown dog is running on sand."],
@@ -88,9 +89,9 @@ def cider_by_the_paper(caption, references, corpus):
 
 
 def test_cider_is_the_papers_and_cider_d_punishes_what_it_does_not():
-    corpus = [[metrics.tokenize(text) for text in texts] for texts in REFERENCES]
+    corpus = [[tokenize(text) for text in texts] for texts in REFERENCES]
     found = evaluate_captions(CAPTIONS, REFERENCES).pictures["CIDEr"]
-    wanted = [cider_by_the_paper(metrics.tokenize(caption), texts, corpus) for caption, texts in zip(CAPTIONS, corpus)]
+    wanted = [cider_by_the_paper(tokenize(caption), texts, corpus) for caption, texts in zip(CAPTIONS, corpus)]
     assert found == pytest.approx(wanted, rel=1e-9)
     texts = "dog runs on the beach", "dog runs on the beach " * 3
     honest, repeated = (evaluate_captions([text, *CAPTIONS[1:]], REFERENCES).pictures for text in texts)
