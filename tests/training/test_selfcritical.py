@@ -1,19 +1,26 @@
 """Self-critical training: CIDEr-D of single captions, and a loss that prefers the better of a model's own."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+from support.captioner import CELLS
 from support.encoder import MeanEncoder
 
-import helpers
+from eecs598.captioner import make_captioner
 from eecs598.metrics.cider import CiderD
 from eecs598.training import selfcritical, solver
 from eecs598.training.checkpoints import CheckpointError
+from eecs598.training.objective import Objective
+from eecs598.training.options import Options
+from eecs598.training.run import train_captioner
 from eecs598.training.selfcritical import Bleu, SelfCritical
-from rnn_lstm_captioning import CELL_TYPES, CaptioningRNN
+from rnn_lstm_captioning import CaptioningRNN
 
+QUIET = Options(progress=False, plot=False)
 WORDS = st.lists(st.sampled_from(["a", "dog", "red", "ball", "runs", "on"]), max_size=12)
 
 
@@ -30,13 +37,15 @@ def test_bleu_is_the_mean_of_the_fields_scorers_precisions(words, texts):
     assert found == pytest.approx(wanted, abs=1e-6)
 
 
-def make(data, cell_type="attn", seed=0, **options):
+def make(data, cell_type="attn", seed=0):
     torch.manual_seed(seed)
-    return helpers.make_captioner(CaptioningRNN, data, cell_type, MeanEncoder(), 32, 16, **options)
+    return make_captioner(CaptioningRNN, data, cell_type, MeanEncoder(), 32, 16)
 
 
-def practice_on(data, **options):
-    return Practice([[text.split() for text in texts] for texts in data["train_references"]], data["vocab"], **options)
+def critical(model, data, options=Options(), **how):
+    """The loss of self-critical training of a model, in training mode."""
+    references = [[text.split() for text in texts] for texts in data["train_references"]]
+    return SelfCritical(Objective(model, options), references, data["vocab"], **how).train()
 
 
 @torch.no_grad()
@@ -51,10 +60,10 @@ def log_prob(model, data, picture, caption):
     return total
 
 
-@pytest.mark.parametrize("cell_type, bleu", [*((cell_type, 0.0) for cell_type in CELL_TYPES), ("lstm", 2.0)])
+@pytest.mark.parametrize("cell_type, bleu", [("rnn", 0.0), ("lstm", 0.0), ("attn", 0.0), ("lstm", 2.0)])
 def test_the_loss_weighs_each_caption_by_its_advantage(tiny_data, cell_type, bleu, monkeypatch):
-    model = make(tiny_data, cell_type, dropout=0.0)
-    practice = practice_on(tiny_data, samples=3, max_length=6, bleu=bleu)
+    model = make(tiny_data, cell_type)
+    loss_of = critical(model, tiny_data, samples=3, max_length=6, bleu=bleu)
     drawn = []
     draw = selfcritical.decoding.draw_captions
 
@@ -64,7 +73,7 @@ def test_the_loss_weighs_each_caption_by_its_advantage(tiny_data, cell_type, ble
 
     monkeypatch.setattr(selfcritical.decoding, "draw_captions", draw_and_note)
     pictures = torch.tensor([2, 0])
-    loss = practice.loss(model.train(), tiny_data["train_images"][pictures], pictures)
+    loss = loss_of(tiny_data["train_images"][pictures], pictures)
     names, end = tiny_data["vocab"]["idx_to_token"], tiny_data["vocab"]["token_to_idx"]["<END>"]
     references = [[[*text.split(), "<END>"] for text in texts] for texts in tiny_data["train_references"]]
     cider, precision = CiderD(references), Bleu(references)
@@ -78,42 +87,48 @@ def test_the_loss_weighs_each_caption_by_its_advantage(tiny_data, cell_type, ble
             others = [other for j, other in enumerate(scores) if j != i]
             wanted -= (score - sum(others) / 2) * log_probs[i] / 6
     assert loss.item() == pytest.approx(wanted, rel=1e-4)
-    assert practice.scores == [pytest.approx(sum(practice.scores))] and model.training
+    assert loss_of.scores == [pytest.approx(sum(loss_of.scores))] and model.training
 
 
 def test_a_caption_must_end(tiny_data):
-    practice, ids = practice_on(tiny_data), tiny_data["vocab"]["token_to_idx"]
+    loss_of, ids = critical(make(tiny_data), tiny_data), tiny_data["vocab"]["token_to_idx"]
     whole = [ids[word] for word in ("a", "red", "picture", "<END>", "<NULL>", "<NULL>")]
-    assert practice._said(whole) == whole[:4] and practice._said(whole[:3]) == whole[:3]
-    ends, breaks_off = (practice._score(0, practice._said(words)) for words in (whole, whole[:3]))
-    assert ends > 1.2 * breaks_off > 0
+    assert loss_of.score(0, whole) == loss_of.score(0, whole[:4])
+    assert loss_of.score(0, whole[:3]) == loss_of.score(0, [*whole[:3], ids["<NULL>"]])
+    assert loss_of.score(0, whole) > 1.2 * loss_of.score(0, whole[:3]) > 0
 
 
-@pytest.mark.parametrize("cell_type", CELL_TYPES)
+def test_in_evaluation_mode_it_is_the_loss_of_peoples_captions(tiny_data):
+    model = make(tiny_data)
+    pictures = tiny_data["val_images"], tiny_data["val_captions"]
+    assert critical(model, tiny_data).eval()(*pictures).item() == pytest.approx(model(*pictures).item(), rel=1e-6)
+
+
+@CELLS
 def test_it_learns_captions_that_score(tiny_data, cell_type):
-    model, practice = make(tiny_data, cell_type), practice_on(tiny_data)
-    pictures = tiny_data["train_images"], tiny_data["train_captions"]
-    options = {"num_epochs": 60, "batch_size": 4, "seed": 0, "progress": False}
-    solver.train(model, *pictures, learning_rate=1e-2, **options | {"num_epochs": 8})  # it knows some words
-    solver.train(model, *pictures, learning_rate=1e-2, loss=practice.loss, **options)
-    first, last = sum(practice.scores[:5]) / 5, sum(practice.scores[-5:]) / 5
+    model, images = make(tiny_data, cell_type), tiny_data["train_images"]
+    loss_of, how = critical(model, tiny_data), {"batch_size": 4, "learning_rate": 1e-2, "options": QUIET}
+    solver.train(model, images, tiny_data["train_captions"], num_epochs=8, **how)  # it knows some words
+    solver.train(model, images, torch.arange(len(images)), num_epochs=60, loss=loss_of, **how)
+    first, last = sum(loss_of.scores[:5]) / 5, sum(loss_of.scores[-5:]) / 5
     assert last > 1.5 * first and last > 2
 
 
 def test_two_samples_at_least(tiny_data):
     with pytest.raises(ValueError, match="samples is 1; it must be at least 2"):
-        practice_on(tiny_data, samples=1)
+        critical(make(tiny_data), tiny_data, samples=1)
 
 
-def test_practice_goes_on_from_its_own_checkpoints_alone(tiny_data, tmp_path):
-    def train(folder, epochs, temperature=1.0, **options):
+def test_it_goes_on_from_its_own_checkpoints_alone(tiny_data, tmp_path):
+    def train(folder, epochs, temperature=1.0, **how):
         torch.manual_seed(7)
-        selfcritical.sharpen(model := make(tiny_data, dropout=0.3), temperature)
-        return helpers.train_captioner(
-            model, tiny_data["train_images"], tiny_data["train_captions"], epochs, 2,
-            1e-2, device="cpu", progress=False, plot=False, freeze_encoder=False, checkpoint_dir=folder,
-            practice=practice_on(tiny_data, **options),
-        )[1], model.state_dict()  # fmt: skip
+        selfcritical.scale_logits(model := make(tiny_data), temperature)
+        images, options = tiny_data["train_images"], replace(QUIET, dropout=0.3)
+        history = train_captioner(
+            model, images, torch.arange(len(images)), epochs, 2, 1e-2, device="cpu", freeze_encoder=False,
+            checkpoint_dir=folder, options=options, loss=critical(model, tiny_data, options, **how),
+        )  # fmt: skip
+        return history.losses, model.state_dict()
 
     whole, weights = train(tmp_path / "whole", 4)
     train(tmp_path / "parts", 2)
@@ -125,12 +140,13 @@ def test_practice_goes_on_from_its_own_checkpoints_alone(tiny_data, tmp_path):
         train(tmp_path / "parts", 4, samples=4)
 
 
-def test_sharper_scores_are_those_divided_by_a_temperature(tiny_data):
+def test_scaled_logits_are_those_divided_by_a_temperature(tiny_data):
     model, words = make(tiny_data), torch.tensor([4, 5])
     before, _, _ = model.step(words, model.begin(tiny_data["train_images"][:2]))
-    selfcritical.sharpen(model, 0.5)
+    selfcritical.scale_logits(model, 0.5)
     after, _, _ = model.step(words, model.begin(tiny_data["train_images"][:2]))
     assert torch.allclose(after, 2 * before)
+    tied = make_captioner(CaptioningRNN, tiny_data, "rnn", MeanEncoder(), 16, 16)
+    Objective(tied, Options(tie_embeddings=True))
     with pytest.raises(ValueError, match="tie_embeddings"):
-        selfcritical.sharpen(helpers.make_captioner(CaptioningRNN, tiny_data, "rnn", MeanEncoder(), 16, 16,
-                                                    tie_embeddings=True), 0.5)  # fmt: skip
+        selfcritical.scale_logits(tied, 0.5)
