@@ -1,10 +1,17 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share, and how the tests are divided among processes."""
+
+import os
+
+# One process a core, so one thread a process, those that tests start included: two threads on a busy core wait for
+# each other most of the time. OpenMP reads it when torch is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 import contextlib
 import functools
 import http.server
 import importlib.util
-import os
 import shutil
 import subprocess
 import threading
@@ -14,6 +21,7 @@ import pytest
 import torch
 from hypothesis import settings
 from support.encoder import MeanEncoder
+from support.tables import Tables
 
 from eecs598.coco import build_vocabulary, encode_captions
 from eecs598.metrics.ptb import PUNCTUATION
@@ -108,27 +116,60 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-
-
-
-
 @pytest.fixture
 def mean_encoder():
     return MeanEncoder()
 
 
+# --- tables after the tests -------------------------------------------------------------------------------
+
 TABLES = pytest.StashKey()
 
 
 @pytest.fixture(scope="session")
-def show_table(pytestconfig):
-    """Show a table after the tests: (title, lines)."""
-    tables = pytestconfig.stash.setdefault(TABLES, {})
-    return tables.__setitem__
+def tables(pytestconfig):
+    """`tables.add(title, line)`: a line of a table that is shown after the tests."""
+    return pytestconfig.stash[TABLES]
+
+
+def pytest_configure(config):
+    config.stash[TABLES] = Tables()
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # a worker: its tables go to the process that shows them
+        session.config.workeroutput["tables"] = session.config.stash[TABLES].as_dict()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    node.config.stash[TABLES].merge(getattr(node, "workeroutput", {}).get("tables"))
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    for title, lines in config.stash.get(TABLES, {}).items():
-        terminalreporter.section(title)
-        for line in lines:
-            terminalreporter.write_line(line)
+    config.stash[TABLES].write(terminalreporter)
+
+
+# --- several processes ------------------------------------------------------------------------------------
+
+MOST_PROCESSES = 8  # each has torch loaded, about 0.7 GB with what it starts
+EXPENSIVE = ("lab", "launched", "trained")  # fixtures: the tests that use one run in one process, which makes it once
+FIRST = ("test_browser.py", "test_processes.py", "test_commands.py", "test_notebook.py")  # the longest tests
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """A process a core that this one may use; None, and xdist decides, where the environment says how many."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_PROCESSES)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest tests come first, the grader's many short ones last: then no process waits long for another."""
+    items.sort(key=lambda item: (item.path.name not in FIRST) + (item.path.parent.name == "grading"))
+    for item in items:
+        for name in EXPENSIVE:
+            if name in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group(name))

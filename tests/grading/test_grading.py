@@ -1,7 +1,6 @@
 """The grader, graded: mistakes made on purpose, right answers in other styles, whole files as students hand them in."""
 
 import ast
-import contextlib
 import csv
 import json
 import os
@@ -13,9 +12,9 @@ import types
 import zipfile
 from pathlib import Path
 
-import conftest
 import pytest
 from support import ROOT, mutants, rewrites
+from support.tables import Tables
 
 from eecs598 import checks, handout
 from eecs598.checks import CHECKS
@@ -26,40 +25,43 @@ from eecs598.grading.remote import Launcher
 
 SOLUTION = (ROOT / "rnn_lstm_captioning.py").read_text(encoding="utf-8")
 STUDENT = (ROOT / "tests" / "support" / "student" / "rnn_lstm_captioning.py").read_text(encoding="utf-8")
+PARTS_TO_GRADE = mutants.parts_to_grade(SOLUTION)
 TIMEOUT = 60.0  # seconds: none of these hangs, and a busy machine is no mistake
 
 
 @pytest.fixture(scope="module")
-def grade():
-    """Grade a source as a student's file: (source, parts) -> report."""
+def launcher():
+    """For all gradings here: what it has loaded, torch above all, is there for each submission's processes."""
     with Launcher(2048, [grading.SOLUTION]) as launcher:
-        grader = grading.Grader(launcher, SOLUTION, TIMEOUT)
-
-        def run(source, parts=None, **files):
-            return grader.grade(Submission("student", source.encode(), files), parts)
-
-        yield run
+        yield launcher
 
 
 @pytest.fixture(scope="module")
-def graded(request, show_table):
-    """Mutant or rewrite -> its report, of those with a test to run; the table of both is printed after the tests."""
-    tasks, calls = {}, [getattr(item, "callspec", None) for item in request.session.items]
-    chosen = {id(value) for call in calls if call for value in call.params.values()}
-    for mutant, parts in mutants.parts_to_grade(SOLUTION).items():
-        with contextlib.suppress(mutants.MutantError):  # its own test says so
-            tasks[mutant] = mutants.apply(SOLUTION, mutant), parts
-    tasks |= {rewrite: (f"{STUDENT}\n\n{rewrite.code}", rewrite.parts) for rewrite in rewrites.REWRITES}
-    tasks = {entry: task for entry, task in tasks.items() if id(entry) in chosen}
-    settings = (2048, [grading.SOLUTION]), {"solution": SOLUTION, "timeout": TIMEOUT, "advice": False}
-    submissions = [(Submission("student", source.encode()), parts) for source, parts in tasks.values()]
-    reports = dict(zip(tasks, grading.grade_all(submissions, settings, jobs=2)))
-    for kind, entries in (("mutants of the solution", mutants.MUTANTS), ("rewrites", rewrites.REWRITES)):
-        lines = [f"{describe(entry)} -> {', '.join(lost(reports[entry])) or 'full marks'}"
-                 for entry in entries if entry in reports]  # fmt: skip
-        if lines:
-            show_table(f"{len(lines)} {kind}, and the parts that lost their points", lines)
-    return reports
+def grade(launcher):
+    """Grade a source as a student's file: (source, parts) -> report."""
+    grader = grading.Grader(launcher, SOLUTION, TIMEOUT)
+    return lambda source, parts=None, **files: grader.grade(Submission("student", source.encode(), files), parts)
+
+
+@pytest.fixture(scope="module")
+def verdict(launcher, tables):
+    """Mutant or rewrite -> its report, without advice, and a line in a table that is printed after the tests."""
+    grader = grading.Grader(launcher, SOLUTION, TIMEOUT, advice=False)
+
+    def run(entry):
+        if isinstance(entry, mutants.Mutant):
+            kind, source, parts = "mutants of the solution", mutants.apply(SOLUTION, entry), PARTS_TO_GRADE[entry]
+        else:
+            kind, source, parts = "rewrites", f"{STUDENT}\n\n{entry.code}", entry.parts
+        report = grader.grade(Submission("student", source.encode()), parts)
+        tables.add(f"{kind}, and the parts that lost their points", line_of(entry, report))
+        return report
+
+    return run
+
+
+def line_of(entry, report):
+    return f"{describe(entry)} -> {', '.join(lost(report)) or 'full marks'}"
 
 
 def describe(entry):
@@ -97,17 +99,17 @@ def test_every_kind_of_mistake_is_made(kind):
 
 
 @pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=describe)
-def test_a_mistake_costs_its_own_part_and_no_other(graded, mutant):
-    mutants.apply(SOLUTION, mutant)
-    report = graded[mutant]
+def test_a_mistake_costs_its_own_part_and_no_other(verdict, mutant):
+    report = verdict(mutant)
     assert set(lost(report)) == set(mutant.parts), explain(report)
     assert all(report.results[part].verdict == WRONG for part in mutant.parts), explain(report)
     assert all(len(report.results[part].text.splitlines()) >= 2 for part in mutant.parts), "a miss without a cause"
 
 
 @pytest.mark.parametrize("rewrite", rewrites.REWRITES, ids=describe)
-def test_another_style_has_full_marks(graded, rewrite):
-    assert not lost(graded[rewrite]), explain(graded[rewrite])
+def test_another_style_has_full_marks(verdict, rewrite):
+    report = verdict(rewrite)
+    assert not lost(report), explain(report)
 
 
 def missed(source, name):
@@ -119,25 +121,25 @@ def missed(source, name):
     return not grading._run(part, functions, checks.PUBLISHED).passed
 
 
-def test_a_mistake_made_by_a_rule_never_passes(show_table):
+def test_a_mistake_made_by_a_rule_never_passes(tables):
     """Where a rule can make the mistake: a sign, a term, a factor, a transpose, outputs swapped, mean for sum, ..."""
     made = list(mutants.generate(SOLUTION))
     assert len(made) >= 100 and len({source for _, _, source in made}) == len(made)
     as_written = ast.unparse(ast.parse(SOLUTION))
     assert not [name for name in {name for name, _, _ in made} if missed(as_written, name)]
     results = {f"{name}, {what}": missed(source, name) for name, what, source in made}
-    show_table(f"{len(made)} mutants made by rules", [f"{key} -> {'lost' if lost else 'FULL MARKS'}"
-                                                      for key, lost in results.items()])  # fmt: skip
+    for key, lost in results.items():
+        tables.add("mutants made by rules", f"{key} -> {'lost' if lost else 'FULL MARKS'}")
     assert all(results.values()), [key for key, lost in results.items() if not lost]
 
 
-def test_each_is_a_line_of_a_table_that_is_printed(graded, pytestconfig):
-    """`pytest`, and so `make test`, shows both tables after the tests."""
-    printed = []
-    reporter = types.SimpleNamespace(section=printed.append, write_line=printed.append)
-    conftest.pytest_terminal_summary(reporter, pytestconfig)
-    for entry, report in graded.items():
-        assert f"{describe(entry)} -> {', '.join(lost(report)) or 'full marks'}" in printed
+@pytest.mark.parametrize("entry", [mutants.MUTANTS[0], rewrites.REWRITES[0]], ids=describe)
+def test_each_is_a_line_of_a_table_that_is_printed(verdict, entry, tables):
+    """`pytest`, and so `make test`, shows both tables after the tests, whichever processes ran them."""
+    report, shown, printed = verdict(entry), Tables(), []
+    shown.merge(json.loads(json.dumps(tables.as_dict())))
+    shown.write(types.SimpleNamespace(section=printed.append, write_line=printed.append))
+    assert line_of(entry, report) in printed
 
 
 def test_a_mutant_whose_text_is_gone_says_so():
@@ -341,7 +343,8 @@ def run_page(tmp_path):
 def test_the_pages_commands_for_gradescope(run_page, tmp_path):
     archive, place = run_page("With Gradescope") / "gradescope.zip", tmp_path / "autograder"
     with zipfile.ZipFile(archive) as opened:
-        assert {"setup.sh", "run_autograder", "rnn_lstm_captioning.py", "eecs598/grading/__init__.py"} <= set(opened.namelist())
+        needed = {"setup.sh", "run_autograder", "rnn_lstm_captioning.py", "eecs598/grading/__init__.py"}
+        assert needed <= set(opened.namelist())
         assert opened.getinfo("run_autograder").external_attr >> 16 & 0o111
         opened.extractall(place / "source")
     for name in ("setup.sh", "run_autograder"):
