@@ -16,9 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from support import ROOT
 
-from eecs598 import scenes
 from eecs598.coco import DataError, load_data, save_data, validate_data
-from eecs598.scenes import COLOURS, RESERVED_PAIRS, RESERVED_TRIPLES, SIZE_WORDS, THINGS, judge_caption, make_scenes
+from eecs598.scenes import ATTENTION_ROWS, dataset, judge_caption, make_scenes, score_attention, score_captions
+from eecs598.scenes.__main__ import main
+from eecs598.scenes.caption import LARGER_FIRST, PLACES, SIZE_WORDS, write_captions
+from eecs598.scenes.compose import RELATIONS, RESERVED_PAIRS, RESERVED_TRIPLES, SIZES, compose_scene
+from eecs598.scenes.draw import BACKGROUNDS, COLOURS, THINGS, Pen
+from eecs598.scenes.judge import LEXICON
 
 NUMBER_WORDS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4}
 OPPOSITES = [("left", "right"), ("above", "beneath"), ("over", "under"), ("under", "above"), ("below", "over"),
@@ -31,8 +35,8 @@ def compose(number, unseen=False):
     """Scenes and their captions without pictures."""
     for i in range(number):
         rng = random.Random(f"test {unseen} {i}")
-        scene = scenes.compose_scene(rng, unseen, 112)
-        yield scene, scenes.write_captions(scene, rng)
+        scene = compose_scene(rng, unseen, 112)
+        yield scene, write_captions(scene, rng)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +123,7 @@ class NoPool:
                                   NoPool(1, BrokenProcessPool("killed"))])  # fmt: skip
 def test_without_a_pool_one_process_draws_the_same(monkeypatch, pool):
     expected = make_scenes(110, 60, image_size=32, workers=1, progress=False)
-    monkeypatch.setattr(scenes, "ProcessPoolExecutor", pool)
+    monkeypatch.setattr(dataset, "ProcessPoolExecutor", pool)
     found = make_scenes(110, 60, image_size=32, workers=2, progress=False)
     assert torch.equal(found["train_images"], expected["train_images"])
     assert found["val_scenes"] == expected["val_scenes"]
@@ -129,12 +133,12 @@ def test_spawned_workers(tmp_path):
     """macOS and Windows start workers afresh: they import the module instead of inheriting it."""
     script = tmp_path / "spawn.py"
     script.write_text(
-        "import multiprocessing\nfrom eecs598 import scenes\n"
+        "import multiprocessing\nfrom eecs598.scenes import dataset\n"
         "if __name__ == '__main__':\n"
         "    multiprocessing.set_start_method('spawn')\n"
         "    jobs = [(0, 'train', k, k + 2, 32) for k in (0, 2)]\n"
-        "    with scenes.ProcessPoolExecutor(1) as pool:\n"
-        "        print(*(captions[0][0] for _, _, captions in pool.map(scenes._draw_chunk, jobs)), sep='\\n')\n"
+        "    with dataset.ProcessPoolExecutor(1) as pool:\n"
+        "        print(*(captions[0][0] for _, _, captions in pool.map(dataset._draw_chunk, jobs)), sep='\\n')\n"
     )
     done = subprocess.run([sys.executable, script], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
                           capture_output=True, text=True, timeout=60)  # fmt: skip
@@ -175,10 +179,10 @@ def test_each_noun_colour_and_relation_by_itself_is_in_training(composed):
     objects = [thing for scene, _ in composed for thing in scene["objects"]]
     assert {thing["noun"] for thing in objects} == set(THINGS)
     assert {thing["colour"] for thing in objects} == set(COLOURS)
-    assert {thing["size"] for thing in objects} == set(scenes.SIZES)
+    assert {thing["size"] for thing in objects} == set(SIZES)
     assert {thing["count"] for thing in objects} == {1, 2, 3, 4}
-    assert {scene["relation"] for scene, _ in composed} == {None, *scenes.RELATIONS}
-    assert {scene["background"] for scene, _ in composed} == set(scenes.BACKGROUNDS)
+    assert {scene["relation"] for scene, _ in composed} == {None, *RELATIONS}
+    assert {scene["background"] for scene, _ in composed} == set(BACKGROUNDS)
     assert {noun for _, noun in RESERVED_PAIRS} == set(THINGS) and {c for c, _ in RESERVED_PAIRS} == set(COLOURS)
 
 
@@ -219,7 +223,7 @@ def nearest_colours(pixels):
 
 
 def test_pen_draws_in_its_box_and_mirrors():
-    pens = [scenes.Pen(None, (20, 10, 120, 60), COLOURS["red"], flip) for flip in (False, True)]
+    pens = [Pen(None, (20, 10, 120, 60), COLOURS["red"], flip) for flip in (False, True)]
     assert [pen.points((0.1, 0.2, 0.5, 1)) for pen in pens] == [[(30, 20), (70, 60)], [(110, 20), (70, 60)]]
 
 
@@ -228,7 +232,7 @@ def test_pen_draws_in_its_box_and_mirrors():
 def test_drawings_fill_their_box_and_show_their_colour(noun, flip):
     for colour, rgb in COLOURS.items():
         picture = Image.new("RGB", (140, 120), (1, 254, 255))
-        scenes.THINGS[noun][1](scenes.Pen(ImageDraw.Draw(picture), (20, 10, 120, 110), rgb, flip))
+        THINGS[noun][1](Pen(ImageDraw.Draw(picture), (20, 10, 120, 110), rgb, flip))
         pixels = np.asarray(picture)
         drawn = (pixels != (1, 254, 255)).any(-1)
         rows, columns = np.nonzero(drawn.any(1))[0], np.nonzero(drawn.any(0))[0]
@@ -284,11 +288,11 @@ def test_what_takes_more_room_mostly_comes_first(composed):
             room = {thing["noun"]: sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in thing["boxes"])
                     for thing in scene["objects"]}  # fmt: skip
             for words in map(str.split, captions):
-                named = [meaning[0] for kind, meaning in (scenes.LEXICON.get((word,), ("", ())) for word in words)
+                named = [meaning[0] for kind, meaning in (LEXICON.get((word,), ("", ())) for word in words)
                          if kind == "noun"]  # fmt: skip
                 if words[0] in ("a", "an", "one", "two", "three", "four", "we"):
                     larger_first.append(room[named[0]] > room[named[1]])
-    assert len(larger_first) > 1000 and abs(sum(larger_first) / len(larger_first) - scenes.LARGER_FIRST) < 0.05
+    assert len(larger_first) > 1000 and abs(sum(larger_first) / len(larger_first) - LARGER_FIRST) < 0.05
 
 
 def test_captions_are_judged_right_and_name_all_things(data, composed):
@@ -403,7 +407,7 @@ def test_a_caption_with_one_word_exchanged_is_wrong(composed):
 def changes(scene):
     """(what a caption must state to become wrong, the scene with that one fact changed)."""
     for i, thing in enumerate(scene["objects"]):
-        for key, values in (("colour", COLOURS), ("size", scenes.SIZES), ("count", (1, 2, 3, 4)), ("noun", THINGS)):
+        for key, values in (("colour", COLOURS), ("size", SIZES), ("count", (1, 2, 3, 4)), ("noun", THINGS)):
             taken = {other[key] for other in scene["objects"]}
             changed = copy.deepcopy(scene)
             changed["objects"][i][key] = next(value for value in values if value not in taken)
@@ -412,7 +416,7 @@ def changes(scene):
         yield ("relation", None), {**scene, "relation": relation}
     if scene["relation"]:
         yield ("relation", None), {**scene, "objects": scene["objects"][::-1]}
-    for background in scenes.BACKGROUNDS:
+    for background in BACKGROUNDS:
         yield ("background", background), {**scene, "background": background}
 
 
@@ -420,11 +424,11 @@ def states(caption, scene, what):
     """Whether the caption states the fact `what`, read off its words without the judge's parser."""
     words, (subject, key) = caption.split(), what
     if subject == "background":
-        phrases = [place for place in scenes.PLACES if f" {place} " in f" {caption} "]
-        return any(key not in scenes.PLACES[place][0] for place in phrases)
+        phrases = [place for place in PLACES if f" {place} " in f" {caption} "]
+        return any(key not in PLACES[place][0] for place in phrases)
     if subject == "relation":
         rest = caption
-        for place in sorted(scenes.PLACES, key=len, reverse=True):
+        for place in sorted(PLACES, key=len, reverse=True):
             rest = rest.replace(place, "")
         found = [word for word in rest.split() if word in dict(OPPOSITES) or word in ("on", "next")]
         return bool(found) and not {"beside", "next", "under", "below", "beneath"} & set(found)
@@ -448,13 +452,13 @@ def test_a_caption_is_wrong_of_a_scene_that_differs_in_what_it_states(composed):
     assert checked == {"colour", "size", "count", "noun", "relation", "background"}
 
 
-VOCABULARY = sorted({word for phrase in scenes.LEXICON for word in phrase} | {"<UNK>", "<NULL>", "<END>", "zebra"})
+VOCABULARY = sorted({word for phrase in LEXICON for word in phrase} | {"<UNK>", "<NULL>", "<END>", "zebra"})
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(VOCABULARY), max_size=20) | st.text(max_size=40), st.integers(0, 40))
 def test_any_words_are_judged(words, seed):
-    scene = scenes.compose_scene(random.Random(seed), False, 112)
+    scene = compose_scene(random.Random(seed), False, 112)
     report = judge_caption(words, scene)
     shares = [value for key, value in report.items() if key != "right" and value is not None]
     assert all(0 <= share <= 1 for share in shares)
@@ -465,15 +469,15 @@ def test_any_words_are_judged(words, seed):
 
 def test_scores(data):
     captions = [five[0] for five in data["val_references"]]
-    perfect = scenes.score_captions(captions, data["val_scenes"])
+    perfect = score_captions(captions, data["val_scenes"])
     assert set(perfect.values()) == {1.0}
-    others = scenes.score_captions(captions[1:] + captions[:1], data["val_scenes"])
+    others = score_captions(captions[1:] + captions[:1], data["val_scenes"])
     assert all(0 <= share <= 0.6 for share in others.values()) and others["right"] < 0.1
-    half = scenes.score_captions([captions[0], ""], data["val_scenes"][:2])
+    half = score_captions([captions[0], ""], data["val_scenes"][:2])
     assert half["right"] == 0.5 and half["nouns"] == 1
-    assert set(scenes.score_captions([], []).values()) == {0.0}
+    assert set(score_captions([], []).values()) == {0.0}
     with pytest.raises(DataError, match="1 captions and 2 scenes"):
-        scenes.score_captions(["a ball"], data["val_scenes"][:2])
+        score_captions(["a ball"], data["val_scenes"][:2])
 
 
 def planted(row, column, T=5, grid=(3, 5)):
@@ -492,14 +496,14 @@ LOOKED_AT = {"objects": [{"noun": "ball", "boxes": [[40.0, 0.0, 60.0, 20.0], [44
     (2, 0, "a red car", 1), (2, 0, "a red ball", 0), (2, 4, "a red ball", 1), (0, 0, "a red car", 0),
 ])
 def test_a_planted_peak_is_found_in_the_right_box(row, column, caption, hit):
-    found = scenes.score_attention([caption], planted(row, column), [LOOKED_AT], image_size=60)
+    found = score_attention([caption], planted(row, column), [LOOKED_AT], image_size=60)
     assert found["model"]["peak"] == hit and found["mean map"]["peak"] == hit
     assert (found["model"]["mass"] > 0.4) == (hit > 0.4)
 
 
 def test_attention_that_is_even_has_the_mass_of_chance():
     even = torch.full((1, 2, 3, 6), 1 / 18)  # a cell is 10 x 20 pixels: the boxes end where cells do
-    found = scenes.score_attention(["a car"], even, [LOOKED_AT], image_size=60)
+    found = score_attention(["a car"], even, [LOOKED_AT], image_size=60)
     assert found["chance"]["mass"] == found["chance"]["peak"] == pytest.approx(30 * 20 / 60**2)
     assert found["model"]["mass"] == found["mean map"]["mass"] == pytest.approx(30 * 20 / 60**2)
 
@@ -507,29 +511,29 @@ def test_attention_that_is_even_has_the_mass_of_chance():
 def test_the_map_that_counts_is_the_one_at_the_noun():
     maps = planted(2, 4)
     maps[0, 2] = planted(2, 0)[0, 2]
-    found = scenes.score_attention(["a red car"], maps, [LOOKED_AT], image_size=60)
+    found = score_attention(["a red car"], maps, [LOOKED_AT], image_size=60)
     assert found["model"]["peak"] == 1 and found["mean map"]["peak"] == 0
 
 
 def test_first_and_second_nouns_are_counted_by_themselves():
     """The peak is at the car: right where the car is named, first or second; a scene of one thing has no place."""
     maps, alone = planted(2, 0), {"objects": LOOKED_AT["objects"][1:]}
-    found = scenes.score_attention(["a car and a ball", "a ball and a ball", "a car"], maps.repeat(3, 1, 1, 1),
+    found = score_attention(["a car and a ball", "a ball and a ball", "a car"], maps.repeat(3, 1, 1, 1),
                                    [LOOKED_AT, LOOKED_AT, alone], 60)  # fmt: skip
     peaks = {row: shares["peak"] for row, shares in found.items()}
-    assert tuple(peaks) == scenes.ATTENTION_ROWS
+    assert tuple(peaks) == ATTENTION_ROWS
     assert (peaks["first of 2"], peaks["second of 2"]) == (0.5, 0) and peaks["model"] == pytest.approx(2 / 5)
-    assert "first of 2" not in scenes.score_attention(["a car"], maps, [alone], 60)
+    assert "first of 2" not in score_attention(["a car"], maps, [alone], 60)
 
 
 def test_attention_is_judged_where_a_thing_is_named():
     maps = planted(2, 0)
-    alone = scenes.score_attention(["a car"], maps, [LOOKED_AT], 60)
-    assert alone == scenes.score_attention(["a car and a cat", ""], maps.repeat(2, 1, 1, 1), [LOOKED_AT] * 2, 60)
+    alone = score_attention(["a car"], maps, [LOOKED_AT], 60)
+    assert alone == score_attention(["a car and a cat", ""], maps.repeat(2, 1, 1, 1), [LOOKED_AT] * 2, 60)
     with pytest.raises(DataError, match="no caption names a thing of its scene"):
-        scenes.score_attention(["a cat"], maps, [LOOKED_AT], 60)
+        score_attention(["a cat"], maps, [LOOKED_AT], 60)
     with pytest.raises(DataError, match="1 captions, 1 maps and 2 scenes"):
-        scenes.score_attention(["a car"], maps, [LOOKED_AT] * 2, 60)
+        score_attention(["a car"], maps, [LOOKED_AT] * 2, 60)
 
 
 # --- the command --------------------------------------------------------------------------------------------
@@ -538,7 +542,7 @@ def test_attention_is_judged_where_a_thing_is_named():
 def test_command_writes_a_data_file(tmp_path, capsys):
     path = tmp_path / "scenes.pt"
     arguments = [str(path), "--train", "12", "--val", "6", "--seed", "2", "--image-size", "48"]
-    assert scenes.main(arguments) == 0
+    assert main(arguments) == 0
     out, err = capsys.readouterr()
     assert out.count("\n") == 1 and "12 train + 6 val pictures of 48 x 48" in out and "words" in out
     assert "scenes: 100%" in err
@@ -553,7 +557,7 @@ def test_command_writes_a_data_file(tmp_path, capsys):
 ])  # fmt: skip
 def test_command_errors_are_one_line(tmp_path, capsys, arguments, named):
     try:
-        status = scenes.main([argument.format(tmp_path) for argument in arguments])
+        status = main([argument.format(tmp_path) for argument in arguments])
     except SystemExit as stop:  # argparse
         status = stop.code
     out, err = capsys.readouterr()

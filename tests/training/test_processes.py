@@ -12,7 +12,7 @@ import pytest
 import torch
 from support import ROOT, several_processes
 
-from eecs598.scenes import main as make_scenes
+from eecs598.scenes.__main__ import main as make_scenes
 from eecs598.training import checkpoints, processes
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -34,7 +34,7 @@ def launched(tmp_path_factory):
     (folder / "other_half" / "iteration-99999999.pt").write_bytes(b"damaged")
     for rank in (0, 1):
         several_processes.train("lstm", 1 + rank, kept=checkpoints.Checkpoints(folder / f"divided/{rank}", {}))
-    done = launch("tests/several_processes.py", folder, "same", "half", "other_half", "divided", "features")
+    done = launch("tests/support/several_processes.py", folder, "same", "half", "other_half", "divided", "features")
     assert done.returncode == 0, done.stderr
     return folder, done.stdout, done.stderr
 
@@ -82,7 +82,7 @@ def test_features_are_computed_once(launched):
 
 
 def test_a_killed_process_ends_the_run_with_a_word_and_a_checkpoint(tmp_path, capsys):
-    done = launch("tests/several_processes.py", tmp_path, "killed")
+    done = launch("tests/support/several_processes.py", tmp_path, "killed")
     assert done.returncode != 0
     assert re.search(r"^error: (another process of the run has ended|stopped by SIGTERM).*the same command goes on "
                      r"from the last checkpoint", done.stderr, re.MULTILINE), done.stderr  # fmt: skip
@@ -101,7 +101,7 @@ def test_three_processes_on_two_machines_go_on_where_two_were(launched, tmp_path
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     machines = [subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", count, "--rdzv-backend",
-         "c10d", "--rdzv-endpoint", place, "tests/several_processes.py", tmp_path, "other_half", "features"],
+         "c10d", "--rdzv-endpoint", place, "tests/support/several_processes.py", tmp_path, "other_half", "features"],
         stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment) for count in ("2", "1")]  # fmt: skip
     told = [machine.communicate(timeout=300)[1] for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], told
