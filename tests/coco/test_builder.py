@@ -23,6 +23,7 @@ from support.data_files import PEAK, assert_equal, message, numbers_of, write_fo
 
 from eecs598 import coco
 from eecs598.coco import build_data, builder, download
+from eecs598.coco.__main__ import main
 from eecs598.coco.captions import DataError, read_captions, read_karpathy
 from eecs598.coco.download import DownloadError
 
@@ -185,13 +186,13 @@ def test_the_command_fetches_from_the_host_that_is_named(tmp_path, host, capsys)
     options = ["--image-size", "4", "--num-train", "6", "--num-val", "2", "--cache", str(tmp_path / "cache")]
     options += ["--train-captions", str(captions), "--out", str(tmp_path / "out.pt")]
     mirrors = ["--image-url", f"{host.url}/gone/{{file_name}}", "--image-url", host.image_url]
-    assert coco.main(["build", *options, *mirrors]) == 0
+    assert main(["build", *options, *mirrors]) == 0
     assert "train: 6 pictures of 4 x 4" in capsys.readouterr().out
     wanted = build_data(images, captions, image_size=4, num_train=6, num_val=2)
     assert_equal(coco.load_data(tmp_path / "out.pt"), wanted)
     path = karpathy(tmp_path)
     options = ["--karpathy", str(path), "--images", str(images), "--out", str(tmp_path / "karpathy.pt")]
-    assert coco.main(["build", *options]) == 0
+    assert main(["build", *options]) == 0
     assert "train: 6 pictures of 112 x 112" in capsys.readouterr().out
 
 

@@ -26,6 +26,7 @@ from support.data_files import PEAK, assert_equal, message, numbers_of, write_fo
 
 from eecs598 import coco
 from eecs598.coco import build_data, prepare_image, save_data, tokenize, validate_data
+from eecs598.coco.__main__ import main
 from eecs598.coco.captions import read_captions
 
 PIPES = {"capture_output": True, "text": True, "cwd": ROOT}
@@ -345,7 +346,6 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 OPENING = PEAK + """
 import sys, time
 from eecs598.coco import load_data
-from support.data_files import PEAK, assert_equal, colour, message, numbers_of, write_folder
 before, start = memory(), time.process_time()
 data = load_data(sys.argv[1])
 print(memory() - before, time.process_time() - start, *{"matplotlib", "torchvision"} & set(sys.modules))
@@ -649,9 +649,9 @@ def test_the_commands_build_and_check(tmp_path, capsys):
     out = tmp_path / "out.pt"
     arguments = ["--images", str(images), "--train-captions", str(captions), "--out", str(out)]
     options = ["--image-size", "8", "--num-val", "3", "--fit", "crop", "--min-count", "2"]
-    assert coco.main(["build", *arguments, *options]) == 0
+    assert main(["build", *arguments, *options]) == 0
     built = capsys.readouterr().out
-    assert coco.main(["check", str(out)]) == 0
+    assert main(["check", str(out)]) == 0
     said = capsys.readouterr().out
     assert said == built
     for phrase in ("train: 9 pictures of 8 x 8", "val: 3 pictures", "words a caption: 3 to 3, mean 3.0"):
@@ -662,12 +662,12 @@ def test_the_commands_build_and_check(tmp_path, capsys):
 
 
 def test_the_commands_fail_in_one_line(tmp_path, capsys):
-    assert coco.main(["check", str(tmp_path / "none.pt")]) == 1
+    assert main(["check", str(tmp_path / "none.pt")]) == 1
     said = capsys.readouterr()
     assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1
     for arguments in (["build"], ["build", "--num-train", "0"], ["check"], []):
         with pytest.raises(SystemExit) as stopped:
-            coco.main(arguments)
+            main(arguments)
         said = capsys.readouterr().err
         assert stopped.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1
 
@@ -692,15 +692,15 @@ def test_an_interruption_is_told_in_one_line(tmp_path, capsys, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(coco, "build_data", interrupt)
-    assert coco.main(["build", "--out", str(tmp_path / "out.pt")]) == 130
+    monkeypatch.setattr("eecs598.coco.__main__.build_data", interrupt)
+    assert main(["build", "--out", str(tmp_path / "out.pt")]) == 130
     assert capsys.readouterr().err == "error: stopped; the same command goes on from here\n"
 
 
 @pytest.mark.parametrize("command", [[], ["download"], ["build"], ["check"], ["show"]])
 def test_the_help_teaches_by_example(command, capsys):
     with pytest.raises(SystemExit) as stopped:
-        coco.main([*command, "--help"])
+        main([*command, "--help"])
     said = capsys.readouterr().out
     assert stopped.value.code == 0 and "examples:" in said
     assert f"  python -m eecs598.coco {' '.join(command)}" in said
@@ -713,7 +713,7 @@ def test_a_sheet_shows_pictures_of_a_file(tmp_path, capsys):
     sheets = [tmp_path / f"{name}.png" for name in "abc"]
     for sheet, seed in zip(sheets, "001"):
         options = ["--out", str(sheet), "--number", "5", "--split", "train", "--seed", seed]
-        assert coco.main(["show", str(tmp_path / "tiny.pt"), *options]) == 0
+        assert main(["show", str(tmp_path / "tiny.pt"), *options]) == 0
         assert "sheet" not in capsys.readouterr().err
         with Image.open(sheet) as picture:
             assert picture.format == "PNG"
@@ -751,7 +751,7 @@ def test_the_courses_file_is_fetched_and_verified(site, tmp_path, capsys):
     folder, url = site
     torch.save(tiny_data(), folder / "coco.pt")
     out = tmp_path / "data" / "coco.pt"
-    assert coco.main(["download", "--url", f"{url}/gone.pt", "--url", f"{url}/coco.pt", "--out", str(out)]) == 0
+    assert main(["download", "--url", f"{url}/gone.pt", "--url", f"{url}/coco.pt", "--out", str(out)]) == 0
     assert "a data file" in capsys.readouterr().out
     assert_equal(coco.load_data(out), tiny_data())
     (folder / "coco.pt").unlink()
@@ -784,7 +784,7 @@ def test_a_download_that_is_no_data_file_is_refused(site, tmp_path):
 
 
 def test_a_download_from_nowhere_is_one_line(site, tmp_path, capsys):
-    assert coco.main(["download", "--url", f"{site[1]}/none.pt", "--out", str(tmp_path / "coco.pt")]) == 1
+    assert main(["download", "--url", f"{site[1]}/none.pt", "--out", str(tmp_path / "coco.pt")]) == 1
     said = capsys.readouterr().err
     assert said.count("error: ") == 1 and "404" in said and not (tmp_path / "coco.pt").exists()
 
