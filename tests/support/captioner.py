@@ -5,9 +5,9 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
-CELL_TYPES = ("rnn", "lstm", "attn")
 
 import rnn_lstm_captioning as rlc
+from eecs598.captioner import CELL_TYPES
 
 WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "red", "ball", "on", "grass"]
 VOCABULARY = {word: i for i, word in enumerate(WORDS)}

@@ -23,9 +23,11 @@ import numpy as np
 import torch
 
 sys.path[:0] = map(str, Path(__file__).resolve().parents[1:3])
-import helpers
-from eecs598 import encoders, files
+from eecs598 import features, files
+from eecs598.captioner import make_captioner
 from eecs598.training import checkpoints
+from eecs598.training.options import Options
+from eecs598.training.run import train_captioner
 from eecs598.utils import reset_seed
 from rnn_lstm_captioning import CaptioningRNN
 
@@ -65,14 +67,15 @@ def train(result, checkpoint_dir, features_folder):
     data = {"vocab": {"token_to_idx": {word: i for i, word in enumerate(words)}, "idx_to_token": words}}
     images = torch.randint(0, 256, (96, 3, 4, 4), dtype=torch.uint8)
     captions = torch.randint(4, 12, (96, 6)).index_fill(1, torch.tensor(0), 1).index_fill(1, torch.tensor(5), 2)
-    model = helpers.make_captioner(NoisyCaptioner, data, "lstm", SlowEncoder(), hidden_dim=8, wordvec_dim=4)
+    model = make_captioner(NoisyCaptioner, data, "lstm", SlowEncoder(), hidden_dim=8, wordvec_dim=4)
     if checkpoint_dir and list(checkpoint_dir.glob("iteration*")):
         reset_seed(time.time_ns())  # the states in the checkpoint count, not those of this process
-    model, losses = helpers.train_captioner(
+    history = train_captioner(
         model, images, captions, 40, 10, 1e-2, 0.95, "cpu", val_data=(images[:20], captions[:20]),
-        features_folder=features_folder, checkpoint_dir=checkpoint_dir, checkpoint_every=2, progress=False, plot=False,
+        features_folder=features_folder, checkpoint_dir=checkpoint_dir,
+        options=Options(checkpoint_every=2, progress=False),
     )  # fmt: skip
-    files.save_whole({"losses": losses, "model": model.state_dict(), "next": torch.rand(3)}, result)
+    files.save_whole({"losses": history.losses, "model": model.state_dict(), "next": torch.rand(3)}, result)
 
 
 def fork(kill_after, delay, *arguments):
@@ -111,7 +114,7 @@ def run_child(pipe, *arguments):
         time.sleep(0.002)
         fsync(number)
 
-    checkpoints.save_whole, encoders.write_whole = tell_first(files.save_whole), tell_first(files.write_whole)
+    checkpoints.save_whole, features.write_whole = tell_first(files.save_whole), tell_first(files.write_whole)
     os.fsync = sync_slowly
     try:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 sys.path[:0] = map(str, Path(__file__).resolve().parents[1:3])
-from eecs598 import encoders
 from eecs598.coco.datafile import load_data
+from eecs598.features import cached_features
 from eecs598.training import checkpoints, solver
+from eecs598.training.options import Options
 
 KINDS = ("VmRSS", "RssFile")
 
@@ -87,7 +88,7 @@ def measure(folder, count):
     watcher.start()
     checkpoints.describe_data(images, captions)
     train(images, captions)
-    features = encoders.cached_features(Encoder(), images, folder, progress=False)
+    features = cached_features(Encoder(), images, folder, progress=False)
     train(features, captions)
     done.set()
     watcher.join()
@@ -96,7 +97,8 @@ def measure(folder, count):
 
 
 def train(images, captions):
-    solver.train(Model(), images, captions, num_epochs=1, batch_size=64, learning_rate=1e-3, progress=False)
+    solver.train(Model(), images, captions, num_epochs=1, batch_size=64, learning_rate=1e-3,
+                 options=Options(progress=False))  # fmt: skip
 
 
 if __name__ == "__main__":

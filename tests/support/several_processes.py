@@ -14,15 +14,17 @@ from unittest import mock
 import torch
 
 sys.path[:0] = map(str, Path(__file__).resolve().parents[1:3])
-import helpers
+from eecs598.captioner import CELL_TYPES
 from eecs598.files import save_whole
 from eecs598.training import checkpoints, processes, solver
-from rnn_lstm_captioning import CELL_TYPES, CaptioningRNN
+from eecs598.training.options import Options
+from eecs598.training.run import train_captioner
+from rnn_lstm_captioning import CaptioningRNN
 from support.encoder import MeanEncoder
 
 WORDS = {word: i for i, word in enumerate(["<NULL>", "<START>", "<END>", "<UNK>", *"abcdefg"])}
 EXAMPLES = 23  # with a batch of 11, the last one has a single example: not enough to go round
-OPTIONS = {"batch_size": 11, "learning_rate": 0.01, "lr_decay": 0.8, "seed": 5}
+SIZES = {"batch_size": 11, "learning_rate": 0.01, "lr_decay": 0.8}
 
 
 def data(dtype=torch.float64):
@@ -39,11 +41,11 @@ def make_model(cell_type, dtype=torch.float64, model_class=CaptioningRNN):
     return model
 
 
-def train(cell_type, epochs=4, dtype=torch.float64, kept=None, model=None, **options):
+def train(cell_type, epochs=4, dtype=torch.float64, kept=None, model=None, accumulate=1):
     """The losses, the validation losses and the weights of a run on `data`."""
     model, (images, captions) = model or make_model(cell_type, dtype), data(dtype)
-    history = solver.train(model, images, captions, num_epochs=epochs, progress=False, val_data=(images, captions),
-                           checkpoints=kept, **OPTIONS, **options)  # fmt: skip
+    history = solver.train(model, images, captions, num_epochs=epochs, val_data=(images, captions), checkpoints=kept,
+                           options=Options(progress=False, seed=5, accumulate=accumulate), **SIZES)  # fmt: skip
     return {"losses": torch.tensor(history.losses), "val": torch.tensor(history.val_losses), **model.state_dict()}
 
 
@@ -94,10 +96,11 @@ def features(folder):
     model.image_encoder = ToldEncoder()
     images, captions = data(torch.float32)
     pictures = (images * 255).to(torch.uint8)
-    _, losses = helpers.train_captioner(
-        model, pictures, captions, 2, 8, 0.01, device="cpu", features_folder=folder / "features", progress=False
-    )
-    torch.save(losses, folder / f"features-{processes.current().rank}.pt")
+    history = train_captioner(
+        model, pictures, captions, 2, 8, 0.01, device="cpu", features_folder=folder / "features", fast=True,
+        options=Options(progress=False),
+    )  # fmt: skip
+    torch.save(history.losses, folder / f"features-{processes.current().rank}.pt")
 
 
 class Killed(CaptioningRNN):
