@@ -1,8 +1,11 @@
 """The notebook as committed, and its set-up cells where Colab, Drive and a repository are stand-ins."""
 
+import ast
+import builtins
 import http.server
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -20,13 +23,24 @@ import pytest
 from packaging.requirements import Requirement
 from support import ROOT
 
+from eecs598.checks import CHECKS
+
 NOTEBOOK = ROOT / "notebooks" / "rnn_lstm_captioning.ipynb"
 CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
 CODE = [cell for cell in CELLS if cell["cell_type"] == "code"]
+EDITIONS = {"solution": set(), "student": {"answer", "fast"}, "published": {"answer", "fast", "beyond"}}  # tags cut
 
 
 def source(cell):
     return "".join(cell["source"])
+
+
+def tags(cell):
+    return set(cell["metadata"].get("tags", ()))
+
+
+def cells_of(edition):
+    return [cell for cell in CELLS if not tags(cell) & EDITIONS[edition]]
 
 
 def test_it_was_executed_from_top_to_bottom_without_an_error():
@@ -47,10 +61,50 @@ def test_it_is_small_and_its_cells_are_short():
     assert max(lengths) <= 25 and statistics.median(lengths) <= 8
 
 
-def test_every_cell_follows_some_prose():
+@pytest.mark.parametrize("edition", EDITIONS)
+def test_every_cell_follows_some_prose(edition):
     """No more than four code cells in a row."""
-    kinds = "".join(cell["cell_type"][0] for cell in CELLS)
+    kinds = "".join(cell["cell_type"][0] for cell in cells_of(edition))
     assert "ccccc" not in kinds and kinds.startswith("m")
+
+
+@pytest.mark.parametrize("edition", EDITIONS)
+def test_no_edition_keeps_prose_without_the_code_that_it_is_about(edition):
+    kept = {cell["id"] for cell in cells_of(edition)}
+    for i, cell in enumerate(CELLS):
+        if cell["cell_type"] == "markdown" and cell["id"] in kept:
+            code = list(itertools.takewhile(lambda below: below["cell_type"] == "code", CELLS[i + 1 :]))
+            assert not code or kept & {below["id"] for below in code}, source(cell)
+
+
+@pytest.mark.parametrize("edition", EDITIONS)
+def test_no_edition_uses_a_name_that_only_another_one_defines(edition):
+    known = {*dir(builtins), "__file__"}
+    for cell in cells_of(edition):
+        if cell["cell_type"] == "code":
+            tree = ast.parse(source(cell))
+            known |= names_defined(tree)
+            used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+            assert used <= known, (used - known, source(cell))
+
+
+def names_defined(tree):
+    """Every name that a cell gives a value to, at whatever depth."""
+    found = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    found |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    found |= {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ExceptHandler))}
+    imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    return found | {(alias.asname or alias.name).split(".")[0] for node in imports for alias in node.names}
+
+
+def test_what_needs_fast_code_is_tagged():
+    needs = re.compile(r"eecs598\.fast\b|\bfast=True|FAST = True|\"(layers|training|growth|arithmetic)\"")
+    assert {cell["id"] for cell in CODE if needs.search(source(cell)) and "fast" not in tags(cell)} == set()
+    assert set.union(*map(tags, CELLS)) == {"answer", "beyond", "fast"}
+
+
+def test_every_check_is_called_in_the_order_of_the_lesson():
+    assert re.findall(r"^check\(\"(\w+)\", rlc\)$", "\n".join(map(source, CODE)), re.MULTILINE) == list(CHECKS)
 
 
 # --- the set-up cells -------------------------------------------------------------------------------------
