@@ -225,7 +225,7 @@ def test_versions_are_never_joined_where_the_condition_is_ignored(add, path, mon
     interrupted(remote, path, 12_000)
     remote.versions.append(NEXT_CONTENT[: len(CONTENT)])  # the same length: only the ETag tells
     monkeypatch.setattr(
-        "faulty_server.Handler.start", lambda self: int(self.headers.get("Range", "bytes=0-")[6:-1])
+        "support.faulty_server.Handler.start", lambda self: int(self.headers.get("Range", "bytes=0-")[6:-1])
     )
     download(remote.url, path, **FAST)
     assert_whole(path, NEXT_CONTENT[: len(CONTENT)])
