@@ -7,6 +7,7 @@ None is equivalent to the solution: each changes a value or a gradient that the 
 """
 
 import ast
+from functools import cache
 from typing import NamedTuple
 
 from eecs598.checks import CHECKS
@@ -39,9 +40,12 @@ def apply(source, mutant):
     return "".join(lines[:first]) + body.replace(mutant.old, mutant.new) + "".join(lines[last:])
 
 
+_parsed = cache(ast.parse)  # of the solution, for every mutant
+
+
 def _place(source, mutant):
     """The lines of a function's code, its docstring apart: first and beyond the last, from 0."""
-    body, node = ast.parse(source).body, None
+    body, node = _parsed(source).body, None
     for name in mutant.where.split("."):
         node = next((entry for entry in body if getattr(entry, "name", None) == name), None)
         if node is None:
