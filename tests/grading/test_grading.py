@@ -16,12 +16,14 @@ import pytest
 from support import ROOT, mutants, rewrites
 from support.tables import Tables
 
-from eecs598 import checks, handout
+from eecs598 import checks
 from eecs598.checks import CHECKS
 from eecs598.grad import CheckError
 from eecs598.grading import grader as grading
 from eecs598.grading.grader import ABSENT, PUBLISHED_PARTS, RIGHT, STOPPED, UNDONE, WRONG, Submission
 from eecs598.grading.remote import Launcher
+from eecs598.handout.parts import PARTS
+from eecs598.handout.source import cut_source, definitions
 
 SOLUTION = (ROOT / "rnn_lstm_captioning.py").read_text(encoding="utf-8")
 STUDENT = (ROOT / "tests" / "support" / "student" / "rnn_lstm_captioning.py").read_text(encoding="utf-8")
@@ -182,9 +184,9 @@ def test_what_is_right_and_narrow_costs_nothing_and_is_advised(grade):
 
 def unfinished(*names):
     """The published file with functions as the starter code has them: they return what was set to None."""
-    lines, definitions = STUDENT.splitlines(), dict(handout._definitions(ast.parse(STUDENT)))
-    for name in sorted(names, key=lambda name: -definitions[name].lineno):
-        body, end = definitions[name].body[0], definitions[name].end_lineno
+    lines, nodes = STUDENT.splitlines(), dict(definitions(ast.parse(STUDENT)))
+    for name in sorted(names, key=lambda name: -nodes[name].lineno):
+        body, end = nodes[name].body[0], nodes[name].end_lineno
         returned = lines[end - 1].replace("torch.stack(hn, dim=1)", "hn").replace("attn, weights.reshape(N, D_a, D_b)",
                                                                                   "attn, attn_weights")  # fmt: skip
         indent = " " * body.col_offset
@@ -205,8 +207,7 @@ def test_a_half_finished_file_has_the_points_of_its_half(grade):
 
 
 def test_a_student_edition_untouched_has_no_points_but_those_of_what_is_given(grade):
-    parts = handout.list_parts(SOLUTION)
-    report = grade(handout.cut_source(SOLUTION, list(parts)))
+    report = grade(cut_source(SOLUTION, list(PARTS)))
     assert {part: result.verdict for part, result in report.results.items()} == {
         part: RIGHT if part == "rnn_module" else UNDONE for part in CHECKS}, explain(report)  # fmt: skip
 
