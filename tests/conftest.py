@@ -154,7 +154,9 @@ def pytest_terminal_summary(terminalreporter, config):
 
 MOST_PROCESSES = 8  # each has torch loaded, about 0.7 GB with what it starts
 EXPENSIVE = ("lab", "launched", "trained")  # fixtures: the tests that use one run in one process, which makes it once
-FIRST = ("test_browser.py", "test_processes.py", "test_commands.py", "test_notebook.py")  # the longest tests
+FIRST = {  # the files with the longest tests
+    "test_browser.py", "test_processes.py", "test_commands.py", "test_student_notebook.py", "test_notebook.py",
+}  # fmt: skip
 
 
 @pytest.hookimpl(optionalhook=True)
