@@ -18,6 +18,7 @@ from torch import nn
 from eecs598 import decoding, encoders
 from eecs598.bench.measuring import Pair
 from eecs598.checks import formulas
+from eecs598.coco.captions import SPECIAL_TOKENS
 from eecs598.features import Features, encode_images
 from eecs598.training import solver
 from eecs598.training.objective import Objective
@@ -143,7 +144,7 @@ def captioner_and_data(module, sizes, cell_type, padding, where="cpu", encoder=N
     Ours takes the features themselves, or pictures if it is given an encoder.
     """
     N, T, W, H, V, C, grid = sizes
-    words = {word: i for i, word in enumerate(("<NULL>", "<START>", "<END>", *range(3, V)))}
+    words = {word: i for i, word in enumerate((*SPECIAL_TOKENS[:3], *range(3, V)))}
     ours = module.CaptioningRNN(words, C, W, H, cell_type, image_encoder_pretrained=False, ignore_index=0)
     encoders.set_encoder(ours, encoder or Features(torch.float32, C))
     plain = PlainCaptioner(V, C, W, H, cell_type)

@@ -22,6 +22,7 @@ import torch.distributed as dist
 
 from eecs598 import bench
 from eecs598.bench.pairs import MODULE
+from eecs598.captioner import CELL_TYPES
 from eecs598.commands import Parser, device, positive
 from eecs598.training import processes, solver
 from eecs598.training.objective import Objective
@@ -134,7 +135,7 @@ def main(arguments=None):
     add("--processes", type=positive, nargs="+", default=[1, 2], metavar="P", help="numbers of processes (1 2)")
     add("--rounds", type=positive, default=15, help="steps of each kind, of which the fastest counts (15)")
     add("--batch-size", type=positive, default=256, metavar="N", help="captions in a step, of all together (256)")
-    add("--cell", choices=("rnn", "lstm", "attn"), default="attn", help="which captioner (attn)")
+    add("--cell", choices=CELL_TYPES, default="attn", help="which captioner (attn)")
     add("--module", type=Path, default=MODULE, help="the rnn_lstm_captioning.py to measure")
     add("--device", type=device, default=torch.device("cpu"), help="cpu or cuda")
     add("--estimate", action="store_true", help="measure nothing: COCO on 1 to 64 GPUs, on paper")
