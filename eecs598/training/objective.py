@@ -83,7 +83,7 @@ class Objective(nn.Module):
 
         sampled = weights is not None
         K, captions = captions.shape[1] if captions.dim() == 3 else 1, captions.flatten(0, -2)
-        mask = self._mask(captions)
+        mask = _mask(captions, parts.ignore_index)
         order = mask.sum(1).argsort(descending=True, stable=True)  # longest first: the cell skips the padding
         captions, mask = captions[order], mask[order]
         if K == 1:  # sorted here, so that no projected grid is copied, there and back
@@ -98,19 +98,16 @@ class Objective(nn.Module):
         factors = torch.ones(len(y), device=y.device)
         if sampled:
             factors = weights.flatten()[order].repeat(mask.shape[1]).index_select(0, steps)
-        if self.model.ignore_index is not None:
-            factors = factors.masked_fill(y == self.model.ignore_index, 0)
+        if parts.ignore_index is not None:
+            factors = factors.masked_fill(y == parts.ignore_index, 0)
         smoothing = self.options.label_smoothing if self.training and not sampled else 0.0
-        banned = [w for w in (self.model.null, self.model.start, self.model.unk) if sampled and w is not None]
+        banned = self._banned_words() if sampled else []
         loss = word_loss(scored, *parts.output, y, factors, smoothing, banned) / len(captions)
         return loss if sampled else loss + self._attention_penalties(parts, h, start, mask)
 
-    def _mask(self, captions):
-        """(N, T) bool: the steps up to each caption's last word that counts in the loss."""
-        if self.model.ignore_index is None:
-            return torch.ones_like(captions[:, 1:], dtype=torch.bool)
-        counts = captions[:, 1:] != self.model.ignore_index
-        return counts.flip(1).cummax(1).values.flip(1)
+    def _banned_words(self):
+        words = (getattr(self.model, name, None) for name in ("null", "start", "unk"))
+        return [word for word in words if word is not None]
 
     def _drop(self, x):
         return F.dropout(x, self.options.dropout, self.training)
@@ -187,6 +184,14 @@ def _gradients(loss, parameters):
     return dict(zip(parameters, gradients))
 
 
+def _mask(captions, ignore_index):
+    """(N, T) bool: the steps up to each caption's last word that counts in the loss."""
+    if ignore_index is None:
+        return torch.ones_like(captions[:, 1:], dtype=torch.bool)
+    counts = captions[:, 1:] != ignore_index
+    return counts.flip(1).cummax(1).values.flip(1)
+
+
 def _rows_of(start, rows):
     """The first states, or the grids, of some of the captions; a cell's H numbers stay side by side in memory."""
     if start.dim() == 2:
@@ -208,6 +213,7 @@ class Parts(NamedTuple):
     cell: tuple[Tensor, ...]  # Wx, Wh, for attn Wattn, b
     output: tuple[Tensor, Tensor]  # (V, H), (V,)
     cell_type: str
+    ignore_index: int | None
 
 
 def find_parts(model):
@@ -226,13 +232,13 @@ def find_parts(model):
     cell_type = "attn" if hasattr(cell, "Wattn") else "lstm" if columns == 4 * H else "rnn"
     weights = (cell.Wx, cell.Wh, *([cell.Wattn] if cell_type == "attn" else []), cell.b)
     return Parts(encoder, (feature.weight, feature.bias), embedding, weights, (output.weight, output.bias),
-                 cell_type)  # fmt: skip
+                 cell_type, getattr(model, "ignore_index", None))  # fmt: skip
 
 
 def _first(modules, fits, what):
     found = next((module for module in modules if fits(module)), None)
     if found is None:
-        raise ObjectiveError(f"the captioner has no {what}, which fast training takes: train with fast=False")
+        raise ObjectiveError(f"fast training takes {what}, which the captioner lacks: train with fast=False")
     return found
 
 
