@@ -402,6 +402,13 @@ def test_the_excerpt_holds_no_answer_to_what_is_checked():
     compile(text, "excerpt", "exec")
 
 
+def test_the_excerpt_brings_the_bridge_where_a_module_needs_it():
+    text = grading.excerpt(SOLUTION, ["WordEmbedding"], {"word_embedding_backward"})
+    assert "from eecs598.bridge import by_hand" in text and "def _word_embedding_gradients" in text
+    assert "def word_embedding_forward" in text and "def word_embedding_backward" not in text
+    exec(compile(text, "excerpt", "exec"), {"__name__": "underneath"})
+
+
 def test_it_runs_from_any_folder(tmp_path):
     (tmp_path / "mine.py").write_text(STUDENT)
     command = [sys.executable, "-m", "eecs598.grading", "mine.py", "--parts", "rnn_step_forward"]

@@ -113,7 +113,9 @@ RAISES = {
     "raises its limits": (
         "import resource as r; r.setrlimit(r.RLIMIT_AS, (-1, -1))", "may not call resource.setrlimit"),
     "imports the checks": ("import eecs598.checks", "may not import eecs598.checks"),
-    "imports the grader": ("from eecs598 import grading", "may not import eecs598.grading"),
+    "imports the grader": ("from eecs598.grading import grader", "may not import eecs598.grading"),
+    "imports the fast functions": ("from eecs598.fast import lstm", "may not import eecs598.fast"),
+    "imports what answers are": ("from eecs598.handout import parts", "may not import eecs598.handout"),
     "reads the solution": ("open({solution!r}).read()", "may not read the file"),
     "reads the solution's bytecode": ("open({bytecode!r}, 'rb').read()", "may not read the file"),
     "reads the solution's history": ("open({history!r}, 'rb').read()", "may not read the file"),
@@ -264,7 +266,9 @@ def test_a_file_for_a_gpu_runs_on_the_cpu(grade):
 
 
 def test_modules_here_that_are_no_secret_can_be_imported(grade):
-    report = grade("from eecs598 import decoding, vis\nfrom eecs598.grad import rel_error\n" + STUDENT)
+    imports = ("from eecs598 import decoding, vis", "from eecs598.bridge import by_hand",
+               "from eecs598.grad import rel_error", "from eecs598.training import solver")  # fmt: skip
+    report = grade("\n".join([*imports, STUDENT]))
     assert {result.verdict for result in report.results.values()} == {RIGHT} and not report.advice
 
 
