@@ -13,6 +13,7 @@ from eecs598.checks.formulas import SPECIALS, end_captions
 from eecs598.checks.kinds import register
 from eecs598.checks.levels import BEYOND, current_level
 from eecs598.checks.running import PARAMETERS, OutputError, attempt, named
+from eecs598.features import fed_with_features
 from eecs598.grad import CheckTable
 
 ROLES = {  # weight -> what it is, and the bias that goes with it
@@ -97,14 +98,14 @@ def _sibling(key, leaf):
 
 
 def _captioner_run(captioner_class, cell_type, formula, method):
-    """Runs a captioner in float32 on features, which stand in for its encoder's; see `encoders.fed_with_features`."""
+    """Runs a captioner in float32 on features, which stand in for its encoder's (`fed_with_features`)."""
     build = cache(lambda sizes, specials: _build_captioner(captioner_class, cell_type, dict(build.inputs), specials))
 
     def run(inputs, incoming, options):
         build.inputs, specials = inputs, options.get("specials", SPECIALS)
         model = build(tuple(value.shape for key, value in inputs.items() if "_" in key), specials)  # the weights' sizes
         weights = {name: value.float() for name, value in _weights_by_name(model, inputs).items()}
-        with encoders.fed_with_features(model):
+        with fed_with_features(model):
             return method(model, weights, inputs, options, specials)
 
     return run

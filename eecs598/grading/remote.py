@@ -343,7 +343,7 @@ class _Encoder(nn.Module):
 class RemoteModule(nn.Module):
     """A module of the submission: its parameters by name, here; its methods, there, with these parameters' values.
 
-    A captioner's image encoder is replaced there by one that hands features through (`encoders.Features`).
+    A captioner's image encoder is replaced there by one that hands features through (`eecs598.features.Features`).
     """
 
     def __init__(self, box, reply, tensors):

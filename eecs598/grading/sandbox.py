@@ -1,11 +1,11 @@
 """The process that a submission runs in: confined, and answering calls of its functions with numbers.
 
-    python -m eecs598.grading.sandbox fork-server FD        on Linux and macOS: forks a process for each order, torch loaded
-    python -m eecs598.grading.sandbox once                  elsewhere: one process, whose orders come on standard input
+    python -m eecs598.grading.sandbox fork-server FD    on Linux and macOS: forks a process for each order, torch loaded
+    python -m eecs598.grading.sandbox once              elsewhere: one process, whose orders come on standard input
 
-The process judges nothing. It runs the submission's functions on the inputs that `eecs598.grading.remote` sends and returns
-what they return; inputs, references and comparisons stay in the grader's process. So no patch of torch, of the checks
-or of the channel makes a wrong number right. What the process is kept from:
+The process judges nothing. It runs the submission's functions on the inputs that `eecs598.grading.remote` sends and
+returns what they return; inputs, references and comparisons stay in the grader's process. So no patch of torch, of the
+checks or of the channel makes a wrong number right. What the process is kept from:
 
 - time and memory: the grader kills the process, with its process group, when its time is over. Memory, the size of a
   written file and core dumps have resource limits (memory: Linux alone; Windows has the time limit and nothing more).
@@ -42,7 +42,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from eecs598 import encoders
+from eecs598 import encoders, features
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "rnn_lstm_captioning"
@@ -369,19 +369,21 @@ class StandIns:
         return missing
 
 
-def lend_regnet():
+def lend_regnet(ready=0):
     """From now on torchvision's RegNetX-400MF is a copy of one with random weights, whatever weights are asked for.
 
     A captioner is checked on features that are given. So nothing is downloaded here, and building one is quick.
+    ready: copies made beforehand; every process forked from this one has them, and copies more once it has used them.
     """
     models = encoders.import_torchvision().models
     network = models.regnet_x_400mf(weights=None)
     # The published starter code does this: what it imports is then there in every process forked from this one.
     feature_extraction = importlib.import_module("torchvision.models.feature_extraction")
     feature_extraction.create_feature_extractor(network, return_nodes=["trunk_output.block4"])
+    copies = [copy.deepcopy(network) for _ in range(ready)]
 
     def regnet_x_400mf(*args, **kwargs):
-        return copy.deepcopy(network)
+        return copies.pop() if copies else copy.deepcopy(network)
 
     models.regnet_x_400mf = models.regnet.regnet_x_400mf = regnet_x_400mf
 
@@ -422,7 +424,7 @@ def lend_cuda():
 
 
 class Server:
-    """Answers the grader's requests: each a dict with "op", and tensors. See `eecs598.grading.remote` for the other end."""
+    """Answers the grader's requests: each a dict with "op", and tensors. The other end is `eecs598.grading.remote`."""
 
     def __init__(self, file):
         self.file, self.module = file, None
@@ -532,7 +534,7 @@ class Server:
                 names = {id(m): name for name, m in module.named_modules()}
                 reply["encoder"] = f"{names[id(parent)]}.{attribute}".lstrip(".")
                 channels = encoders.get_encoder(module).out_channels
-                encoders.set_encoder(module, encoders.Features(torch.float32, channels))
+                encoders.set_encoder(module, features.Features(torch.float32, channels))
         parameters = dict(module.named_parameters())
         reply["methods"] = [name for name in ("step_forward", "sample") if hasattr(module, name)]
         answer = reply | {"parameters": list(parameters)}, [p.detach().clone() for p in parameters.values()]
@@ -662,10 +664,11 @@ def _once():
 
 def main(arguments):
     torch.set_num_threads(1)
-    for name in ("grad", "utils"):  # what a submission may import, loaded before it is confined
+    for name in ("bridge", "grad", "utils"):  # what a submission may import, loaded before it is confined
         importlib.import_module(f"eecs598.{name}")
-    lend_regnet()
-    if arguments[0] == "once":
+    forks = arguments[0] == "fork-server"
+    lend_regnet(ready=4 if forks else 0)
+    if not forks:
         _once()
     else:
         _fork_server(int(arguments[1]))

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from eecs598 import encoders
+from eecs598 import encoders, features
 from eecs598.decoding import evaluating
 from eecs598.files import write_whole
 from eecs598.vis import to_display
@@ -85,8 +85,8 @@ def _run_through(model, images, words):
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         if encoders.is_frozen(encoder):  # its features are computed just as for training
-            images = encoders.encode_images(encoder, images, device=device, progress=False)
-            stack.enter_context(encoders.fed_with_features(model))
+            images = features.encode_images(encoder, images, device=device, progress=False)
+            stack.enter_context(features.fed_with_features(model))
         state, before = model.begin(images.to(device)), torch.full_like(words[:, 0], model.start)
         for word in words.t():
             scores, state, weights = model.step(before, state)

@@ -1,0 +1,222 @@
+"""Make, save and load a captioner, and caption pictures with it.
+
+The class of the captioner, CaptioningRNN of this project's or of a student's rnn_lstm_captioning.py, is an argument.
+"""
+
+import contextlib
+import functools
+import io
+import warnings
+from pathlib import Path
+
+import requests
+import torch
+
+from eecs598 import decoding, encoders, features, metrics
+from eecs598.coco import DataError, prepare_image
+from eecs598.coco.captions import END, NULL, START
+from eecs598.files import save_whole
+
+CELL_TYPES = ("rnn", "lstm", "attn")
+BUILD = Path("build")  # where the README's commands write checkpoints, and where the last one is looked for
+TRAIN = f"`python helpers.py train --data FILE --out {BUILD / 'mine'}` makes one"
+
+
+def default_device():
+    """CUDA where there is a GPU, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def make_captioner(captioner_class, data, cell_type, encoder, hidden_dim=512, wordvec_dim=256):
+    """An untrained captioner for a data file's dict, with `encoder` in place of its RegNet."""
+    token_to_idx = data["vocab"]["token_to_idx"]
+    model = captioner_class(
+        word_to_idx=token_to_idx, input_dim=encoder.out_channels, wordvec_dim=wordvec_dim, hidden_dim=hidden_dim,
+        cell_type=cell_type, image_encoder_pretrained=False, ignore_index=token_to_idx[NULL],
+    )  # fmt: skip
+    return encoders.set_encoder(model, encoder)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Saving and loading
+# ---------------------------------------------------------------------------------------------------------
+
+
+def save_captioner(model, path, data, hidden_dim, wordvec_dim):
+    """Write a captioner and all that captioning a new picture takes: vocabulary, encoder, picture preparation."""
+    side, encoder = data["train_images"].shape[-1], encoders.get_encoder(model)
+    checkpoint = {
+        "model": {"cell_type": model.cell_type, "hidden_dim": hidden_dim, "wordvec_dim": wordvec_dim},
+        "vocab": dict(data["vocab"]),
+        "encoder": encoders.describe_encoder(encoder),
+        "preprocessing": dict(data.get("preprocessing") or {"image_size": side, "fit": "stretch"}),
+        "state": {name: value.cpu() for name, value in model.state_dict().items()},
+    }
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    save_whole(checkpoint, path)
+
+
+def load_captioner(path, captioner_class):
+    """Read what `save_captioner` wrote. Returns model, idx_to_token, preprocessing. Raises DataError."""
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such checkpoint; {TRAIN}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on a file that is refused next
+            checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        sizes, vocab = checkpoint["model"], checkpoint["vocab"]
+        preparation = dict(checkpoint["preprocessing"])
+        encoder = encoders.rebuild_encoder(checkpoint["encoder"])
+        model = make_captioner(captioner_class, {"vocab": vocab}, encoder=encoder, **sizes)
+        model.load_state_dict(checkpoint["state"])
+    except ImportError as error:
+        raise DataError(f"{path}: its image encoder cannot be made here ({error})") from None
+    except Exception as error:  # whatever the unpickler, or a part that is not what it should be, raises
+        raise DataError(f"{path}: not a captioner's checkpoint, or a damaged one ({type(error).__name__})") from None
+    return model.eval(), vocab["idx_to_token"], preparation
+
+
+def last_captioner(folder=BUILD):
+    """The checkpoint that `train` wrote last, in a folder or in one of its folders. Raises DataError."""
+    found = [path for cell_type in CELL_TYPES for place in ("", "*/") for path in folder.glob(f"{place}{cell_type}.pt")]
+    if not found:
+        raise DataError(f"no captioner in {folder} nor in its folders; {TRAIN}, or name one: --checkpoint FILE")
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Captions as text
+# ---------------------------------------------------------------------------------------------------------
+
+
+def decode_captions(captions, idx_to_word, specials=True):
+    """Captions as text. captions (N, T) or (T,) ids, idx_to_word a list or dict from id to word.
+
+    A caption ends with <END>; <NULL> is left out; without `specials`, <START> and <END> are left out too.
+    Returns a list of N strings, or one string for one caption. Raises ValueError for ids that are no word's.
+    """
+    captions = torch.as_tensor(captions)  # numpy's arrays, too
+    ids = idx_to_word if isinstance(idx_to_word, dict) else range(len(idx_to_word))
+    if unknown := [i for i in captions.unique().tolist() if i not in ids or captions.is_floating_point()]:
+        raise ValueError(f"captions ({captions.dtype}) hold {unknown[0]}, which is no word's id; there are {len(ids)}")
+    if captions.ndim == 1:
+        return decode_captions(captions[None], idx_to_word, specials)[0]
+    hidden = {NULL} if specials else {NULL, START, END}
+    decoded = []
+    for row in captions.tolist():
+        words = [idx_to_word[i] for i in row]
+        if END in words:
+            words = words[: words.index(END) + 1]
+        decoded.append(" ".join(word for word in words if word not in hidden))
+    return decoded
+
+
+def people(data, rows, split="val"):
+    """The captions that people (or the scenes' grammar) gave pictures: a list of strings for each row."""
+    references = data.get(f"{split}_references")
+    if references is None:
+        idx_to_word = data["vocab"]["idx_to_token"]
+        return [[text] for text in decode_captions(data[f"{split}_captions"][rows], idx_to_word, specials=False)]
+    return [references[row] for row in rows]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Captioning pictures
+# ---------------------------------------------------------------------------------------------------------
+
+
+def read_photographs(sources, image_size=112, fit="crop"):
+    """Photographs as models see them, uint8 (n, 3, image_size, image_size); each a path, a web address or bytes.
+
+    image_size, fit: as for the pictures that the model was trained on. Raises DataError.
+    """
+    return torch.stack([prepare_image(_open_photograph(source), image_size, fit) for source in sources])
+
+
+def _open_photograph(source):
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        try:
+            answer = requests.get(source, timeout=30)
+            answer.raise_for_status()
+        except requests.RequestException as error:
+            raise DataError(f"{source}: cannot be fetched ({type(error).__name__}: {error!s:.100})") from None
+        source = answer.content
+    return io.BytesIO(source) if isinstance(source, bytes) else source
+
+
+def caption_pictures(model, images, idx_to_word, max_length=16, batch_size=64, **options):
+    """Caption any number of pictures, greedily or by the options of `decode_pictures`. images (n, 3, H, W).
+
+    A frozen encoder computes their features just as it did for training. Returns a list of n strings; for an attention
+    model also the weights (n, max_length, h, w). Raises ValueError.
+    """
+    if len(images) == 0:
+        return []
+    if options:
+        found = decode_pictures(model, images, max_length, batch_size, **options)
+        words, maps = found.words[:, 0], None if found.weights is None else found.weights[:, 0]
+    else:
+        parts = _in_batches(model, images, batch_size, lambda part: model.sample(part, max_length))
+        pairs = [part if isinstance(part, tuple) else (part, None) for part in parts]
+        words, maps = (None if each[0] is None else torch.cat(each).cpu() for each in zip(*pairs))
+    captions = decode_captions(words, idx_to_word, specials=False)
+    return captions if maps is None else (captions, maps)
+
+
+def decode_pictures(model, images, max_length=16, batch_size=64, *, mirror=False, **options):
+    """Several captions of each of any number of pictures, with their probabilities. images (n, 3, H, W), n at least 1.
+
+    mirror: use each picture's mirror image too, see eecs598.decoding.Mirrored. options: those of
+    eecs598.decoding.decode. Returns eecs598.decoding.Captions, on the CPU. Raises ValueError.
+    """
+    require_steps(model)
+    if len(images) == 0:
+        raise ValueError("there are no pictures to caption")
+    speaker = decoding.Mirrored(model) if mirror else model
+    decode = functools.partial(decoding.decode, speaker, max_length=max_length, **options)
+    parts = zip(*_in_batches(model, images, batch_size, decode, mirror))
+    return decoding.Captions(*(None if part[0] is None else torch.cat(part).cpu() for part in parts))
+
+
+def score_captioner(model, data, max_length=16, **options):
+    """A captioner's captions of a data file's val pictures against all that people said: (captions, Evaluation).
+
+    options: as for `caption_pictures`. See eecs598.metrics. Raises ValueError.
+    """
+    images = data["val_images"]
+    captions = captions_alone(caption_pictures(model, images, data["vocab"]["idx_to_token"], max_length, **options))
+    return captions, metrics.evaluate_captions(captions, people(data, range(len(images))))
+
+
+def captions_alone(captioned):
+    """The captions of `caption_pictures` or of a captioner's `sample`, without an attention model's weights."""
+    return captioned[0] if isinstance(captioned, tuple) else captioned
+
+
+def missing_steps(model):
+    """Which of `begin` and `step` a captioner lacks, as one for the published assignment does."""
+    return [name for name in ("begin", "step") if not hasattr(model, name)]
+
+
+def require_steps(model):
+    """Raise ValueError for a captioner that can only decode greedily."""
+    if missing := missing_steps(model):
+        raise ValueError(f"{type(model).__name__} has no {' and no '.join(missing)}, which all decoding but greedy "
+                         "takes: caption without options, or with this project's rnn_lstm_captioning.py")  # fmt: skip
+
+
+@torch.no_grad()
+def _in_batches(model, images, batch_size, decode, mirror=False):
+    """[decode(part) for parts of the images], with the model in evaluation mode and a frozen encoder's features.
+
+    mirror: the parts are (N, 2, ...), each picture and its mirror image.
+    """
+    device, encoder = next(model.parameters()).device, encoders.get_encoder(model)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(decoding.evaluating(model))  # a student's sample() may leave that to its caller
+        views = [images, images.flip(-1)] if mirror else [images]
+        if encoders.is_frozen(encoder):
+            views = [features.encode_images(encoder, view, device=device, progress=False) for view in views]
+            stack.enter_context(features.fed_with_features(model))
+        images = torch.stack(views, dim=1) if mirror else views[0]
+        return [decode(part.to(device)) for part in images.split(batch_size)]

@@ -1,0 +1,53 @@
+"""The parser of the three commands, and running the one that was given."""
+
+import sys
+
+from eecs598 import commands
+from eecs598.cli import caption, evaluate, train
+from eecs598.training import processes, solver
+from eecs598.training.recipes import RECIPES
+
+COMMANDS = {
+    "train": (train, "train captioners on a data file"),
+    "evaluate": (evaluate, "score a captioner on pictures that people have captioned"),
+    "caption": (caption, "caption photographs of any size and kind"),
+}
+
+
+def make_parser():
+    parser = commands.Parser(prog="helpers.py", description="Train captioners, and caption photographs.")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, (module, summary) in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary)
+        module.add_options(subparser)
+        subparser.set_defaults(run=module.run, parser=subparser)
+    return parser
+
+
+def parse(arguments=None):
+    """The options given; those of a recipe become the defaults, so that options given explicitly override it."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if getattr(options, "recipe", None):
+        options.parser.set_defaults(**RECIPES[options.recipe])
+        options = parser.parse_args(arguments)
+    if getattr(options, "self_critical", 0) and options.tie_embeddings and options.sharpen != 1:
+        parser.error("--sharpen scales the output's weights, which with --tie-embeddings are the word vectors too")
+    return options
+
+
+def main(arguments, captioner_class):
+    """Run a command; returns the exit status. captioner_class: the CaptioningRNN to train or to load."""
+    options = parse(arguments)
+    try:
+        options.run(options, captioner_class)
+    except (ValueError, OSError, NotImplementedError, solver.TrainingError, processes.ProcessLostError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (RuntimeError, MemoryError) as error:  # in training a TrainingError says what to lower
+        if not solver.is_out_of_memory(error):
+            raise
+        told = str(error).partition("\n")[0] or "MemoryError"
+        print(f"error: out of memory: lower the sizes, as --hidden, or take fewer pictures ({told})", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,30 @@
+"""The options of decoding that `evaluate` and `caption` share."""
+
+import torch
+
+from eecs598 import commands
+
+SAMPLING = ("temperature", "top_k", "top_p")
+NAMES = ("beam_size", "num_captions", "length_penalty", "no_repeat_ngram", *SAMPLING, "mirror")
+
+
+def add_options(group):
+    """Add the options that `read` reads. group: an argument group."""
+    add = group.add_argument
+    add("--beam", type=commands.positive, dest="beam_size", metavar="K", help="beam search with a beam of K")
+    add("--length-penalty", type=float, metavar="A", help="rank by log p / length^A; 0 favours short captions (0)")
+    add("--mirror", action="store_true", default=None, help="average the word probabilities with those of the mirror "
+        "image")  # fmt: skip
+    add("--temperature", type=float, metavar="T", help="sample: T below 1 favours likely words, above 1 less so")
+    add("--top-k", type=commands.positive, metavar="K", help="sample from the K likeliest words only")
+    add("--top-p", type=float, metavar="P", help="sample from the smallest set of words with probability P (nucleus)")
+    add("--no-repeat", type=commands.positive, dest="no_repeat_ngram", metavar="N", help="no n-gram of N words twice")
+    add("--seed", type=commands.seed, default=0, help="of the samples (0)")
+
+
+def read(options):
+    """The options of eecs598.captioner.decode_pictures that were given on the command line; none: greedy."""
+    given = {name: getattr(options, name, None) for name in NAMES if getattr(options, name, None) is not None}
+    if given.keys() & set(SAMPLING):
+        given["generator"] = torch.Generator().manual_seed(options.seed)
+    return given

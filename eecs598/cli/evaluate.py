@@ -1,0 +1,86 @@
+"""`evaluate`: caption a folder's pictures and score the captions against all that people said of them."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from eecs598 import captioner, commands, metrics
+from eecs598.cli import decoder
+from eecs598.coco import DataError
+from eecs598.coco.builder import find_pictures
+from eecs598.coco.pictures import prepare_in_order
+from eecs598.files import write_whole
+
+
+def add_options(parser):
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, metavar="FILE", help="written by train")
+    add("--images", type=Path, required=True, metavar="DIR", help="pictures of any size")
+    add("--captions", type=Path, required=True, metavar="JSON", help="their captions, in COCO's official format")
+    add("--json", type=Path, metavar="FILE", help="write the scores, and each picture's caption and scores")
+    add("--limit", type=commands.positive, metavar="N", help="the first N pictures only, by their ids (all)")
+    add("--show", type=commands.not_negative, default=3, metavar="N", help="how many of the best and of the worst "
+        "captions to print (3)")  # fmt: skip
+    add("--device", type=commands.device, help="cpu, cuda, ... (cuda where it is)")
+    decoder.add_options(parser.add_argument_group("decoding, instead of greedily"))
+
+
+def run(options, captioner_class):
+    """Print the scores, and the best and worst captions; write them if --json names a file."""
+    model, idx_to_word, preparation = captioner.load_captioner(options.checkpoint, captioner_class)
+    model.to(options.device or captioner.default_device())
+    decoding = decoder.read(options)
+    pictures = find_pictures(options.images, options.captions)[: options.limit]
+    captions = _caption_files(model, idx_to_word, preparation, pictures, decoding)
+    evaluation = metrics.evaluate_captions(captions, [picture.captions for picture in pictures])
+    decoding.pop("generator", None)
+    told = ", ".join(f"{name} {value}" for name, value in decoding.items()) or "greedy"
+    count = sum(len(picture.captions) for picture in pictures)
+    print(f"{len(pictures):,} pictures, {count:,} captions by people; decoding: {told}")
+    print(metrics.format_scores({options.checkpoint.stem: evaluation.scores}))
+    print("CIDEr-D is what papers and COCO's own code print as CIDEr.")
+    _print_best_and_worst(pictures, captions, evaluation, options.show)
+    if options.json:
+        report = {"checkpoint": str(options.checkpoint), "images": str(options.images),
+                  "captions": str(options.captions), "decoding": decoding, "scores": evaluation.scores,
+                  "pictures": _report_pictures(pictures, captions, evaluation)}  # fmt: skip
+        write_whole(options.json, lambda file: file.write(json.dumps(report, indent=1).encode()))
+
+
+def _caption_files(model, idx_to_word, preparation, pictures, decoding, batch_size=64):
+    """A caption of each of some eecs598.coco.captions.Pictures, prepared as those that the model was trained on."""
+    captions, batch = [], []
+    ready = prepare_in_order(pictures, **preparation, workers=os.cpu_count() or 1)
+    with tqdm(total=len(pictures), desc="captions", unit="picture", mininterval=0.5) as bar:
+        for _, image in ready:
+            if isinstance(image, DataError):
+                raise image
+            batch.append(image)
+            if len(batch) == batch_size or len(captions) + len(batch) == len(pictures):
+                captioned = captioner.caption_pictures(model, torch.stack(batch), idx_to_word, **decoding)
+                captions += captioner.captions_alone(captioned)
+                bar.update(len(batch))
+                batch = []
+    return captions
+
+
+def _print_best_and_worst(pictures, captions, evaluation, count):
+    ranked, cider = metrics.rank_captions(evaluation), evaluation.pictures["CIDEr-D"]
+    count = min(count, len(ranked) // 2)
+    for title, rows in {"best": ranked[:count], "worst": ranked[len(ranked) - count :]}.items() if count > 0 else ():
+        print(f"\n{title} by CIDEr-D")
+        for row in rows:
+            print(f"{cider[row]:6.3f}  {pictures[row].file_name}\n         model: {captions[row]}\n"
+                  f"        person: {' '.join(pictures[row].captions[0].split())}")  # fmt: skip
+
+
+def _report_pictures(pictures, captions, evaluation):
+    """Each picture's id, file, caption and scores, as plain values."""
+    return [
+        {"image_id": picture.id, "file_name": picture.file_name, "caption": caption,
+         **{name: scores[i] for name, scores in evaluation.pictures.items()}}
+        for i, (picture, caption) in enumerate(zip(pictures, captions))
+    ]  # fmt: skip
