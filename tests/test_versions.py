@@ -30,7 +30,8 @@ def test_a_warning_from_another_package_is_none():
 
 
 @pytest.mark.parametrize("command", [
-    ["helpers.py", "--help"], ["-m", "eecs598.coco", "--help"], ["-c", "import helpers, eecs598.bench, eecs598.vis.viewer"],
+    ["helpers.py", "--help"], ["-m", "eecs598.coco", "--help"],
+    ["-c", "import helpers, eecs598.bench, eecs598.vis.viewer"],
 ])  # fmt: skip
 def test_commands_begin_without_a_warning_of_ours(command):
     """In a process of its own pytest's filters do not hold; there every warning is shown, with the file it is from."""

@@ -1,7 +1,7 @@
 """CIDEr-D: how like a picture's references a caption is, in runs of 1 to 4 words, rare ones counting more.
 
-Vedantam et al., "CIDEr: consensus-based image description evaluation", 2015. Scores are those of COCO's evaluation code,
-but a caption can be scored by itself, with the references weighed only once.
+Vedantam et al., "CIDEr: consensus-based image description evaluation", 2015. Scores are those of COCO's evaluation
+code, but a caption can be scored by itself, with the references weighed only once.
 """
 
 import math

@@ -333,7 +333,7 @@ def test_maps_of_the_same_shape_are_told_apart_by_their_order():
 def test_a_part_that_is_missing_is_named(part, missing):
     model = make_model("rnn")
     setattr(model, part, torch.nn.Identity())
-    with pytest.raises(ObjectiveError, match=f"fast training takes {missing}, which the captioner lacks: .* fast=False"):
+    with pytest.raises(ObjectiveError, match=f"fast training takes {missing}, which the captioner lacks"):
         find_parts(model)
 
 
