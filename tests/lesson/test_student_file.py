@@ -16,12 +16,13 @@ from support import ROOT
 
 import helpers
 import rnn_lstm_captioning as ours
-from eecs598 import encoders, grad, utils
+from eecs598 import encoders, features, grad, utils
 from eecs598.checks import CHECKS
 from eecs598.coco import save_data
 from eecs598.grad import rel_error
 
 STUDENT = ROOT / "tests" / "support" / "student" / "rnn_lstm_captioning.py"
+QUIET = helpers.Options(progress=False, plot=False)
 CELLS = pytest.mark.parametrize("cell_type", ["rnn", "lstm", "attn"])
 
 # The names, argument order and defaults that the project's design fixes.
@@ -218,13 +219,14 @@ def test_captioners_exchange_weights_and_give_the_same(student, cell_type, tiny_
 
 
 @CELLS
-def test_it_trains_on_features_and_captions(student, cell_type, tiny_data, tmp_path):
+def test_it_trains_on_features_and_captions(student, cell_type, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "FEATURES_FOLDER", tmp_path)
     encoder = ColourEncoder()
     model = make_student(student, tiny_data, cell_type, encoder)
     images = tiny_data["train_images"]
     model, losses = helpers.train_captioner(
         model, images, tiny_data["train_captions"], 80, 4, 2e-2, 1, "cpu",
-        freeze_encoder=True, features_folder=tmp_path, progress=False, plot=False,
+        freeze_encoder=True, options=QUIET,
     )  # fmt: skip
     assert len(losses) == 80 and losses[-1] < 0.5 < losses[0]
     assert len(list(tmp_path.glob("*.npy"))) == 1 and model.cnn is encoder
@@ -238,14 +240,14 @@ def test_it_trains_from_end_to_end_with_its_own_encoder(student, cell_type, tiny
     before = [parameter.clone() for parameter in encoder.parameters()]
     model, losses = helpers.train_captioner(
         model, tiny_data["train_images"], tiny_data["train_captions"], 8, 4, 1e-2,
-        freeze_encoder=False, progress=False, plot=False,
+        freeze_encoder=False, options=QUIET,
     )  # fmt: skip
     assert losses[-1] < 0.85 * losses[0]
     assert not any(torch.equal(old, new) for old, new in zip(before, encoder.backbone.parameters()))
 
 
 def test_it_serves_the_commands(student, tiny_data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(encoders, "FEATURES_FOLDER", tmp_path / "features")
+    monkeypatch.setattr(features, "FEATURES_FOLDER", tmp_path / "features")
     save_data(tiny_data, tmp_path / "tiny.pt")
     assert helpers.main(
         ["train", "--data", str(tmp_path / "tiny.pt"), "--out", str(tmp_path), "--cell", "lstm", "--epochs", "2"]
