@@ -25,11 +25,12 @@ from PIL import Image
 from eecs598 import encoders, features
 from eecs598.decoding import evaluating
 from eecs598.files import write_whole
-from eecs598.vis import to_display
+from eecs598.vis.arrays import to_display
+from eecs598.vis.attention import COLOUR_MAP, STRENGTH
+from eecs598.vis.text import clean
 
 PAGE = Path(__file__).with_name("viewer.html").read_text(encoding="utf-8")
-COLOURS = np.rint(mpl.colormaps["plasma"](np.linspace(0, 1, 17))[:, :3] * 255).astype(int).tolist()
-STRENGTH = 0.6  # of the tint where the weight is largest; colours and strength as in vis.attention_overlay
+COLOURS = np.rint(mpl.colormaps[COLOUR_MAP](np.linspace(0, 1, 17))[:, :3] * 255).astype(int).tolist()
 SIDE, JPEG_BYTES = 640, 100_000  # of a picture in the page, at most
 STILL_SIDE, STILL_BYTES = 240, 15_000  # of the picture that stands in for the page
 GRID_NUMBERS = 20_000  # a picture's weights in all, at most; finer grids are averaged
@@ -164,7 +165,7 @@ def attention_viewer(
             pictures.append(_read_picture(images[n], captions[n], weights[n], *given))
         except ValueError as error:
             raise ValueError(f"picture {n}: {error}") from None
-    name = " ".join(str(title or "").split())
+    name = clean(title or "")
     data = {"pictures": [picture.data for picture in pictures], "colours": COLOURS, "strength": STRENGTH}
     page = _fill_page(
         title=escape(name or "Where the model looked"), title_hidden="" if name else " hidden",
@@ -201,7 +202,7 @@ def _read_picture(image, caption, weights, probabilities, alternatives, referenc
     data = {"ratio": pixels.shape[1] / pixels.shape[0], "grid": coarse.shape[1:], "words": read,
             "caption": " ".join(words) or "no words"}  # fmt: skip
     references = [references] if isinstance(references, str) else references or []
-    return _Picture(pixels, data, [" ".join(str(text).split()) for text in references])
+    return _Picture(pixels, data, [clean(text) for text in references])
 
 
 def _coarsen(maps):
@@ -304,7 +305,7 @@ def _to_jpeg(pixels, side, limit):
 
 def _split(caption):
     """A caption's words; white space within one is a single space."""
-    return caption.split() if isinstance(caption, str) else [" ".join(str(word).split()) for word in caption]
+    return caption.split() if isinstance(caption, str) else [clean(word) for word in caption]
 
 
 def _short(value):

@@ -1,0 +1,83 @@
+"""Attention over a picture: the tint of one map, and a caption as a strip of them."""
+
+import matplotlib as mpl
+import numpy as np
+from PIL import Image, ImageFilter
+
+from eecs598.vis.arrays import check_lengths, to_display, to_numpy
+from eecs598.vis.figures import GREY, fit_picture, new_figure, place_picture, styled, write_lines
+from eecs598.vis.text import list_references, text_height, wrap
+
+STRENGTH = 0.6  # of the tint where the weight is largest
+COLOUR_MAP = "plasma"
+
+
+def attention_overlay(image, weights, strength=STRENGTH):
+    """The picture with a tint, and a white outline, where the model looked: uint8 (H, W, 3).
+
+    image: see `to_display`. weights: (h, w), any grid; cell (0, 0) covers the picture's top left corner. The
+    map is divided by its own maximum and enlarged with cell centres aligned. Weight 0 leaves a pixel as it
+    was, the maximum blends `strength` of bright yellow into it; between them the tint passes through purple
+    and orange, growing lighter with the weight, and the outline runs where the map has fallen to half its
+    maximum: both read without colour vision. A flat map tints evenly, an all-zero map not at all. Raises
+    ValueError.
+    """
+    picture = to_display(image)
+    heat = _check_map(weights)
+    heat = heat / (heat.max() or 1.0)
+    height, width = picture.shape[:2]
+    large = Image.fromarray(heat.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+    heat = np.asarray(large).clip(0, 1)  # bicubic overshoots a little on both sides of an edge
+    tint = mpl.colormaps[COLOUR_MAP](heat)[..., :3] * 255
+    alpha = strength * heat[..., None]
+    seen = (1 - alpha) * picture + alpha * tint
+
+    core = Image.fromarray(np.where(heat > 0.5, 255, 0).astype(np.uint8))
+    grown = core.filter(ImageFilter.MaxFilter(1 + 2 * max(1, min(height, width) // 150)))
+    seen[np.asarray(grown) != np.asarray(core)] = 255
+    return np.rint(seen).astype(np.uint8)
+
+
+@styled
+def show_attention(image, words, weights, references=(), probabilities=None, columns=7, title=None):
+    """One caption as a strip: the picture, then for each word where the model looked.
+
+    image: one picture, see `to_display`. words: T strings. weights: (T, h, w), or T maps; each has its own
+    colour scale, whose maximum stands below it. probabilities: T numbers, the model's own for each word.
+    references: what people said, listed below. Raises ValueError where lengths differ or a picture or map is
+    malformed.
+    """
+    check_lengths(f"{len(words)} words", len(words), weights=weights, probabilities=probabilities)
+    picture, maps = to_display(image), [_check_map(w) for w in weights]
+    notes = [f"max {m.max():.2f}" for m in maps]
+    if probabilities is not None:
+        notes = [f"p {float(p):.2f}, {note}" for p, note in zip(probabilities, notes)]
+    views = [picture] + [attention_overlay(picture, m) for m in maps]
+    heads = [wrap(word, 1.38, 10) for word in ("(picture)", *words)]
+    cells = list(zip(views, heads, ["", *notes]))
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    width = 1.47 * max(4, min(columns, len(cells)))  # at least 4, for the sentences above and below
+    top, said = wrap(title, width, 11), list_references(references, width, 9)
+
+    above = [max(text_height(head, 10) for _, head, _ in row) + 0.08 for row in rows]
+    tall = fit_picture(picture, 1.38, 1.9)[1]
+    tops = np.cumsum([text_height(top, 11) + 0.04] + [a + tall + 0.25 for a in above])
+    fig = new_figure(width + 0.1, tops[-1] + text_height(said, 9) + 0.05)
+    write_lines(fig, 0.1, 0.04, top, 11)
+    for i, (row, y) in enumerate(zip(rows, tops)):
+        for j, (view, head, note) in enumerate(row):
+            ax = place_picture(fig, view, 0.1 + 1.47 * j, y + above[i], 1.38, tall)
+            ax.set_title("\n".join(head), fontsize=10, pad=3, linespacing=1.2, parse_math=False)
+            ax.set_xlabel(note, fontsize=8, color=GREY, labelpad=3)
+    write_lines(fig, 0.1, tops[-1] + 0.02, said, 9, color=GREY)
+    return fig
+
+
+def _check_map(weights):
+    heat = to_numpy(weights)
+    if heat.ndim != 2 or heat.size == 0:
+        raise ValueError(f"attention weights are (h, w), got {heat.shape}: pass one picture's, for one word")
+    heat = heat.astype(np.float64)
+    if not (np.isfinite(heat).all() and heat.min() >= 0):
+        raise ValueError(f"attention weights are finite and >= 0, got {heat.min():.3g}: apply softmax")
+    return heat

@@ -1,0 +1,77 @@
+"""Figures that a notebook displays, in a style of their own, and what lies in them, in inches from the top left."""
+
+import io
+
+import numpy as np
+from matplotlib import style
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from eecs598.vis.text import FONT
+
+DPI = 75  # of the figures as displayed: small enough for a notebook that holds dozens of them
+INK, GREY, GOOD, BAD = "black", "#595959", "#00734d", "#b32d00"
+styled = style.context(["default", {"font.family": FONT, "font.size": 9, "text.hinting": "none"}])
+
+
+class _Canvas(FigureCanvasAgg):
+    """At the notebook's resolution, writes PNG with a palette of 256 colours, a third of the size."""
+
+    def print_png(self, file, *, metadata=None, pil_kwargs=None, **_):
+        if self.figure.dpi != DPI:
+            return super().print_png(file, metadata=metadata, pil_kwargs=pil_kwargs)
+        self.draw()
+        picture = Image.fromarray(np.asarray(self.buffer_rgba())).convert("RGB")
+        # refined by k-means, or small marks lose their colour to the photographs
+        picture.quantize(256, kmeans=1).save(file, "png", optimize=True, dpi=(DPI, DPI))
+
+
+class _NotebookFigure(Figure):
+    """A figure that a notebook displays even where nothing has switched pyplot's inline backend on."""
+
+    @styled
+    def draw(self, renderer):
+        super().draw(renderer)
+
+    @styled
+    def savefig(self, *args, **options):
+        super().savefig(*args, **options)
+
+    def _repr_png_(self):
+        data = io.BytesIO()
+        self.savefig(data, format="png")
+        return data.getvalue()
+
+
+def new_figure(width, height):
+    fig = _NotebookFigure(figsize=(width, height), dpi=DPI, facecolor="white")
+    _Canvas(fig)
+    return fig
+
+
+def place_axes(fig, left, top, width, height):
+    W, H = fig.get_size_inches()
+    return fig.add_axes((left / W, 1 - (top + height) / H, width / W, height / H))
+
+
+def place_picture(fig, picture, left, top, width, height):
+    """Axes of the picture's own shape, as large as the box allows, centred and standing on its lower edge."""
+    w, h = fit_picture(picture, width, height)
+    ax = place_axes(fig, left + (width - w) / 2, top + height - h, w, h)
+    ax.imshow(picture, aspect="auto")
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def fit_picture(picture, width, height):
+    h, w = picture.shape[:2]
+    scale = min(width / w, height / h)
+    return w * scale, h * scale
+
+
+def write_lines(fig, left, top, lines, size, color=INK, **options):
+    W, H = fig.get_size_inches()
+    options |= {"fontsize": size, "color": color, "va": "top", "linespacing": 1.2, "parse_math": False}
+    fig.text(left / W, 1 - top / H, "\n".join(lines), **options)

@@ -1,0 +1,246 @@
+"""Curves and maps: losses, gates, word vectors, gradient norms, measured times."""
+
+import numpy as np
+from matplotlib import ticker
+
+from eecs598.vis.arrays import to_numpy
+from eecs598.vis.figures import BAD, GOOD, GREY, INK, new_figure, place_axes, styled, write_lines
+from eecs598.vis.text import clean, text_height, text_width, wrap
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito, 2008
+LINES = ("-", "--", "-.", ":", "-", "--")  # lines and markers differ too, for whoever sees no colours
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+@styled
+def plot_losses(history, val=None, smooth=None):
+    """Training loss by iteration (thin) with its running mean (thick), and validation loss as dots.
+
+    history: a loss for each iteration, or a dict of such lists by the run's name. val: a loss for each epoch,
+    or a dict by the same names; epochs are taken to be equally long, so the last dot lies at the last
+    iteration. smooth: how many iterations, centred, the mean runs over; by default a 25th of the longest run,
+    at most 101. The y axis is logarithmic where the means span a factor above 20. A loss that is not finite
+    leaves a gap. Raises ValueError for a run without losses or a name in val that is no run's.
+    """
+    runs = history if isinstance(history, dict) else {"training": history}
+    runs = {name: _finite(losses) for name, losses in runs.items()}
+    vals = val if isinstance(val, dict) else {} if val is None else dict.fromkeys(runs, val)
+    if not runs or not all(map(len, runs.values())) or set(vals) - set(runs):
+        seen = {name: len(losses) for name, losses in runs.items()}
+        raise ValueError(f"got losses {seen}, val {list(vals)}: pass some for each run, val by its name")
+    half = (smooth or min(101, max(map(len, runs.values())) // 25)) // 2
+    fig, ax = _new_plot("iteration", f"loss (thick: mean of {2 * half + 1})" if half else "loss")
+    lines, means = {}, {name: _running_mean(losses, half) for name, losses in runs.items()}
+    for k, (name, losses) in enumerate(runs.items()):
+        steps, look = np.arange(1, len(losses) + 1), {"color": COLOURS[k % 6]}
+        ax.plot(steps, losses, marker="." if len(losses) < 30 else "", alpha=0.35, lw=0.8, **look)
+        lines[name] = ax.plot(steps, means[name], LINES[k % 6], lw=2, **look)[0]
+        dots = _finite(vals.get(name, ()))
+        if len(dots):
+            at = len(losses) * np.arange(1, len(dots) + 1) / len(dots)
+            look |= {"ms": 5.5, "mec": "white", "mew": 0.7, "zorder": 3}
+            label = f"{name}, validation" if isinstance(val, dict) else "validation"
+            lines[label] = ax.plot(at, dots, MARKERS[k % 6], **look)[0]
+    if len(lines) > 1:
+        _add_legend(ax, lines)
+    level = np.concatenate([mean[mean > 0] for mean in means.values()])
+    if len(level) and level.max() > 20 * level.min():
+        _use_log_axis(ax, level.max() / level.min())
+    return fig
+
+
+@styled
+def plot_gates(gates, words, title=None):
+    """What goes on inside an LSTM over one caption: a heat map for each of its quantities.
+
+    gates: dict of name -> (T, H), such as i, f, o, g, c, h for one caption of T steps and H hidden units;
+    where H is more than the rows of pixels, evenly spaced units are seen. words: T strings, the x axis.
+    Quantities within [0, 1] share that scale; each other one has its own, symmetric about 0. Raises
+    ValueError.
+    """
+    maps = {name: to_numpy(values) for name, values in gates.items()}
+    T = len(words)
+    if not maps or not T:
+        raise ValueError(f"got {len(maps)} gates and {T} words: pass at least one of each")
+    for name, values in maps.items():
+        if values.ndim != 2 or len(values) != T or values.size == 0 or not np.isfinite(values).all():
+            raise ValueError(f"gate {name!r}, {values.shape}, is not ({T}, H), finite: pass one caption's")
+    width = T * float(np.clip(7 / T, 0.4, 0.9))
+    ticks, head = [wrap(word, 1.4, 9) for word in words], wrap(title, width + 1.6, 11)
+    longest = max(text_width(line, 9) for lines in ticks for line in [*lines, ""])
+    turn = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if longest > width / T - 0.06 else {}
+    top = 0.12 + text_height(head, 11)
+    fig = new_figure(width + 1.6, top + len(maps) + (0.75 * longest if turn else 0) + 0.25)
+    write_lines(fig, 0.1, 0.04, head, 11)
+    for k, (name, values) in enumerate(maps.items()):
+        ax = place_axes(fig, 1.0, top + k, width, 0.85)
+        drawn = _draw_gate(ax, values)
+        ax.set_ylabel("\n".join(wrap(name, 0.85, 10)), rotation=0, ha="right", va="center", parse_math=False)
+        ax.set_xticks(range(T), [""] * T)
+        low, high = drawn.get_clim()
+        bar = place_axes(fig, width + 1.1, top + k, 0.1, 0.85)
+        fig.colorbar(drawn, cax=bar, ticks=[low, (low + high) / 2, high], format=lambda v, _: f"{v:.2g}")
+    ax.set_xticks(range(T), ["\n".join(lines) for lines in ticks], parse_math=False, **turn)
+    return fig
+
+
+@styled
+def plot_similarity(vectors, words):
+    """Which words became alike: the cosines of their vectors, each word beside one that it is like.
+
+    vectors: (n, W), none of them zero; words: n strings. The order begins with the first word, and goes on with the one
+    most like the one before of those that are left. Raises ValueError.
+    """
+    vectors, words = to_numpy(vectors).astype(float), list(words)
+    if vectors.ndim != 2 or len(vectors) != len(words) or not len(words):
+        raise ValueError(f"vectors are {vectors.shape} for {len(words)} words: pass (n, W) and n words, at least one")
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not (np.isfinite(lengths) & (lengths > 0)).all():
+        raise ValueError("a word's vector is zero or not finite: it has no direction to compare")
+    cosines = (vectors / lengths) @ (vectors / lengths).T
+    order = [0]
+    while len(order) < len(words):
+        order.append(max(set(range(len(words))) - set(order), key=lambda k: (cosines[order[-1], k], -k)))
+    names = [clean(words[k]) for k in order]
+    side, margin = 0.2 * len(words), max(text_width(name, 9) for name in names) + 0.2
+    fig = new_figure(margin + side + 0.8, side + margin + 0.1)
+    ax = place_axes(fig, margin, 0.1, side, side)
+    drawn = ax.imshow(cosines[np.ix_(order, order)], cmap="PuOr", vmin=-1, vmax=1)
+    ax.set_xticks(range(len(words)), names, rotation=90, parse_math=False)
+    ax.set_yticks(range(len(words)), names, parse_math=False)
+    bar = place_axes(fig, margin + side + 0.15, 0.1, 0.1, side)
+    fig.colorbar(drawn, cax=bar, ticks=[-1, 0, 1])
+    return fig
+
+
+@styled
+def plot_gradient_norms(norms):
+    """How the gradient's norm changes on its way back through time, on a logarithmic scale.
+
+    norms: dict of name -> list, whose entry k is the norm k steps back from the loss. A norm of 0 has no
+    place on the scale and leaves a gap. Raises ValueError where no norm is above 0.
+    """
+    runs = {name: _finite(values) for name, values in norms.items()}
+    positive = np.concatenate([values[values > 0] for values in runs.values()] or [[]])
+    if not len(positive):
+        raise ValueError(f"no gradient norm above 0 in {list(runs)}: pass some, a logarithmic scale has no 0")
+    fig, ax = _new_plot("steps back from the loss", "norm of the gradient")
+    lines = {}
+    for k, (name, values) in enumerate(runs.items()):
+        look = {"color": COLOURS[k % 6], "marker": MARKERS[k % 6], "ls": LINES[k % 6]}
+        lines[name] = ax.plot(np.where(values > 0, values, np.nan), ms=4, lw=1.6, **look)[0]
+    _add_legend(ax, lines)
+    _use_log_axis(ax, positive.max() / positive.min())
+    return fig
+
+
+@styled
+def plot_ratios(rows, machine=None):
+    """Measured pairs as bars, ours to the other, on a logarithmic scale; left of 1 ours is the faster.
+
+    rows: with name, size, against, ours, other, unit, ratio, low, high (`bench.Row`), the quartiles low and high drawn
+    as whiskers. machine: a line for the title. Raises ValueError where there are none.
+    """
+    if not rows:
+        raise ValueError("got no rows: measure some first, with eecs598.bench.run")
+    names = [f"{row.name} ({row.size})" if row.size else row.name for row in rows]
+    labels = [f"{name}\nagainst {row.against}" for name, row in zip(names, rows)]
+    left = 0.15 + max(text_width(line, 8) for label in labels for line in label.split("\n"))
+    head = wrap(machine, left + 5, 9)
+    top = 0.12 + text_height(head, 9)
+    fig = new_figure(left + 5.4, top + 0.42 * len(rows) + 0.6)
+    write_lines(fig, 0.1, 0.04, head, 9)
+    ax = place_axes(fig, left, top, 3.9, 0.42 * len(rows))
+    places = np.arange(len(rows))[::-1]
+    ratios = np.array([row.ratio for row in rows])
+    spread = np.array([[row.ratio - row.low, row.high - row.ratio] for row in rows]).T
+    colours = [GOOD if ratio <= 1 else BAD for ratio in ratios]
+    ax.barh(places, ratios, 0.6, color=colours, xerr=spread, error_kw={"lw": 1.2, "capsize": 2, "ecolor": GREY})
+    for place, row in zip(places, rows):
+        text = f" {row.ratio:.2f}: {row.ours:,.3g} / {row.other:,.3g} {row.unit}"
+        ax.annotate(text, (max(row.high, row.ratio), place), va="center", fontsize=8, annotation_clip=False)
+    ax.set_xscale("log")
+    ax.set_xlim(min(0.5, 0.7 * ratios.min()), max(1.5, 1.3 * ratios.max()))
+    ax.axvline(1, color=INK, lw=1)
+    ax.set_yticks(places, labels, fontsize=8, parse_math=False)
+    ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
+    ax.xaxis.set_minor_formatter(ticker.NullFormatter())
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_xlabel("ours / other: left of 1 ours takes less")
+    return fig
+
+
+@styled
+def plot_growth(rows):
+    """How the time of two ways grows with one size at a time: a panel for each size, both axes logarithmic.
+
+    rows: named "LSTM, H=64" and so on (`bench.growth_pairs`), with ours, other, unit and against.
+    """
+    panels = {}
+    for row in rows:
+        name, value = row.name.split(", ")[-1].split("=")
+        panels.setdefault(name, []).append((int(value), row))
+    fig = new_figure(0.8 + 3.6 * len(panels), 3.3)
+    for k, (name, points) in enumerate(panels.items()):
+        ax = place_axes(fig, 0.75 + 3.6 * k, 0.12, 2.75, 2.65)
+        sizes = [value for value, _ in points]
+        for side, label, mark in (("ours", "by hand", 0), ("other", points[0][1].against, 1)):
+            times = [getattr(row, side) for _, row in points]
+            ax.plot(sizes, times, LINES[mark], marker=MARKERS[mark], color=COLOURS[mark], label=label)
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(sizes, [str(size) for size in sizes])
+        _use_log_axis(ax, max(times) / min(times))
+        ax.grid(True, color="#dddddd")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.set(xlabel=name, ylabel=f"{points[0][1].unit}, forward and backward" if k == 0 else "")
+        ax.legend(frameon=False)
+    return fig
+
+
+def _finite(values):
+    values = np.array([float(v) for v in values])
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _running_mean(values, half):
+    """The mean from `half` before to `half` after each value, as far as there are any; NaN is passed over."""
+    good = np.isfinite(values)
+    first = np.maximum(np.arange(len(values)) - half, 0)
+    end = np.minimum(np.arange(len(values)) + half + 1, len(values))
+    total, count = (np.append(0, np.cumsum(x)) for x in (np.where(good, values, 0), good))
+    count = count[end] - count[first]
+    return (total[end] - total[first]) / np.where(count > 0, count, np.nan)
+
+
+def _new_plot(xlabel, ylabel):
+    fig = new_figure(6.8, 3.5)
+    ax = place_axes(fig, 0.75, 0.12, 5.9, 2.88)
+    ax.grid(True, color="#dddddd")
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    return fig, ax
+
+
+def _draw_gate(ax, values):
+    ax.set_yticks([])
+    within = values.min() >= 0 and values.max() <= 1
+    limit = 1 if within else np.abs(values).max()
+    look = {"cmap": "cividis", "vmin": 0} if within else {"cmap": "PuOr", "vmin": -limit}
+    return ax.imshow(values.T, aspect="auto", interpolation="nearest", vmax=limit, **look)
+
+
+def _use_log_axis(ax, span):
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if span < 300 else (1,), numticks=12))
+    ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
+    ax.yaxis.set_minor_formatter(ticker.NullFormatter())
+
+
+def _add_legend(ax, lines):
+    # matplotlib before 3.10 leaves out labels that begin with an underscore: hence the space
+    labels = [f" {clean(name)}" for name in lines]
+    for text in ax.legend(list(lines.values()), labels, frameon=False).get_texts():
+        text.set_parse_math(False)
