@@ -2,10 +2,10 @@
 
 The field scores captions on the words that a Java program finds, PTBTokenizer of CoreNLP 3.4.1 with -preserveLines and
 -lowerCase, less a list of punctuation marks (pycocoevalcap's `tokenizer`). Here are the same words without Java,
-written anew from that program's answers and compared with it in tests/metrics/test_ptb.py. They follow the Penn Treebank:
-"don't" is do|n't, "dog's" dog|'s, "cannot" can|not; "t-shirt", "o'clock", "10:30" and "and/or" stay whole. One thing
-differs on purpose: a caption's last word, if it is a letter with a full stop, there depends on how the next caption
-of the file begins ("wearing a size S." before "A dog"); here it keeps the full stop.
+written anew from that program's answers and compared with it in tests/metrics/test_ptb.py. They follow the Penn
+Treebank: "don't" is do|n't, "dog's" dog|'s, "cannot" can|not; "t-shirt", "o'clock", "10:30" and "and/or" stay whole.
+One thing differs on purpose: a caption's last word, if it is a letter with a full stop, there depends on how the next
+caption of the file begins ("wearing a size S." before "A dog"); here it keeps the full stop.
 
 Words to train on come from `eecs598.coco.captions.tokenize`, which is stricter: it drops brackets, too.
 """
