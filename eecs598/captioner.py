@@ -28,13 +28,30 @@ def default_device():
 
 
 def make_captioner(captioner_class, data, cell_type, encoder, hidden_dim=512, wordvec_dim=256):
-    """An untrained captioner for a data file's dict, with `encoder` in place of its RegNet."""
+    """An untrained captioner for a data file's dict, with `encoder` in place of its RegNet.
+
+    Raises ValueError for a vocabulary or sizes that make no sense.
+    """
     token_to_idx = data["vocab"]["token_to_idx"]
+    _check_vocabulary(token_to_idx)
+    for name, size in {"hidden_dim": hidden_dim, "wordvec_dim": wordvec_dim}.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name} is {size!r}; it must be a whole number, at least 1")
     model = captioner_class(
         word_to_idx=token_to_idx, input_dim=encoder.out_channels, wordvec_dim=wordvec_dim, hidden_dim=hidden_dim,
         cell_type=cell_type, image_encoder_pretrained=False, ignore_index=token_to_idx[NULL],
     )  # fmt: skip
     return encoders.set_encoder(model, encoder)
+
+
+def _check_vocabulary(token_to_idx):
+    missing = [token for token in (NULL, START, END) if token not in token_to_idx]
+    if missing:
+        raise ValueError(f"word_to_idx lacks {' '.join(missing)}; build the vocabulary with eecs598.coco")
+    if sorted(token_to_idx.values()) != list(range(len(token_to_idx))):
+        ids, count = token_to_idx.values(), len(token_to_idx)
+        raise ValueError(f"word_to_idx must give its {count} words the ids 0 to {count - 1}, each once; seen "
+                         f"{min(ids)} to {max(ids)}")  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------

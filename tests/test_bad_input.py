@@ -25,11 +25,15 @@ from support.encoder import MeanEncoder
 
 import helpers
 import rnn_lstm_captioning
+from eecs598 import fast as fast_layers
+from eecs598.captioner import make_captioner
 from eecs598.coco import prepare_image
 from eecs598.coco.captions import SPECIAL_TOKENS, DataError
 from eecs598.coco.datafile import check_whole, load_data, save_data
 from eecs598.training import solver
-from rnn_lstm_captioning import LSTM, RNN, AttentionLSTM, CaptioningRNN
+from eecs598.training.objective import Objective
+from eecs598.training.options import Options
+from rnn_lstm_captioning import CaptioningRNN
 
 
 @pytest.fixture(autouse=True)
@@ -66,10 +70,12 @@ def make_data():
     }  # fmt: skip
 
 
-def make_model(cell_type="attn", word_to_idx=WORDS, **options):
-    model = CaptioningRNN(word_to_idx, 3, 4, 5, cell_type, image_encoder_pretrained=False, ignore_index=0, **options)
-    model.image_encoder = MeanEncoder()
-    return model
+QUIET = Options(progress=False)
+
+
+def make_model(cell_type="attn", word_to_idx=WORDS):
+    with mock.patch.object(rnn_lstm_captioning, "ImageEncoder", lambda pretrained: MeanEncoder()):
+        return CaptioningRNN(word_to_idx, 3, 4, 5, cell_type, image_encoder_pretrained=False, ignore_index=0)
 
 
 def train_a_little(data):
@@ -77,7 +83,7 @@ def train_a_little(data):
     torch.manual_seed(0)
     model = make_model(word_to_idx=data["vocab"]["token_to_idx"])
     return solver.train(model, data["train_images"], data["train_captions"], num_epochs=1, batch_size=64,
-                        learning_rate=1e-3, progress=False, seed=0).losses  # fmt: skip
+                        learning_rate=1e-3, options=QUIET).losses  # fmt: skip
 
 
 # --- data files: bytes ------------------------------------------------------------------------------------
@@ -305,20 +311,21 @@ def with_value(row, column, value):
         (IMAGES[:0], CAPTIONS[:0], r"captions are \(0, 5\); for 0 pictures"),
         (IMAGES[:1], CAPTIONS, "for 1 pictures they must be"),
         (IMAGES, CAPTIONS.to("meta"), "captions are on meta, but the model is on cpu"),
-        (IMAGES[:, :2], CAPTIONS, r"gives features \(2, 2, 2, 3\), but input_dim is 3"),
+        (IMAGES[:, :2], CAPTIONS, r"gives features \(2, 2, 2, 3\); the affine map .* takes \(N, 3, h, w\)"),
     ],
 )
 def test_captions_and_pictures_that_do_not_fit(cell_type, images, captions, told):
     with pytest.raises((ValueError, TypeError), match=told):
-        make_model(cell_type)(images, captions)
+        Objective(make_model(cell_type))(images, captions)
 
 
+@pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize("cell_type", ["rnn", "lstm", "attn"])
 @pytest.mark.parametrize("caption", [[1, 2, 0, 0, 0], [1, 3, 3, 3, 2], [1, 4, 5, 4, 5], [1, 2]])
-def test_odd_captions_are_learned(cell_type, caption):
+def test_odd_captions_are_learned(cell_type, caption, fast):
     """Empty, of <UNK> alone, without <END>: the loss is that of the plain definition, and each gradient finite."""
     captions, model = torch.tensor([caption] * 2), make_model(cell_type).double()
-    loss = model(IMAGES, captions)
+    loss = Objective(model, fast=fast)(IMAGES, captions)
     torch.testing.assert_close(loss, plain_loss(model, captions))
     loss.backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
@@ -335,9 +342,9 @@ def plain_loss(model, captions):
 
 
 @functools.cache
-def kept_model(cell_type):
+def kept_objective(cell_type, fast):
     torch.manual_seed(0)
-    return make_model(cell_type).double()
+    return Objective(make_model(cell_type).double(), fast=fast)
 
 
 @given(
@@ -346,27 +353,30 @@ def kept_model(cell_type):
     ids=st.one_of(st.integers(0, 6), st.integers(-2, 9), st.sampled_from([-(2**63), 2**63 - 1])),
     dtype=st.one_of(st.just(torch.int64), st.sampled_from([torch.int32, torch.float32, torch.bool, torch.uint8])),
     seed=st.integers(0, 2**20),
+    fast=st.booleans(),
 )
 @settings(max_examples=500, deadline=None)
-def test_any_captions_are_refused_by_name_or_learned(cell_type, shape, ids, dtype, seed):
-    """Any shape and type, and ids of words but for one: refused just where the model's docstring says so."""
+def test_any_captions_are_refused_by_name_or_learned(cell_type, shape, ids, dtype, seed, fast):
+    """Any shape and type, and ids of words but for one: refused just where the objective's docstring says so."""
     captions = torch.randint(0, 7, tuple(shape), generator=torch.Generator().manual_seed(seed))
     if captions.numel():
         captions.view(-1)[seed % captions.numel()] = ids
-    captions, model = captions.to(dtype), kept_model(cell_type)
+    captions, loss_of = captions.to(dtype), kept_objective(cell_type, fast)
     sense = captions.dim() in (2, 3) and len(captions) == 2 and captions.shape[-1] >= 2 and captions.numel() > 0
     if sense and dtype == torch.int64 and 0 <= captions.min() <= captions.max() <= 6:
-        losses = [plain_loss(model, each) for each in (captions.unbind(1) if captions.dim() == 3 else [captions])]
-        torch.testing.assert_close(model(IMAGES, captions), sum(losses) / len(losses))
+        each_alone = captions.unbind(1) if captions.dim() == 3 else [captions]
+        losses = [plain_loss(loss_of.model, each) for each in each_alone]
+        torch.testing.assert_close(loss_of(IMAGES, captions), sum(losses) / len(losses))
     else:
         with pytest.raises((ValueError, TypeError), match=r"^captions (are|hold)") as caught:
-            model(IMAGES, captions)
+            loss_of(IMAGES, captions)
         assert "\n" not in str(caught.value)
 
 
-def test_captions_of_padding_alone_count_nothing():
+@pytest.mark.parametrize("fast", [False, True])
+def test_captions_of_padding_alone_count_nothing(fast):
     model = make_model()
-    loss = model(IMAGES, torch.zeros(2, 5, dtype=torch.int64))
+    loss = Objective(model, fast=fast)(IMAGES, torch.zeros(2, 5, dtype=torch.int64))
     loss.backward()
     assert loss == 0 and not model.output_projection.weight.grad.any()
 
@@ -376,7 +386,7 @@ def test_pictures_that_are_not_finite_stop_training(bad):
     images = IMAGES.float()
     images[1, 0, 0, 0] = bad
     with pytest.raises(solver.TrainingError, match="the loss became nan in epoch 1"):
-        solver.train(make_model(), images, CAPTIONS, num_epochs=1, batch_size=2, learning_rate=1, progress=False)
+        solver.train(make_model(), images, CAPTIONS, num_epochs=1, batch_size=2, learning_rate=1, options=QUIET)
 
 
 @pytest.mark.parametrize(
@@ -391,7 +401,7 @@ def test_pictures_that_are_not_finite_stop_training(bad):
 )
 def test_vocabularies_that_make_no_sense(words, told):
     with pytest.raises(ValueError, match=told):
-        make_model(word_to_idx=words)
+        make_captioner(CaptioningRNN, {"vocab": {"token_to_idx": words}}, "rnn", MeanEncoder())
 
 
 @given(st.dictionaries(st.sampled_from([*SPECIAL_TOKENS, "a", "b"]), st.integers(-1, 6), max_size=6), st.booleans())
@@ -402,50 +412,35 @@ def test_any_vocabulary_is_refused_or_taken(words, numbered):
         words = {word: i for i, word in enumerate(words)}
     wanted = {"<NULL>", "<START>", "<END>"} <= words.keys() and sorted(words.values()) == list(range(len(words)))
     with mock.patch.object(rnn_lstm_captioning, "ImageEncoder", lambda pretrained: MeanEncoder()):
+        given = CaptioningRNN, {"vocab": {"token_to_idx": words}}, "rnn", MeanEncoder(), 5, 4
         if wanted:
-            model = CaptioningRNN(words, 3, 4, 5, "rnn", False)
+            model = make_captioner(*given)
             assert torch.isfinite(model(IMAGES, torch.tensor([[words["<START>"], words["<END>"]]] * 2)))
         else:
             with pytest.raises(ValueError, match=r"^word_to_idx (lacks|must give)"):
-                CaptioningRNN(words, 3, 4, 5, "rnn", False)
+                make_captioner(*given)
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("sizes", "told"),
     [
-        ({"input_dim": 0}, "input_dim is 0; it must be a whole number, at least 1"),
-        ({"wordvec_dim": -3}, "wordvec_dim is -3"),
+        ({"wordvec_dim": -3}, "wordvec_dim is -3; it must be a whole number, at least 1"),
         ({"hidden_dim": 2.5}, "hidden_dim is 2.5"),
         ({"cell_type": "gru"}, "cell_type is 'gru'; it must be one of rnn, lstm, attn"),
-        ({"ignore_index": 7}, "ignore_index is 7; it must be a word's id, below 7, or None"),
-        ({"ignore_index": -5}, "ignore_index is -5"),
-        ({"dropout": 1.0}, "dropout is 1.0"),
-        ({"dropout": math.nan}, "dropout is nan"),
-        ({"label_smoothing": -0.1}, "label_smoothing is -0.1"),
-        ({"doubly_stochastic": math.nan}, "doubly_stochastic is nan"),
     ],
 )
-def test_options_that_make_no_sense(options, told):
-    known = {"word_to_idx": WORDS, "input_dim": 3, "wordvec_dim": 4, "hidden_dim": 5, "image_encoder_pretrained": False}
+def test_sizes_that_make_no_sense(sizes, told):
+    known = {"cell_type": "rnn", "encoder": MeanEncoder(), "wordvec_dim": 4, "hidden_dim": 5}
     with pytest.raises(ValueError, match=told):
-        CaptioningRNN(**(known | options))
+        make_captioner(CaptioningRNN, {"vocab": {"token_to_idx": WORDS}}, **(known | sizes))
 
 
-@pytest.mark.parametrize("layer", [RNN, LSTM, AttentionLSTM])
-@pytest.mark.parametrize("sizes", [(0, 4), (3, 0), (-1, 4), (3, 2.5)])
-def test_layers_of_no_size(layer, sizes):
-    with pytest.raises(ValueError, match="every size must be a whole number, at least 1"):
-        layer(*sizes)
-
-
-@pytest.mark.parametrize("layer", [RNN, LSTM, AttentionLSTM])
+@pytest.mark.parametrize("layer", [fast_layers.RNN, fast_layers.LSTM, fast_layers.AttentionLSTM])
 @pytest.mark.parametrize("shape", [(2, 3, 5), (2, 0, 3), (0, 2, 3), (2, 3)])
 def test_sequences_that_do_not_fit(layer, shape):
-    first = torch.zeros(2, 4, 1, 1) if layer is AttentionLSTM else torch.zeros(2, 4)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with pytest.raises(ValueError, match=r"it must be \(N, T, 3\), with N and T at least 1"):
-            layer(3, 4)(torch.zeros(shape), first)
+    first = torch.zeros(2, 4, 1, 1) if layer is fast_layers.AttentionLSTM else torch.zeros(2, 4)
+    with pytest.raises(ValueError, match=r"it must be \(N, T, 3\), with N and T at least 1"):
+        layer(3, 4)(torch.zeros(shape), first)
 
 
 @pytest.mark.parametrize("words", [list(WORDS), dict(enumerate(WORDS))])
@@ -462,7 +457,6 @@ def test_ids_of_no_word_are_not_decoded(words, captions):
         ({"learning_rate": "fast"}, "learning_rate is 'fast'"), ({"lr_decay": -1}, "lr_decay is -1"),
         ({"batch_size": 0}, "batch_size is 0"), ({"batch_size": True}, "batch_size is True"),
         ({"num_epochs": -2}, "num_epochs is -2"), ({"num_epochs": 1e3}, "num_epochs is 1000.0"),
-        ({"accumulate": 0}, "accumulate is 0"), ({"precision": "float16"}, "precision is 'float16'"),
         ({"captions": [[1, 2]]}, "captions are a list; they must be a tensor"),
         ({"images": None}, "images are a NoneType"),
         ({"image_index": torch.tensor([0, 9])}, "image_index goes up to 9, but there are 2 images"),
@@ -473,7 +467,7 @@ def test_training_that_makes_no_sense(options, told):
     model = make_model()
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match=told):
-        solver.train(model, progress=False, **(known | options))
+        solver.train(model, options=QUIET, **(known | options))
     assert same(model.state_dict(), before)
 
 
@@ -491,8 +485,10 @@ def test_any_options_of_training_are_refused_by_name_or_trained_with(sizes, rate
     wrong += [name for name, value in rates.items() if isinstance(value, (str, type(None))) or not 0 < value < math.inf]
     wrong += ["precision"] * (precision != "float32")
     try:
-        losses = solver.train(make_light_model(), IMAGES, CAPTIONS, **sizes, **rates, precision=precision,
-                              progress=False).losses  # fmt: skip
+        options = Options(accumulate=sizes["accumulate"], precision=precision, progress=False)
+        epochs, batch = sizes["num_epochs"], sizes["batch_size"]
+        losses = solver.train(make_model("rnn"), IMAGES, CAPTIONS, num_epochs=epochs, batch_size=batch, **rates,
+                              options=options).losses  # fmt: skip
     except ValueError as error:
         assert wrong and str(error).split()[0] in wrong and "\n" not in str(error)
     except solver.TrainingError as error:
@@ -500,8 +496,3 @@ def test_any_options_of_training_are_refused_by_name_or_trained_with(sizes, rate
     else:
         assert not wrong and len(losses) == sizes["num_epochs"] * math.ceil(2 / sizes["batch_size"])
         assert all(map(math.isfinite, losses))
-
-
-def make_light_model():
-    with mock.patch.object(rnn_lstm_captioning, "ImageEncoder", lambda pretrained: MeanEncoder()):
-        return CaptioningRNN(WORDS, 3, 4, 5, "rnn", False, ignore_index=0)

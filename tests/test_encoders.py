@@ -1,5 +1,6 @@
 """Encoders: what they give, how they say that weights are missing, and the cache of their features."""
 
+import copy
 import http.server
 import importlib
 import sys
@@ -11,6 +12,7 @@ import torch
 from support.disk import fill
 
 from eecs598 import encoders
+from eecs598 import features as feature_room
 
 
 def test_regnet_gives_a_grid_for_any_picture():
@@ -89,7 +91,7 @@ def unsettle(encoder):
 def test_folded_normalization_gives_the_same_features(make_encoder, size):
     encoder = unsettle(make_encoder())
     pictures = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
-    folded = encoders.fold_normalization(encoder)
+    folded = feature_room.fold_normalization(encoder)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
     with torch.no_grad():
         features, expected = folded(pictures), encoder.eval()(pictures)
@@ -103,7 +105,7 @@ def test_folding_leaves_the_encoder_and_the_random_numbers_alone(make_encoder):
     encoder = make_encoder().train()
     before, state = repr(encoder), {name: value.clone() for name, value in encoder.state_dict().items()}
     random = torch.get_rng_state()
-    encoders.fold_normalization(encoder)
+    feature_room.fold_normalization(encoder)
     assert torch.equal(torch.get_rng_state(), random) and repr(encoder) == before and encoder.training
     assert all(torch.equal(value, state[name]) for name, value in encoder.state_dict().items())
     pictures = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
@@ -115,7 +117,7 @@ def test_folding_leaves_the_encoder_and_the_random_numbers_alone(make_encoder):
     assert any(name.endswith("running_mean") for name in moved) and any(name.endswith("weight") for name in moved)
     with torch.no_grad():
         expected = encoder.eval()(pictures)
-        torch.testing.assert_close(encoders.fold_normalization(encoder)(pictures), expected, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(feature_room.fold_normalization(encoder)(pictures), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_an_encoder_of_another_make_is_only_copied():
@@ -132,7 +134,7 @@ def test_an_encoder_of_another_make_is_only_copied():
             return self.conv(self.norm(images))
 
     encoder, pictures = unsettle(NormFirst()), torch.rand(2, 3, 8, 8)
-    copied = encoders.fold_normalization(encoder)
+    copied = feature_room.fold_normalization(encoder)
     assert copied is not encoder and not copied.training and encoder.training
     with torch.no_grad():
         torch.testing.assert_close(copied(pictures), encoder.eval()(pictures))
@@ -146,11 +148,11 @@ def test_features_of_a_frozen_encoder_are_the_encoders(stride, monkeypatch):
     encoder = encoders.EfficientNetLite0(stride).calibrate(pictures)
     with torch.no_grad():
         exact = encoder(pictures)
-        plain = encoders.copy.deepcopy(encoder).bfloat16()(pictures).float()
+        plain = copy.deepcopy(encoder).bfloat16()(pictures).float()
     far = {}
     for dtype in (torch.float32, torch.bfloat16):
-        monkeypatch.setattr(encoders, "fast_dtype", lambda device, dtype=dtype: dtype)
-        features = encoders.encode_images(encoder, pictures, 2, progress=False).float()
+        monkeypatch.setattr(feature_room, "fast_dtype", lambda device, dtype=dtype: dtype)
+        features = feature_room.encode_images(encoder, pictures, 2, progress=False).float()
         far[dtype] = float((features - exact).norm() / exact.norm())
     assert far[torch.float32] < 1e-3
     assert far[torch.bfloat16] < 1.25 * float((plain - exact).norm() / exact.norm()) < 0.5
@@ -264,10 +266,10 @@ class Captioner(torch.nn.Module):
 
 def test_the_encoder_is_found_replaced_and_put_back(mean_encoder):
     model, pictures = Captioner(mean_encoder), torch.rand(2, 3, 8, 9)
-    with encoders.fed_with_features(model):
+    with feature_room.fed_with_features(model):
         assert model(pictures) is pictures
     assert model.parts["cnn"] is mean_encoder
-    with pytest.raises(KeyError), encoders.fed_with_features(model):
+    with pytest.raises(KeyError), feature_room.fed_with_features(model):
         raise KeyError
     assert model.parts["cnn"] is mean_encoder
     other = encoders.ImageEncoder(pretrained=False)
@@ -285,7 +287,7 @@ def pictures():
 
 
 def cached(encoder, pictures, folder):
-    return encoders.cached_features(encoder, pictures, folder, batch_size=3, progress=False)
+    return feature_room.cached_features(encoder, pictures, folder, batch_size=3, progress=False)
 
 
 def test_features_are_the_encoders_in_half_precision(mean_encoder, pictures, tmp_path):
@@ -296,7 +298,7 @@ def test_features_are_the_encoders_in_half_precision(mean_encoder, pictures, tmp
 
 def test_features_are_computed_once(mean_encoder, pictures, tmp_path, monkeypatch):
     first = cached(mean_encoder, pictures, tmp_path).clone()
-    monkeypatch.setattr(encoders, "_encode_in_batches", None)  # a second computation would fail
+    monkeypatch.setattr(feature_room, "_encode_in_batches", None)  # a second computation would fail
     assert torch.equal(cached(mean_encoder, pictures, tmp_path), first)
     assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
 
@@ -312,7 +314,7 @@ def test_other_pictures_or_weights_have_other_features(mean_encoder, pictures, t
 
 
 def test_features_computed_in_an_older_way_are_not_read(mean_encoder, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(encoders, "FEATURES_VERSION", encoders.FEATURES_VERSION - 1)
+    monkeypatch.setattr(feature_room, "FEATURES_VERSION", feature_room.FEATURES_VERSION - 1)
     cached(mean_encoder, pictures, tmp_path)
     monkeypatch.undo()
     cached(mean_encoder, pictures, tmp_path)

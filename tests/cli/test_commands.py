@@ -12,10 +12,12 @@ from PIL import Image
 from support import ROOT
 
 import helpers
-from eecs598 import encoders, metrics
+from eecs598 import captioner, cli, encoders, features, metrics
+from eecs598.captioner import CELL_TYPES
 from eecs598.coco import build_data, build_vocabulary, encode_captions, save_data
+from eecs598.training.recipes import RECIPES
 from eecs598.utils import reset_seed
-from rnn_lstm_captioning import CELL_TYPES, CaptioningRNN
+from rnn_lstm_captioning import CaptioningRNN
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (120, 120, 120)}
 SIZES = [
@@ -36,8 +38,8 @@ SIZES = [
 def _exact_features_beside_the_tests(tmp_path_factory):
     """In float32: of a plain picture's features bfloat16 loses a third, measured; of a photograph's a twentieth."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoders, "FEATURES_FOLDER", tmp_path_factory.mktemp("features"))
-        patch.setattr(encoders, "fast_dtype", lambda device: torch.float32)
+        patch.setattr(features, "FEATURES_FOLDER", tmp_path_factory.mktemp("features"))
+        patch.setattr(features, "fast_dtype", lambda device: torch.float32)
         yield
 
 
@@ -144,14 +146,14 @@ class ColourEncoder(torch.nn.Module):
 
 def test_each_cell_begins_with_the_same_encoder(data_file, tmp_path, monkeypatch, capsys):
     """Also where it is trained end to end, as on a GPU: the second captioner must not inherit the first one's."""
-    begun, train_captioner = [], helpers.train_captioner
+    begun, train_captioner = [], cli.train.train_captioner
 
     def train_and_note(model, *args, **options):
         begun.append(model.image_encoder.scale.item())
         return train_captioner(model, *args, **options)
 
-    monkeypatch.setattr(helpers, "encoder_for", lambda data, name: ColourEncoder())
-    monkeypatch.setattr(helpers, "train_captioner", train_and_note)
+    monkeypatch.setattr(encoders, "encoder_for", lambda data, name: ColourEncoder())
+    monkeypatch.setattr(cli.train, "train_captioner", train_and_note)
     assert train(capsys, data_file, tmp_path, "--no-freeze-encoder")[0] == 0
     assert len(begun) == 3 and len(set(begun)) == 1
     ended = [torch.load(tmp_path / f"{cell_type}.pt", weights_only=True)["state"] for cell_type in CELL_TYPES]
@@ -159,7 +161,7 @@ def test_each_cell_begins_with_the_same_encoder(data_file, tmp_path, monkeypatch
 
 
 def test_a_seed_repeats_the_training(data_file, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(helpers, "encoder_for", lambda data, name: ColourEncoder())
+    monkeypatch.setattr(encoders, "encoder_for", lambda data, name: ColourEncoder())
     weights = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         assert train(capsys, data_file, tmp_path / name, "--cell", "rnn", "--seed", seed, "--epochs", 3)[0] == 0
@@ -168,7 +170,7 @@ def test_a_seed_repeats_the_training(data_file, tmp_path, monkeypatch, capsys):
 
 
 def parsed(*options):
-    return helpers._parse(["train", "--data", "a.pt", "--out", "b", *options])
+    return cli.parse(["train", "--data", "a.pt", "--out", "b", *options])
 
 
 def test_a_recipe_stands_in_for_the_defaults_and_yields_to_what_is_given():
@@ -176,8 +178,8 @@ def test_a_recipe_stands_in_for_the_defaults_and_yields_to_what_is_given():
     new = ("dropout", "label_smoothing", "averaging", "clip_norm", "warmup", "cosine", "self_critical",
            "self_critical_bleu")  # fmt: skip
     assert all(not getattr(plain, name) for name in new)
-    assert all(getattr(recipe, name) == value for name, value in helpers.RECIPES["flickr8k"].items())
-    assert set(helpers.RECIPES["flickr8k"]) <= set(vars(plain)) and recipe.seed == plain.seed
+    assert all(getattr(recipe, name) == value for name, value in RECIPES["flickr8k"].items())
+    assert set(RECIPES["flickr8k"]) <= set(vars(plain)) and recipe.seed == plain.seed
     changed = parsed("--dropout", "0.2", "--recipe", "flickr8k", "--epochs", "10", "--no-cosine", "--no-freeze-encoder")
     assert (changed.cosine, changed.freeze_encoder, plain.freeze_encoder) == (False, False, None)
     assert (changed.dropout, changed.epochs, changed.label_smoothing) == (0.2, 10, recipe.label_smoothing)
@@ -209,7 +211,7 @@ def test_train_with_all_its_options(data_file, tmp_path, capsys):
 ])  # fmt: skip
 def test_new_options_that_make_no_sense(data_file, tmp_path, monkeypatch, capsys, option, value, told):
     """Told before anything long, as training on people's captions or the pictures' features, is begun."""
-    monkeypatch.setattr(encoders, "cached_features", None)
+    monkeypatch.setattr(features, "cached_features", None)
     options = ["--cell", "rnn", "--self-critical", 1, option, value]
     status, _, errors = train(capsys, data_file, tmp_path, *options)
     assert_one_error(status, errors, told)
@@ -411,8 +413,8 @@ def test_caption_takes_a_web_address(trained, tmp_path, serve, capsys):
 
 
 def test_photos_are_prepared_like_the_training_pictures(trained, photos, monkeypatch, capsys):
-    prepared, prepare = [], helpers.prepare_image
-    monkeypatch.setattr(helpers, "prepare_image", lambda photo, *how: prepared.append(how) or prepare(photo, *how))
+    prepared, prepare = [], captioner.prepare_image
+    monkeypatch.setattr(captioner, "prepare_image", lambda photo, *how: prepared.append(how) or prepare(photo, *how))
     assert run(capsys, "caption", "--checkpoint", trained / "rnn.pt", *photos)[0] == 0
     assert prepared == [(40, "crop")] * len(photos)
 
@@ -505,7 +507,7 @@ def test_the_published_overfit_run_on_real_photographs(real_data, tmp_path):
         model = helpers.make_captioner(CaptioningRNN, data, cell_type, encoder, hidden_dim=512, wordvec_dim=256)
         model, losses = helpers.train_captioner(
             model, data["train_images"], data["train_captions"], 80, 25, 1e-3, 1, "cpu",
-            features_folder=tmp_path, progress=False, plot=False,
+            options=helpers.Options(progress=False, plot=False),
         )  # fmt: skip
         print(f"{cell_type}: mean loss of the last epoch {sum(losses[-2:]) / 2:.3f}, target {target}")  # with -s
         assert len(losses) == 160 and losses[0] > 60

@@ -9,15 +9,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import helpers
-from eecs598 import encoders
+from eecs598 import decoding, encoders, features
+from eecs598.captioner import CELL_TYPES
 from eecs598.coco import DataError, save_data
+from eecs598.coco.captions import SPECIAL_TOKENS
 from eecs598.metrics import evaluate_captions
+from eecs598.training import run
+from eecs598.training.examples import captions_together, with_mirror_images
 from eecs598.training.solver import TrainingError
-from rnn_lstm_captioning import CELL_TYPES, CaptioningRNN
+from rnn_lstm_captioning import CaptioningRNN
 
 CELLS = pytest.mark.parametrize("cell_type", CELL_TYPES)
 WORDS = ["<END>", "a", "<NULL>", "cat", "<START>", "<UNK>"]  # ids are looked up, never assumed
-QUIET = {"device": "cpu", "progress": False, "plot": False}
+QUIET = {"device": "cpu", "options": helpers.Options(progress=False, plot=False)}
 
 
 def make(data, encoder, cell_type="lstm", seed=0):
@@ -114,20 +118,24 @@ def test_a_data_file_is_opened_and_described(tiny_data, tmp_path, capsys):
 # --- training ---------------------------------------------------------------------------------------------
 
 
-def test_the_published_call(tiny_data, mean_encoder, tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def _features_beside_the_test(tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "FEATURES_FOLDER", tmp_path / "features")
+
+
+def test_the_published_call(tiny_data, mean_encoder):
     """By position; the model that goes in comes out, with a loss for each iteration."""
-    monkeypatch.setattr(encoders, "FEATURES_FOLDER", tmp_path)
     model = make(tiny_data, mean_encoder)
     trained, losses = helpers.train_captioner(model, *pairs(tiny_data), 3, 3, 1e-3, 0.9, torch.device("cpu"))
     assert trained is model and model.image_encoder is mean_encoder
     assert len(losses) == 3 * 2 and all(isinstance(loss, float) for loss in losses)
 
 
-def test_the_model_is_moved_to_the_device(tiny_data, mean_encoder, tmp_path, monkeypatch):
+def test_the_model_is_moved_to_the_device(tiny_data, mean_encoder, monkeypatch):
     model, devices = make(tiny_data, mean_encoder), []
     move = model.to
     monkeypatch.setattr(model, "to", lambda device: devices.append(device) or move(device))
-    options = {"features_folder": tmp_path, "progress": False, "plot": False}
+    options = {"options": QUIET["options"]}
     helpers.train_captioner(model, *pairs(tiny_data), 1, 4, 1e-3, device="cpu", **options)
     helpers.train_captioner(model, *pairs(tiny_data), 1, 4, 1e-3, **options)
     assert devices == [torch.device("cpu"), helpers.default_device()]
@@ -135,22 +143,22 @@ def test_the_model_is_moved_to_the_device(tiny_data, mean_encoder, tmp_path, mon
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @CELLS
-def test_on_a_gpu_the_default_is_end_to_end(tiny_data, mean_encoder, tmp_path, cell_type):
+def test_on_a_gpu_the_default_is_end_to_end(tiny_data, mean_encoder, cell_type):
     for freeze, moved in ((None, True), (False, True), (True, False)):
         encoder = copy.deepcopy(mean_encoder)
         model, losses = helpers.train_captioner(
             make(tiny_data, encoder, cell_type), *pairs(tiny_data), 3, 4, 1e-3,
-            freeze_encoder=freeze, features_folder=tmp_path, progress=False, plot=False,
+            freeze_encoder=freeze, options=QUIET["options"],
         )  # fmt: skip
         assert next(model.parameters()).is_cuda and losses[-1] < losses[0]
         assert moved == (encoder.scale.cpu() != mean_encoder.scale)
 
 
-def test_on_a_cpu_the_encoder_is_frozen_unless_told_otherwise(tiny_data, tmp_path):
+def test_on_a_cpu_the_encoder_is_frozen_unless_told_otherwise(tiny_data):
     """Bit by bit, the statistics of its normalization included."""
     encoder = ConvEncoder()
     before = copy.deepcopy(encoder.state_dict())
-    for options, frozen in (({"features_folder": tmp_path}, True), ({"freeze_encoder": False}, False)):
+    for options, frozen in (({}, True), ({"freeze_encoder": False}, False)):
         model = make(tiny_data, encoder)
         helpers.train_captioner(model, *pairs(tiny_data), 2, 4, 1e-2, **QUIET, **options)
         same = [torch.equal(value, before[name]) for name, value in encoder.state_dict().items()]
@@ -158,21 +166,20 @@ def test_on_a_cpu_the_encoder_is_frozen_unless_told_otherwise(tiny_data, tmp_pat
         assert model.image_encoder is encoder and encoder.training
 
 
-def test_the_encoder_is_put_back_when_training_fails(tiny_data, mean_encoder, tmp_path):
+def test_the_encoder_is_put_back_when_training_fails(tiny_data, mean_encoder):
     model = make(tiny_data, mean_encoder)
     with pytest.raises(TrainingError, match="lower the learning rate"):
-        helpers.train_captioner(model, *pairs(tiny_data), 5, 4, 1e38, **QUIET, features_folder=tmp_path)
+        helpers.train_captioner(model, *pairs(tiny_data), 5, 4, 1e38, **QUIET)
     assert model.image_encoder is mean_encoder
     with pytest.raises(ValueError, match="num_epochs is 0"):
-        helpers.train_captioner(model, *pairs(tiny_data), 0, 4, 1e-3, **QUIET, features_folder=tmp_path)
+        helpers.train_captioner(model, *pairs(tiny_data), 0, 4, 1e-3, **QUIET)
     assert model.image_encoder is mean_encoder
 
 
 @CELLS
-def test_frozen_or_not_the_loss_begins_the_same(tiny_data, mean_encoder, tmp_path, monkeypatch, cell_type):
+def test_frozen_or_not_the_loss_begins_the_same(tiny_data, mean_encoder, cell_type):
     """In training and in validation; features have bfloat16's precision where that is fast."""
     histories = []
-    monkeypatch.setattr(helpers, "plot_history", histories.append)
     flipped = tiny_data["train_images"].flip(0), tiny_data["train_captions"]
     for images, freeze in (
         (tiny_data["train_images"], True),
@@ -182,38 +189,36 @@ def test_frozen_or_not_the_loss_begins_the_same(tiny_data, mean_encoder, tmp_pat
         model = make(tiny_data, mean_encoder, cell_type)
         model.feature_projection.weight.data *= 100  # the picture matters
         model.output_projection.weight.data *= 10
-        helpers.train_captioner(
-            model, images, tiny_data["train_captions"], 1, 4, 1e-9, **QUIET | {"plot": True},
-            freeze_encoder=freeze, features_folder=tmp_path, val_data=flipped,
-        )  # fmt: skip
+        histories.append(run.train_captioner(
+            model, images, tiny_data["train_captions"], 1, 4, 1e-9, **QUIET, freeze_encoder=freeze, val_data=flipped))
     frozen, unfrozen, other = [history.losses + history.val_losses for history in histories]
     assert frozen == pytest.approx(unfrozen, rel=0.01)
     assert len(frozen) == 2 and abs(frozen[0] - other[0]) > 0.05 * other[0] and frozen[1] == pytest.approx(other[0])
 
 
-def test_features_are_computed_once_over_several_calls(tiny_data, mean_encoder, tmp_path, monkeypatch):
+def test_features_are_computed_once_over_several_calls(tiny_data, mean_encoder, monkeypatch):
     encoded = []
-    encode = encoders._encode_in_batches
-    monkeypatch.setattr(encoders, "_encode_in_batches", lambda *args: encoded.append(len(args[1])) or encode(*args))
+    encode = features._encode_in_batches
+    monkeypatch.setattr(features, "_encode_in_batches", lambda *args: encoded.append(len(args[1])) or encode(*args))
     val_data = tiny_data["val_images"][:3], tiny_data["val_captions"][:3]
-    options = QUIET | {"features_folder": tmp_path, "val_data": val_data}
+    options = QUIET | {"val_data": val_data}
     for cell_type in CELL_TYPES:
         helpers.train_captioner(make(tiny_data, mean_encoder, cell_type), *pairs(tiny_data), 1, 4, 1e-3, **options)
     assert encoded == [4, 3]
 
 
-def test_captions_share_pictures_by_image_index(tiny_data, mean_encoder, tmp_path):
+def test_captions_share_pictures_by_image_index(tiny_data, mean_encoder):
     captions, index = helpers.all_captions(tiny_data)
     model, images = make(tiny_data, mean_encoder), tiny_data["train_images"]
-    options = QUIET | {"features_folder": tmp_path}
-    _, losses = helpers.train_captioner(model, images, captions, 2, 3, 1e-3, image_index=index, **options)
+    _, losses = helpers.train_captioner(model, images, captions, 2, 3, 1e-3, image_index=index, **QUIET)
     assert len(losses) == 2 * 3
     with pytest.raises(ValueError, match="4 images but 8 captions"):
-        helpers.train_captioner(model, images, captions, 2, 3, 1e-3, **options)
+        helpers.train_captioner(model, images, captions, 2, 3, 1e-3, **QUIET)
 
 
 @CELLS
-def test_it_learns_by_heart_and_captions_right(tiny_data, mean_encoder, tmp_path, cell_type):
+@pytest.mark.parametrize("fast", [False, True])
+def test_it_learns_by_heart_and_captions_right(tiny_data, mean_encoder, cell_type, fast):
     model, losses = helpers.train_captioner(
         make(tiny_data, mean_encoder, cell_type),
         *pairs(tiny_data),
@@ -221,7 +226,7 @@ def test_it_learns_by_heart_and_captions_right(tiny_data, mean_encoder, tmp_path
         4,
         2e-2,
         **QUIET,
-        features_folder=tmp_path,
+        fast=fast,
     )
     assert losses[-1] < 0.5 < losses[0]
     captions = caption(model, tiny_data, tiny_data["val_images"])[0]
@@ -251,7 +256,7 @@ def test_batches_are_captioned_like_single_pictures(tiny_data, mean_encoder, cel
     images[:4] = tiny_data["train_images"]
     captions, weights = caption(model, tiny_data, images)
     assert len(captions) == 7 and len(set(captions)) > 1
-    assert not any(special in text for text in captions for special in helpers.SPECIALS)
+    assert not any(special in text for text in captions for special in SPECIAL_TOKENS[:3])
     for size in (1, 3):
         again, weights_again = caption(model, tiny_data, images, batch_size=size)
         assert again == captions
@@ -382,8 +387,9 @@ def course_file(tmp_path, monkeypatch, serve):
     served, fetched = tmp_path / "served", tmp_path / "datasets"
     served.mkdir()
     fetched.mkdir()
-    fetch, url = helpers.coco.download, f"{serve(served)}/coco.pt"
-    monkeypatch.setattr(helpers.coco, "download", lambda: fetch(fetched / "coco.pt", [url], retries=0, progress=False))
+    fetch, url = helpers.coco.download_course_file, f"{serve(served)}/coco.pt"
+    monkeypatch.setattr(helpers.coco, "download_course_file",
+                        lambda: fetch(fetched / "coco.pt", [url], retries=0, progress=False))
     monkeypatch.setattr(helpers, "DATASETS", fetched)
     return served, fetched
 
@@ -417,7 +423,7 @@ def test_scenes_are_drawn_once(course_file, monkeypatch):
 
 def test_captions_together_are_all_captions_by_picture(tiny_data):
     tiny_data["train_references"][1] = ["green", "a green thing", "green all over"]
-    together, (captions, index) = helpers.captions_together(tiny_data), helpers.all_captions(tiny_data)
+    together, (captions, index) = captions_together(tiny_data), helpers.all_captions(tiny_data)
     assert together.shape == (4, 3, 17)
     for row in range(4):
         own = captions[index == row]
@@ -429,7 +435,7 @@ def test_mirror_images_come_with_their_pictures_captions(tiny_data, references):
     tiny_data["train_images"] = torch.randint(0, 256, tiny_data["train_images"].shape, dtype=torch.uint8)
     if not references:  # as coco.pt
         del tiny_data["train_references"]
-    doubled = helpers.with_mirror_images(tiny_data)
+    doubled = with_mirror_images(tiny_data)
     n = len(tiny_data["train_images"])
     assert torch.equal(doubled["train_images"][:n], tiny_data["train_images"])
     for y, x in ((0, 0), (3, 1)):
@@ -450,34 +456,27 @@ def test_a_captioner_is_scored_against_all_that_people_said(tiny_data, mean_enco
 
 
 @CELLS
-def test_scores_while_training_are_those_of_greedy_captions(tiny_data, mean_encoder, cell_type, monkeypatch, capsys):
-    histories, train = [], helpers.solver.train
-
-    def train_and_note(*args, **how):
-        histories.append(train(*args, **how))
-        return histories[-1]
-
-    monkeypatch.setattr(helpers.solver, "train", train_and_note)
-    names = tiny_data["vocab"]["idx_to_token"]
-    model, _ = helpers.train_captioner(
-        make(tiny_data, mean_encoder, cell_type), *pairs(tiny_data), 2, 2, 1e-2, freeze_encoder=False, **QUIET,
+def test_scores_while_training_are_those_of_greedy_captions(tiny_data, mean_encoder, cell_type, capsys):
+    names, model = tiny_data["vocab"]["idx_to_token"], make(tiny_data, mean_encoder, cell_type)
+    history = run.train_captioner(
+        model, *pairs(tiny_data), 2, 2, 1e-2, freeze_encoder=False, **QUIET,
         val_data=(tiny_data["val_images"], tiny_data["val_captions"]),
         val_references=(tiny_data["val_references"], names),
     )  # fmt: skip
-    scores = histories[0].val_scores
+    scores = history.val_scores
     assert len(scores) == 2 and scores[-1] == helpers.score_captioner(model, tiny_data)[1].scores
     assert f"CIDEr-D {scores[-1]['CIDEr-D']:.3f}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_the_mirror_image_goes_beside_its_picture(tiny_data, mean_encoder, frozen, monkeypatch):
-    model, seen, decode = make(tiny_data, mean_encoder.requires_grad_(not frozen)), [], helpers.decoding.decode
+    model, seen, decode = make(tiny_data, mean_encoder.requires_grad_(not frozen)), [], decoding.decode
 
     def decode_and_note(model, part, **how):
         seen.append(part)
         return decode(model, part, **how)
 
-    monkeypatch.setattr(helpers.decoding, "decode", decode_and_note)
+    monkeypatch.setattr(decoding, "decode", decode_and_note)
     images = torch.randint(0, 256, tiny_data["val_images"].shape, dtype=torch.uint8)
     captions = helpers.caption_pictures(model, images, tiny_data["vocab"]["idx_to_token"], beam_size=2, mirror=True)
     (part,) = seen
