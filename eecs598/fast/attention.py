@@ -69,17 +69,18 @@ def attention_lstm_backward(dh, cache):
     dattn, dproducts = dh.new_zeros(T, N, H), dh.new_zeros(T, N, L)
     dprev_h = dprev_c = dh.new_zeros(0, H)
     for first, last in reversed(packing.blocks()):
-        da = []
+        block = packing.rows(first, last)
+        da = z.new_empty(block.stop - block.start, 4 * H)
         for t in reversed(range(first, last)):
             n = packing.sizes[t]
             dh_t, dc_t = dh[:n, t] + pad_rows(dprev_h, n), pad_rows(dprev_c, n)  # from the loss, and from step t + 1
-            da_t, dprev_c = cell_backward(dh_t, dc_t, gates[t], c[t][:n], c[t + 1])
+            da_t = da[packing.rows(t, since=first)]
+            dprev_c = cell_backward(dh_t, dc_t, gates[t], c[t][:n], c[t + 1], out=da_t)
             dz = product(da_t, W.t())
             dx[:n, t], dprev_h, dattn[t, :n] = dz[:, :D], dz[:, D:-H], dz[:, -H:]
             dlook, dproducts[t, :n] = attend_backward(dattn[t, :n], cells[:n], weights[t, :n])
             dprev_h = dprev_h + dlook  # the state before was used twice: in the step, and to look
-            da.append(da_t)
-        add_weight_gradients_(dW, db, z[packing.rows(first, last)], torch.cat(da[::-1]))
+        add_weight_gradients_(dW, db, z[block], da)
     dcells = _sum_over_steps(dattn, weights, packing.unpack(z[:, D:-H]), dproducts)
     dcells += pad_rows(dprev_h + dprev_c, N).unsqueeze(2) / L  # through h0 = c0 = mean of A
     return dx, dcells.unflatten(2, A.shape[2:]), *dW.split([D, H, H]), db

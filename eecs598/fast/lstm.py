@@ -49,15 +49,16 @@ def lstm_backward(dh, cache):
     dx, dW, db = dh.new_zeros(N, T, D), torch.zeros_like(W), W.new_zeros(4 * H)
     dprev_h = dprev_c = dh.new_zeros(0, H)
     for first, last in reversed(packing.blocks()):
-        da = []
+        block = packing.rows(first, last)
+        da = z.new_empty(block.stop - block.start, 4 * H)
         for t in reversed(range(first, last)):
             n = packing.sizes[t]
             dh_t, dc_t = dh[:n, t] + pad_rows(dprev_h, n), pad_rows(dprev_c, n)  # from the loss, and from step t + 1
-            da_t, dprev_c = cell_backward(dh_t, dc_t, gates[t], c[t][:n], c[t + 1])
+            da_t = da[packing.rows(t, since=first)]
+            dprev_c = cell_backward(dh_t, dc_t, gates[t], c[t][:n], c[t + 1], out=da_t)
             dz = product(da_t, W.t())
             dx[:n, t], dprev_h = dz[:, :D], dz[:, D:]
-            da.append(da_t)
-        add_weight_gradients_(dW, db, z[packing.rows(first, last)], torch.cat(da[::-1]))
+        add_weight_gradients_(dW, db, z[block], da)
     return dx, pad_rows(dprev_h, N), pad_rows(dprev_c, N), dW[:D], dW[D:], db
 
 
@@ -80,15 +81,14 @@ def cell_forward_(a, prev_c, out):
     return next_c
 
 
-def cell_backward(dh, dc, gates, prev_c, next_c):
-    """Gradient of `cell_forward_`: da (n, 4H) and dprev_c. The lines of the lesson's `lstm_step_backward`.
+def cell_backward(dh, dc, gates, prev_c, next_c, out):
+    """Gradient of `cell_forward_`: da (n, 4H) goes to `out`. Returns dprev_c. The lines of `lstm_step_backward`.
 
     Multiplied out: u s (1 - s) is v - v s with v = u s, and most of the v are needed anyway.
     """
-    da = torch.empty_like(gates)
     if kernels.fits(gates):
-        return da, kernels.cell_backward(dh, dc, gates, prev_c, next_c, da)
-    (i, f, o, g), (di, df, do, dg), tanh_c = gates.chunk(4, dim=1), da.chunk(4, dim=1), tanh_(next_c.clone())
+        return kernels.cell_backward(dh, dc, gates, prev_c, next_c, out)
+    (i, f, o, g), (di, df, do, dg), tanh_c = gates.chunk(4, dim=1), out.chunk(4, dim=1), tanh_(next_c.clone())
     torch.mul(dh, o, out=do)
     dc = dc + do
     dc.addcmul_(do.mul_(tanh_c), tanh_c, value=-1)  # dc + dh o (1 - tanh_c^2)
@@ -97,6 +97,6 @@ def cell_backward(dh, dc, gates, prev_c, next_c):
     dg.addcmul_(di, g, value=-1)  # dc i (1 - g^2)
     dprev_c = dc.mul_(f)
     torch.mul(dprev_c, prev_c, out=df)
-    sigmoids, dsigmoids = gates[:, : -g.shape[1]], da[:, : -g.shape[1]]
+    sigmoids, dsigmoids = gates[:, : -g.shape[1]], out[:, : -g.shape[1]]
     dsigmoids.addcmul_(dsigmoids, sigmoids, value=-1)  # dc g i, dc prev_c f and dh tanh_c o, each times (1 - s)
-    return da, dprev_c
+    return dprev_c

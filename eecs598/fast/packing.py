@@ -29,9 +29,13 @@ class Packing:
             self.sizes = (lengths.unsqueeze(1) > torch.arange(T, device=lengths.device)).sum(0).tolist()
         self.starts = [0, *itertools.accumulate(self.sizes)]
 
-    def rows(self, first: int, last: int | None = None) -> slice:
-        """Where the rows of the steps from `first` up to `last`, or of that one step, lie in a packed sequence."""
-        return slice(self.starts[first], self.starts[first + 1 if last is None else last])
+    def rows(self, first: int, last: int | None = None, since: int = 0) -> slice:
+        """Where the rows of the steps from `first` up to `last`, or of that one step, lie in a packed sequence.
+
+        since: the step with which that sequence begins.
+        """
+        begin, end = self.starts[first], self.starts[first + 1 if last is None else last]
+        return slice(begin - self.starts[since], end - self.starts[since])
 
     def blocks(self):
         """(first, last) of runs of steps, from the first run to the last, each with about BLOCK_ROWS rows."""

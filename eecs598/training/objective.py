@@ -54,6 +54,8 @@ class Objective(nn.Module):
         if the first batch's loss or gradients are not the model's own.
         """
         check_captions(self.model, images, captions)
+        if not self.fast and weights is not None:
+            raise ObjectiveError("captions sampled from the model are weighted by eecs598.fast alone: fast=True")
         if not self.fast:
             return plain_loss(self.model, images, captions)
         parts = find_parts(self.model)  # anew each time: features may stand in for the encoder

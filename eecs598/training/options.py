@@ -58,12 +58,12 @@ class Options:
 
     def __post_init__(self):
         for name in ("dropout", "label_smoothing", "scheduled_sampling", "averaging"):
-            if not 0 <= getattr(self, name) < 1:
+            if not _is_number(getattr(self, name), below=1):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be in [0, 1), 0 for none")
         for name in ("doubly_stochastic", "attention_entropy", "weight_decay", "clip_norm", "warmup"):
-            if not 0 <= getattr(self, name) < math.inf:
+            if not _is_number(getattr(self, name), below=math.inf):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be finite and at least 0, 0 for none")
-        if not isinstance(self.accumulate, int) or self.accumulate < 1:
+        if type(self.accumulate) is not int or not 1 <= self.accumulate < 2**63:
             raise ValueError(f"accumulate is {self.accumulate!r}; it must be a whole number, at least 1")
         if self.precision not in ("auto", *PRECISIONS):
             raise ValueError(f"precision is {self.precision!r}; it must be auto, {' or '.join(PRECISIONS)}")
@@ -78,6 +78,10 @@ class Options:
 
     def _in_use(self, names):
         return {name: getattr(self, name) for name in names if getattr(self, name)}
+
+
+def _is_number(value, below):
+    return isinstance(value, (int, float)) and 0 <= value < below
 
 
 NAMES = tuple(field.name for field in fields(Options))

@@ -57,6 +57,11 @@ def test_without_fast_there_are_no_options():
         Objective(make_model("rnn"), Options(dropout=0.1, label_smoothing=0.1, cosine=True), fast=False)
 
 
+def test_without_fast_there_are_no_weights():
+    with pytest.raises(ObjectiveError, match=r"weighted by eecs598.fast alone: fast=True"):
+        Objective(make_model("rnn"), fast=False)(*batch(), torch.ones(4))
+
+
 def test_an_edition_without_fast_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "eecs598.fast", None)
     with pytest.raises(ObjectiveError, match="no eecs598/fast: train with fast=False"):
