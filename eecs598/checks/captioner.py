@@ -13,6 +13,7 @@ from eecs598.checks.formulas import SPECIALS, end_captions
 from eecs598.checks.kinds import register
 from eecs598.checks.levels import BEYOND, current_level
 from eecs598.checks.running import PARAMETERS, OutputError, attempt, named
+from eecs598.coco.captions import SPECIAL_TOKENS
 from eecs598.features import fed_with_features
 from eecs598.grad import CheckTable
 
@@ -24,7 +25,7 @@ ROLES = {  # weight -> what it is, and the bias that goes with it
 
 @cache
 def _vocabulary(size, specials):
-    names = dict(zip(specials, ("<NULL>", "<START>", "<END>")))
+    names = dict(zip(specials, SPECIAL_TOKENS))
     return {names.get(word, f"word{word}"): word for word in range(size)}
 
 
