@@ -452,6 +452,7 @@ def test_mirrors_are_tried_in_order(add, path):
         ("file.zip", "missing", "not an address"),
         ([], "missing", "no address"),
     ],
+    ids=["refused", "no such host", "ftp", "no scheme", "none"],  # the same in every process: a port is not
 )
 def test_unreachable_addresses(path, url, reason, words):
     error = get_error(url, path)
