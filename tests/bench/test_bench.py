@@ -21,6 +21,12 @@ from eecs598.training.options import PRECISIONS, Options
 SMALL = bench.Sizes(N=5, T=4, W=3, H=6, V=13, C=7, grid=2)
 
 
+@pytest.fixture(autouse=True)
+def _the_lesson_stays_the_same_module(monkeypatch):
+    """`load_module` puts what it loads in its place; the tests after these need their own."""
+    monkeypatch.setitem(sys.modules, "rnn_lstm_captioning", rlc)
+
+
 def copy_weights(plain, ours):
     """The captioner's weights into the plain one's places."""
     cell = dict(ours.cell.named_parameters())

@@ -275,6 +275,7 @@ def test_modules_here_that_are_no_secret_can_be_imported(grade):
 # What the kernel refuses, without the audit hook: what a submission meets that gets around the hook.
 KERNEL = """
 import json, os, socket, subprocess, sys, threading
+from eecs598 import encoders
 from eecs598.grading import sandbox
 
 folder, solution, other = sys.argv[1:]
@@ -303,7 +304,8 @@ attempt("other submission", lambda: open(f"{other}/ann.py").read())
 attempt("outside", lambda: open(f"{other}/new", "w"))
 attempt("inside", lambda: open(f"{folder}/new", "w"))
 attempt("library", lambda: open(json.__file__).read())
-attempt("module", lambda: open(sandbox.__file__).read())
+attempt("module", lambda: open(encoders.__file__).read())
+attempt("room with answers", lambda: open(f"{sandbox.ROOT}/eecs598/fast/lstm.py").read())
 attempt("start thread", start_thread)
 print(json.dumps(results))
 """
@@ -323,7 +325,7 @@ def test_what_the_kernel_refuses(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     results, refused = json.loads(done.stdout), "PermissionError"
     assert results == dict.fromkeys(
-        ("fork", "program", "socket", "signal", "solution", "other submission", "outside"), refused
+        ("fork", "program", "socket", "signal", "solution", "other submission", "outside", "room with answers"), refused
     ) | dict.fromkeys(("inside", "library", "module", "start thread"), "done") | {"thread": "ran"}
 
 
