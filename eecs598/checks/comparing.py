@@ -41,7 +41,7 @@ def compare(table, formula, run, value, cases=None, label=""):
         missed = _add_rows(table, label or case.label, got, want, limit_at_level(formula))
         if missed and news:
             table.hint(case.hint)
-            explain(table, formula, value, (inputs, incoming, case.options), missed, got, want)
+            explain(table, formula, value, case, missed, got, want)
         if first is None:
             first = got
             _add_unchanged(table, formula, inputs, incoming, *copies)

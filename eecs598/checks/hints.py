@@ -11,6 +11,7 @@ from eecs598.checks.parts import MAIN, SIZES
 from eecs598.checks.running import OWN_DTYPE
 from eecs598.grad import rel_error
 
+_kept = {}  # what `_mistaken_values` has computed
 SAME = 1e-6  # a wrong output within this of a mistake's value is that mistake
 RATIOS = (
     (-1, "the sign is wrong"),
@@ -26,11 +27,13 @@ RATIOS = (
 )
 
 
-def explain(table, formula, value, given, missed, got, want):
-    """Add hints: the fewest known mistakes that give the missed outputs' numbers, else how these differ."""
+def explain(table, formula, value, case, missed, got, want):
+    """Add hints: the fewest known mistakes that give the missed outputs' numbers, else how these differ.
+
+    value: `formula.values` or `formula.derivatives`.
+    """
     found, same = [], max(SAME, limit_at_level(formula))
-    for sentence, mistake in formula.mistakes:
-        wrong = value(lambda mistake=mistake, **p: mistake(formula.compute, p), *given)
+    for (sentence, _), wrong in zip(formula.mistakes, _mistaken_values(formula, value, case)):
         alike = {name for name in want if _alike(got[name], wrong[name], same)}
         # Zeros tell little: they count where the mistake gives all the other outputs too.
         telling = {name for name in alike if got[name].any() or len(alike) == len(want)}
@@ -47,6 +50,17 @@ def explain(table, formula, value, given, missed, got, want):
         table.hint(f"{name} {_difference(got[name], want[name])}")
         if got[name].shape != want[name].shape:
             table.hint(describe_sizes(formula, MAIN))
+
+
+def _mistaken_values(formula, value, case):
+    """What each of the formula's mistakes gives in a case: the same numbers each time, so they are kept."""
+    key = id(formula), value.__name__, repr(case)
+    if key not in _kept:
+        inputs, incoming = formula.draw(case)
+        wrong = [value(lambda mistake=mistake, **p: mistake(formula.compute, p), inputs, incoming, case.options)
+                 for _, mistake in formula.mistakes]  # fmt: skip
+        _kept[key] = formula, wrong  # the formula too, so that no other one gets its id
+    return _kept[key][1]
 
 
 def _alike(got, wrong, same=SAME):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.checking import hints, student
 
+import rnn_lstm_captioning as rlc
 from eecs598.checks import CHECKS, parts
 from eecs598.checks.parts import Formula
 from eecs598.grad import CheckError
@@ -302,3 +303,23 @@ def test_a_wrong_forward_with_its_own_right_backward_is_told_apart():
 
     names |= {"temporal_affine_forward": with_right_cache, "temporal_affine_backward": backward}
     assert "the backward is right, but temporal_affine_forward computes" in hints("temporal_affine_backward", names)
+
+
+def test_what_the_mistakes_give_is_computed_once(monkeypatch):
+    """A class has the same mistakes again and again; the hints stay the same."""
+    calls, derivatives = [], Formula.derivatives
+    monkeypatch.setattr(Formula, "derivatives", lambda *given: calls.append(1) or derivatives(*given))
+    monkeypatch.setattr("eecs598.checks.hints._kept", {})
+
+    def wrong_backward(dnext_h, cache):
+        *gradients, db = rlc.rnn_step_backward(dnext_h, cache)
+        return *gradients, db / len(dnext_h)
+
+    found = []
+    for _ in range(2):
+        calls.clear()
+        with pytest.raises(CheckError) as caught:
+            CHECKS["rnn_step_backward"].run(rlc.rnn_step_forward, wrong_backward)
+        found.append((str(caught.value), len(calls)))
+    (first, computed), (second, again) = found
+    assert first == second and 0 < again < computed
