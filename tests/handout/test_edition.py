@@ -65,14 +65,15 @@ import rnn_lstm_captioning as rlc
 from eecs598.training import solver
 from eecs598.training.objective import Objective
 from eecs598.training.options import Options
+torch.manual_seed(0)
 words = {word: k for k, word in enumerate(["<NULL>", "<START>", "<END>", "a", "b"])}
 images, captions = torch.rand(4, 3, 64, 64), torch.tensor([[1, 3, 4, 2], [1, 4, 2, 0], [1, 3, 2, 0], [1, 4, 4, 2]])
 for cell in ("rnn", "lstm", "attn"):
     model = rlc.CaptioningRNN(words, 400, 8, 6, cell, image_encoder_pretrained=False, ignore_index=0)
     quiet = Options(progress=False, plot=False)
     losses = solver.train(
-        model, images, captions, num_epochs=8, batch_size=4, learning_rate=1e-2, options=quiet).losses
-    assert losses[-1] < losses[0]
+        model, images, captions, num_epochs=20, batch_size=4, learning_rate=1e-2, options=quiet).losses
+    assert losses[-1] < 0.9 * losses[0], losses
     try:
         Objective(model)(images, captions)
     except ValueError as error:
