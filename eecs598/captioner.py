@@ -235,5 +235,7 @@ def _in_batches(model, images, batch_size, decode, mirror=False):
         if encoders.is_frozen(encoder):
             views = [features.encode_images(encoder, view, device=device, progress=False) for view in views]
             stack.enter_context(features.fed_with_features(model))
+        else:
+            encoders.check_pictures(images)
         images = torch.stack(views, dim=1) if mirror else views[0]
         return [decode(part.to(device)) for part in images.split(batch_size)]

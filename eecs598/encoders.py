@@ -1,7 +1,8 @@
 """Image encoders with trained weights, online and offline.
 
 An encoder is a module that takes pictures (N, 3, H, W), uint8 or float in [0, 1], gives features (N, C, h, w)
-and has C as its attribute `out_channels`.
+and has C as its attribute `out_channels`. The range is not looked at here but where pictures come in, by
+`check_pictures`: the published assignment's cells give an encoder numbers from -3 to 3.
 """
 
 import importlib
@@ -40,12 +41,24 @@ def import_torchvision():
 import_torchvision()  # now, so that a student's own `import torchvision` works after ours
 
 
-def normalize_images(images, mean, std, image_size=None):
-    """Pictures (N, 3, H, W), uint8 or float in [0, 1], as float with each channel's mean and deviation removed.
+def check_pictures(images):
+    """Raise ValueError for float pictures outside [0, 1], and for those that were divided by 255 twice.
 
-    image_size: the side to which they are resized; None: none. Raises ValueError for another shape, another
-    range, and pictures that were divided by 255 twice, the usual reason for a model that gives every picture
-    the same caption.
+    The second is the usual reason for a model that gives every picture the same caption.
+    """
+    if not images.is_floating_point() or not images.numel():
+        return
+    low, high = (float(edge) for edge in images.aminmax())
+    if low < -0.01 or not high <= 1.01:
+        raise ValueError(f"float pictures span {low:.3g} to {high:.3g}; they must lie in [0, 1]")
+    if 0 < high <= 1 / 255:
+        raise ValueError(f"the brightest value is {high:.3g}: these pictures were divided by 255 twice")
+
+
+def normalize_images(images, mean, std, image_size=None):
+    """Pictures (N, 3, H, W), uint8 or float, as float with each channel's mean and deviation removed.
+
+    image_size: the side to which they are resized; None: none. Raises ValueError for another shape or dtype.
     """
     if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(f"pictures are {tuple(images.shape)}; they must be (N, 3, H, W)")
@@ -53,12 +66,6 @@ def normalize_images(images, mean, std, image_size=None):
         images = images.float().div_(255)
     elif not images.is_floating_point():
         raise ValueError(f"pictures are {images.dtype}; they must be uint8 or float in [0, 1]")
-    elif images.numel():
-        low, high = (float(edge) for edge in images.aminmax())
-        if low < -0.01 or not high <= 1.01:
-            raise ValueError(f"float pictures span {low:.3g} to {high:.3g}; they must lie in [0, 1]")
-        if 0 < high <= 1 / 255:
-            raise ValueError(f"the brightest value is {high:.3g}: these pictures were divided by 255 twice")
     if image_size and images.shape[-2:] != (image_size, image_size):
         images = F.interpolate(images, (image_size, image_size), mode="bilinear", antialias=True)
     shape = (1, 3, 1, 1)
@@ -161,7 +168,9 @@ class EfficientNetLite(nn.Module):
         """Shift each channel to mean 0, and scale all to deviation 1, over some pictures (n, 3, H, W). Returns self.
 
         What all pictures have in common drowns what tells them apart: without this a captioner learns far slower.
+        Raises ValueError, see `check_pictures`.
         """
+        check_pictures(images)
         self.center.zero_()
         self.scale.fill_(1)
         features = torch.cat([self.eval()(part) for part in images.split(32)])

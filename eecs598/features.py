@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
-from eecs598.encoders import EfficientNetLite, ImageEncoder, find_encoder
+from eecs598.encoders import EfficientNetLite, ImageEncoder, check_pictures, find_encoder
 from eecs598.files import page_releaser, taking_turns, write_whole
 
 FEATURES_VERSION = 3  # to be raised when encode_images gives other numbers: older files are then not read
@@ -104,8 +104,11 @@ def _pad_inside(convolution):
 def encode_images(encoder, images, batch_size=None, device="cpu", progress=True):
     """Features of pictures (n, 3, H, W) from a frozen encoder, as float16 on the CPU: (n, C, h, w).
 
-    batch_size: if None, 16 on a CPU, where few activations stay in its caches, and 64 elsewhere.
+    batch_size: if None, 16 on a CPU, where few activations stay in its caches, and 64 elsewhere. Raises ValueError, see
+    `eecs598.encoders.check_pictures`.
     """
+    if not isinstance(encoder, Features):
+        check_pictures(images)
     return torch.cat(list(_encode_in_batches(encoder, images, batch_size, device, progress)))
 
 
@@ -133,8 +136,10 @@ def cached_features(encoder, images, folder=None, batch_size=None, device="cpu",
 
     folder: FEATURES_FOLDER if None. Returns features (n, C, h, w) in float16, mapped from the file: neither here nor
     in training need they fit in memory. A damaged file is computed again; what another process computes is waited for;
-    where the folder cannot be written, a line says so and nothing is kept.
+    where the folder cannot be written, a line says so and nothing is kept. Raises ValueError, see
+    `eecs598.encoders.check_pictures`.
     """
+    check_pictures(images)
     path = Path(folder or FEATURES_FOLDER) / f"{_features_key(encoder, images, device)}.npy"
     with contextlib.suppress(*UNREADABLE):
         return _map_features(path)

@@ -13,6 +13,9 @@ from support.disk import fill
 
 from eecs598 import encoders
 from eecs598 import features as feature_room
+from eecs598.captioner import caption_pictures, decode_pictures, make_captioner
+from eecs598.training.run import train_captioner
+from rnn_lstm_captioning import CaptioningRNN
 
 
 def test_regnet_gives_a_grid_for_any_picture():
@@ -169,15 +172,66 @@ def test_wrong_stride_is_named():
         (torch.rand(3, 8, 8), r"pictures are \(3, 8, 8\); they must be \(N, 3, H, W\)"),
         (torch.rand(2, 1, 8, 8), r"pictures are \(2, 1, 8, 8\)"),
         (torch.zeros(2, 3, 8, 8, dtype=torch.int64), "torch.int64; they must be uint8 or float"),
-        (torch.rand(2, 3, 8, 8) * 255, r"must lie in \[0, 1\]"),
-        (torch.rand(2, 3, 8, 8) - 0.5, r"must lie in \[0, 1\]"),
-        (torch.full((2, 3, 8, 8), torch.nan), r"must lie in \[0, 1\]"),
-        (torch.rand(2, 3, 8, 8) / 255, "divided by 255 twice"),
     ],
 )
-def test_pictures_that_are_none_are_named(images, message):
+def test_what_an_encoder_cannot_take_for_pictures_is_named(images, message):
     with pytest.raises(ValueError, match=message):
         encoders.normalize_images(images, encoders.IMAGENET_MEAN, encoders.IMAGENET_STD)
+
+
+OUT_OF_RANGE = pytest.mark.parametrize(
+    "images, message",
+    [
+        (torch.rand(2, 3, 32, 32) * 255, r"must lie in \[0, 1\]"),
+        (torch.rand(2, 3, 32, 32) - 0.5, r"must lie in \[0, 1\]"),
+        (torch.full((2, 3, 32, 32), torch.nan), r"must lie in \[0, 1\]"),
+        (torch.rand(2, 3, 32, 32) / 255, "divided by 255 twice"),
+    ],
+)
+
+
+@OUT_OF_RANGE
+def test_pictures_in_another_range_have_no_features(images, message, mean_encoder, tmp_path):
+    for compute in (feature_room.encode_images, feature_room.cached_features):
+        with pytest.raises(ValueError, match=message):
+            compute(mean_encoder, images, tmp_path, progress=False)
+    with pytest.raises(ValueError, match=message):
+        encoders.EfficientNetLite0(16).calibrate(images)
+    assert not list(tmp_path.iterdir())
+
+
+@OUT_OF_RANGE
+@pytest.mark.parametrize("frozen", [True, False])
+def test_pictures_in_another_range_are_not_captioned(images, message, frozen, tiny_data):
+    encoder = encoders.ImageEncoder(pretrained=False).requires_grad_(not frozen)
+    model = make_captioner(CaptioningRNN, tiny_data, "rnn", encoder, 4, 3)
+    with pytest.raises(ValueError, match=message):
+        caption_pictures(model, images, tiny_data["vocab"]["idx_to_token"])
+    with pytest.raises(ValueError, match=message):
+        decode_pictures(model, images)
+
+
+@OUT_OF_RANGE
+@pytest.mark.parametrize("frozen", [True, False])
+def test_pictures_in_another_range_are_not_trained_on(images, message, frozen, mean_encoder, tiny_data, tmp_path):
+    model = make_captioner(CaptioningRNN, tiny_data, "rnn", mean_encoder, 4, 3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    captions, good, how = tiny_data["train_captions"][:2], torch.rand(2, 3, 32, 32), {"freeze_encoder": frozen}
+    for pictures, val_pictures in ((images, good), (good, images)):
+        with pytest.raises(ValueError, match=message):
+            train_captioner(model, pictures, captions, 1, 2, 0.1, 1, "cpu", val_data=(val_pictures, captions), **how,
+                            features_folder=tmp_path)  # fmt: skip
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_encoder_takes_pictures_in_any_range():
+    """The published cells' are from -3 to 3."""
+    pictures = torch.linspace(-3, 3, 2 * 3 * 32 * 32).view(2, 3, 32, 32)
+    normal = encoders.normalize_images(pictures, encoders.IMAGENET_MEAN, encoders.IMAGENET_STD)
+    for channel, (mean, std) in enumerate(zip(encoders.IMAGENET_MEAN, encoders.IMAGENET_STD)):
+        torch.testing.assert_close(normal[:, channel] * std + mean, pictures[:, channel])
+    assert encoders.ImageEncoder(pretrained=False)(pictures).isfinite().all()
 
 
 def test_normalized_pictures_have_zero_mean():

@@ -40,6 +40,8 @@ def train_captioner(
     options = options or Options()
     sizes = {"num_epochs": num_epochs, "batch_size": batch_size, "learning_rate": learning_rate, "lr_decay": lr_decay}
     solver.check_arguments(image_data, caption_data, image_index, **sizes)  # before hours of image features
+    for pictures in (image_data, val_data[0]) if val_data else (image_data,):
+        encoders.check_pictures(pictures)
     device = torch.device(device or default_device())
     model.to(device)
     freeze = device.type == "cpu" if freeze_encoder is None else freeze_encoder

@@ -215,6 +215,20 @@ def test_captioners_exchange_weights_and_give_the_same(student, cell_type, tiny_
     assert describe(model, tiny_data, images) == describe(theirs, tiny_data, images)
 
 
+@pytest.mark.parametrize("cell_type, expected", [("rnn", 150.6090393066), ("lstm", 146.3162), ("attn", 8.0156)])
+def test_our_captioner_has_the_losses_of_the_published_cells(cell_type, expected):
+    """Their pictures go from -3 to 3, their vocabulary has no <START>, and their captions are not sentences."""
+    model = ours.CaptioningRNN(
+        {"<NULL>": 0, "cat": 2, "dog": 3}, input_dim=400, wordvec_dim=30, hidden_dim=40, cell_type=cell_type,
+        image_encoder_pretrained=False, ignore_index=0,
+    )  # fmt: skip
+    for value in model.parameters():
+        value.data.copy_(torch.linspace(-1.4, 1.3, value.numel()).view_as(value))
+    images = torch.linspace(-3.0, 3.0, 10 * 3 * 112 * 112).view(10, 3, 112, 112)
+    captions = (torch.arange(10 * 13) % 3).view(10, 13)
+    assert model(images, captions).item() == pytest.approx(expected, rel=5e-6)
+
+
 # --- training ---------------------------------------------------------------------------------------------
 
 
