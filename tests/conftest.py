@@ -168,10 +168,13 @@ def pytest_xdist_auto_num_workers():
     return min(cores, MOST_PROCESSES)
 
 
+def pytest_itemcollected(item):
+    """xdist reads the groups before `pytest_collection_modifyitems` comes to a conftest: so they are set here."""
+    for name in EXPENSIVE:
+        if name in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group(name))
+
+
 def pytest_collection_modifyitems(items):
     """The longest tests come first, the grader's many short ones last: then no process waits long for another."""
     items.sort(key=lambda item: (item.path.name not in FIRST) + (item.path.parent.name == "grading"))
-    for item in items:
-        for name in EXPENSIVE:
-            if name in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.xdist_group(name))
