@@ -64,7 +64,8 @@ def explain_todos():
     """From now on a part that is still to do stops a notebook's cell with one sentence, not with a traceback.
 
     Called after %autoreload: recent IPython then patches single functions, which misses decorated methods, and new
-    functions that call each other. Here a changed module is to be read anew as a whole.
+    functions that call each other. Here a changed module is to be read anew as a whole. And each reload looks for the
+    instances of every class that the module ever had, which takes longer each time: here, of the last ones.
     """
     from IPython import get_ipython
 
@@ -73,6 +74,14 @@ def explain_todos():
     reloader = getattr(shell.magics_manager.registry.get("AutoreloadMagics"), "_reloader", None)
     if hasattr(reloader, "deduper_reloader"):
         reloader.deduper_reloader.enabled = False
+    if hasattr(reloader, "old_objects"):
+        shell.events.register("pre_run_cell", lambda info: _forget_old_classes(reloader.old_objects))
+
+
+def _forget_old_classes(old_objects):
+    """Of what autoreload brings up to date keep the functions: a class's instances have the newest class already."""
+    for key, references in old_objects.items():
+        old_objects[key] = [kept for kept in references if not isinstance(kept(), (type, type(None)))]
 
 
 def _show_todo(shell, kind, error, trace, tb_offset=None):
