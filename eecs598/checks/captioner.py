@@ -8,11 +8,12 @@ from torch import nn
 from torch.func import functional_call
 
 from eecs598 import encoders
+from eecs598.checks import published
 from eecs598.checks.comparing import compare, compare_gradients, guard
 from eecs598.checks.formulas import SPECIALS, end_captions
 from eecs598.checks.kinds import register
-from eecs598.checks.levels import BEYOND, current_level
-from eecs598.checks.running import PARAMETERS, OutputError, attempt, named
+from eecs598.checks.levels import BEYOND, PUBLISHED, current_level
+from eecs598.checks.running import PARAMETERS, OutputError, attempt
 from eecs598.coco.captions import SPECIAL_TOKENS
 from eecs598.features import fed_with_features
 from eecs598.grad import CheckTable
@@ -113,11 +114,10 @@ def _captioner_run(captioner_class, cell_type, formula, method):
 
 
 def _captioner_loss(model, weights, inputs, options, specials):
-    name, given = "CaptioningRNN.forward", (inputs["features"].float(), inputs["captions"])
-    loss = named(name, attempt(name, functional_call, model, weights, given), ("loss",))["loss"]
-    if loss.dim():
-        raise OutputError(f"{name} returned a loss of shape {tuple(loss.shape)}, wanted a single number")
-    return {"loss": loss.double()}
+    def with_weights(*given):
+        return functional_call(model, weights, given)
+
+    return {"loss": published.loss_of(with_weights, inputs["features"].float(), inputs["captions"]).double()}
 
 
 @torch.no_grad()
@@ -126,31 +126,13 @@ def _captioner_sample(model, weights, inputs, options, specials):
     owned = dict(model.named_parameters())
     for name, value in weights.items():
         owned[name].copy_(value)
-    length, name, features = options.get("max_length", 15), "CaptioningRNN.sample", inputs["features"]
-    outputs = ("captions", "attn_weights") if "Wattn" in inputs else ("captions",)
-    model.eval()
-    sampled = named(name, attempt(name, model.sample, features.float(), max_length=length), outputs)
-    captions, maps = sampled["captions"], sampled.get("attn_weights")
-    _require_captions(name, captions, maps, length, features)
-    shown = None if maps is None else maps[:, : captions.shape[1]].double()
+    length, attends = options.get("max_length", 15), "Wattn" in inputs
+    captions, maps = published.sample(model.eval(), inputs["features"].float(), length, attends)
+    shown = maps[:, : captions.shape[1]].double() if attends else None
     missing, pad = length - captions.shape[1], nn.functional.pad
-    ended, shown = end_captions(captions.long(), shown, specials)
+    ended, shown = end_captions(captions, shown, specials)
     values = {"captions": pad(ended, (0, missing), value=specials[0]), "goes on": (captions != ended).any()}
-    return values if maps is None else values | {"attn_weights": pad(shown, (0, 0, 0, 0, 0, missing))}
-
-
-def _require_captions(name, captions, maps, length, features):
-    """Raises `OutputError` for captions, or attention weights, of another shape than `length` words of each picture."""
-    N, grid = len(features), features.shape[2:]
-    if captions.dim() != 2 or len(captions) != N or not 0 < captions.shape[1] <= length:
-        raise OutputError(f"{name} returned captions of shape {tuple(captions.shape)}, wanted ({N}, {length})")
-    if maps is None:
-        return
-    if maps.shape[:1] != (N,) or maps.shape[2:] != grid or maps.shape[1] < captions.shape[1]:
-        wanted = f"({N}, {length}, {grid[0]}, {grid[1]})"
-        raise OutputError(f"{name} returned attention weights of shape {tuple(maps.shape)}, wanted {wanted}")
-    if maps.device.type != "cpu":
-        raise OutputError(f"{name} returned attention weights on {maps.device}, wanted them on the CPU: .cpu()")
+    return values | {"attn_weights": pad(shown, (0, 0, 0, 0, 0, missing))} if attends else values
 
 
 def _add_silence(table, formula, run):
@@ -165,17 +147,26 @@ def captioner_checks(cell_type, loss, sample):
     """Register the check of a captioner's loss, values and gradients, and that of its captions."""
 
     def check_loss(captioner_class):
+        if current_level() == PUBLISHED:
+            return check_published(published.add_published_loss, captioner_class)
         table = CheckTable(f"CaptioningRNN's loss, cell_type {cell_type!r}, against {loss.against}")
         run = _captioner_run(captioner_class, cell_type, loss, _captioner_loss)
         compare_gradients("CaptioningRNN", loss)(table, run, compare(table, loss, run, loss.values))
         return table.raise_on_miss()
 
     def check_sample(captioner_class):
+        if current_level() == PUBLISHED:
+            return check_published(published.add_published_captions, captioner_class)
         table = CheckTable(f"CaptioningRNN.sample, cell_type {cell_type!r}, against {sample.against}")
         run = _captioner_run(captioner_class, cell_type, sample, _captioner_sample)
         compare(table, sample, run, sample.values)
         if current_level() == BEYOND:
             guard(table, _add_silence, table, sample, run)
+        return table.raise_on_miss()
+
+    def check_published(add, captioner_class):
+        table = CheckTable(f"CaptioningRNN, cell_type {cell_type!r}, as the published notebook asks")
+        guard(table, add, table, captioner_class, cell_type)
         return table.raise_on_miss()
 
     about = f"the captioner with cell_type {cell_type!r} against PyTorch's layers: "

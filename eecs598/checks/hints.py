@@ -7,7 +7,7 @@ import re
 import torch
 
 from eecs598.checks.levels import SINGLE, limit_at_level
-from eecs598.checks.parts import MAIN, SIZES
+from eecs598.checks.parts import SIZES
 from eecs598.checks.running import OWN_DTYPE
 from eecs598.grad import rel_error
 
@@ -49,7 +49,7 @@ def explain(table, formula, value, case, missed, got, want):
     for name in (name for name in missed if name in left):
         table.hint(f"{name} {_difference(got[name], want[name])}")
         if got[name].shape != want[name].shape:
-            table.hint(describe_sizes(formula, MAIN))
+            table.hint(describe_sizes(formula, case))
 
 
 def _mistaken_values(formula, value, case):

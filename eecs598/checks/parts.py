@@ -25,8 +25,8 @@ class Case:
     """One run of a check. The main case has no label and a row an output; any other has one row, its worst.
 
     sizes, and scale (input name -> factor), replace the usual ones; options are further arguments; hint is
-    what to say when this case misses and those before it pass. published: the published assignment asks for it
-    too; beyond: the lesson does not. strided: the inputs are not contiguous.
+    what to say when this case misses and those before it pass. beyond: the lesson does not ask for it. strided: the
+    inputs are not contiguous. single: they are float32.
     """
 
     label: str = ""
@@ -34,9 +34,9 @@ class Case:
     scale: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)
     hint: str = ""
-    published: bool = False
     beyond: bool = False
     strided: bool = False
+    single: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Formula:
     formula, compute(**inputs, **options) -> outputs. reference: the same from PyTorch; against: its name there.
     mistakes: pairs of a sentence, to follow "what comes out when", and a function of `compute` and its arguments.
     driven: how many of the outputs have a gradient coming in. limit: the error up to which an output is right.
+    published: the cases of the published notebook's cells, where those have the part.
     """
 
     inputs: str
@@ -59,6 +60,7 @@ class Formula:
     driven: int = 1
     limit: float = TIGHT
     seed: int = SEED
+    published: tuple[Case, ...] = ()
 
     @property
     def gradients(self):
@@ -76,7 +78,8 @@ class Formula:
                 inputs[name] = torch.randint(sizes[bound], shape, generator=generator)
             else:
                 spread = 0.7 * case.scale.get(name, 1)  # below 1, so that tanh and sigmoid are not flat
-                inputs[name] = spread * torch.randn(shape, generator=generator, dtype=torch.float64)
+                values = spread * torch.randn(shape, generator=generator, dtype=torch.float64)
+                inputs[name] = values.float() if case.single else values
         driven = self.reference(**inputs, **case.options)[: self.driven]
         if driven[0].dim() == 0:  # a loss: what comes in is 1
             return inputs, [torch.ones_like(driven[0])]
@@ -113,7 +116,6 @@ ONE_IGNORING = replace(BATCH_OF_ONE, options=IGNORING.options)
 LARGE_SCORES = Case("large scores", scale={"x": 3000}, options=IGNORING.options, hint=LARGE)
 COUNTING_ALL = Case(
     "no ignore_index",
-    published=True,
     hint="ignore_index=None counts every step; F.cross_entropy takes no None: leave it out there, or mask by hand",
 )
 
@@ -154,7 +156,17 @@ TEMPORAL_AFFINE = Formula(
 TEMPORAL_SOFTMAX = Formula(
     "x:NTV y:NT<V", ("loss",), formulas.temporal_softmax, formulas.torch_temporal_softmax, "F.cross_entropy",
     mistakes.TEMPORAL_SOFTMAX, (IGNORING, COUNTING_ALL, ONE_IGNORING, LARGE_SCORES))
+PUBLISHED_SOFTMAX = replace(TEMPORAL_SOFTMAX, published=(
+    Case(sizes={"N": 1000, "T": 10, "V": 10}, options={"ignore_index": 0}, single=True),
+    Case("one step", sizes={"N": 1000, "T": 1, "V": 10}, options={"ignore_index": 0}, single=True)))
 # fmt: on
+
+
+def as_published(formula, single=True, **sizes):
+    """The formula with the case of a cell of the published notebook: its sizes, and float32 if `single`."""
+    sizes |= {"G": 4 * sizes["H"]} if "H" in sizes else {}
+    sizes |= GRID if "hw" in formula.inputs else {}
+    return replace(formula, published=(Case(sizes=sizes, single=single),))
 
 
 # ---------------------------------------------------------------------------------------------------------

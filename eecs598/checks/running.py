@@ -93,7 +93,8 @@ def module_run(name, Class, formula, method="forward"):
         module = attempt(name, Class, *sizes)
         if not isinstance(module, nn.Module):
             raise OutputError(f"{name} is no torch.nn.Module: derive it from nn.Module, call super().__init__()")
-        _place(name, module.double(), {key: value for key, value in inputs.items() if key in PARAMETERS})
+        dtype = next(value.dtype for value in inputs.values() if value.is_floating_point())
+        _place(name, module.to(dtype), {key: value for key, value in inputs.items() if key in PARAMETERS})
         if not hasattr(module, method):
             raise OutputError(f"{name} has no method {method}")
         function = module if method == "forward" else getattr(module, method)

@@ -5,8 +5,9 @@
 
 A folder is one submission, if it has rnn_lstm_captioning.py in it, or holds many: files or folders, one a student.
 The parts are those of `eecs598.checks.CHECKS`; "published" stands for those of the published assignment. A part has
-its points (1, or what --points says) or 0. What counts is what the published checks ask: values and gradients, to
-single precision. What goes beyond (a batch of one, other grids, inputs changed in place, ...) is reported as advice.
+its points (1, or what --points says) or 0. What counts is what the published notebook's cells ask: their sizes, their
+grid, values and gradients to single precision, the captioner's loss with their parameters, its captions' shapes. What
+goes beyond (a batch of one, other grids, ignore_index=None, inputs changed in place, ...) is reported as advice.
 
 One mistake costs one part. A part that misses on top of a wrong one is checked again with the solution's functions in
 the wrong ones' place, and a backward of a wrong forward against differences of that forward. Every part runs in a
@@ -33,7 +34,8 @@ from tqdm import tqdm
 from eecs598 import checks, commands, files
 from eecs598.checks import BEYOND, CHECKS, LESSON, PUBLISHED
 from eecs598.grad import CheckError, CheckTable
-from eecs598.grading.remote import Launcher, Sandbox, Stopped
+from eecs598.grading import older
+from eecs598.grading.remote import CAPTIONER, Launcher, Sandbox, Stopped
 from eecs598.grading.sandbox import NAME, ROOT
 from eecs598.handout.parts import published_checks
 
@@ -212,6 +214,10 @@ class Grader:
         if problem:
             report.results = {part: Result(STOPPED, text=problem) for part in parts}
             return report
+        self.older = older.is_older(submission.source)
+        if self.older:
+            report.advice.append(older.ADVICE)
+            info["has"] = older.names_now(submission.source, info["has"])
         present = [part for part in parts if set(CHECKS[part].needs) <= set(info["has"])]
         attempts = {part: self._attempt(submission, part, report) for part in present}
         bad = set(info["has"]) - {CHECKS[part].needs[-1] for part in present if attempts[part].right}
@@ -219,7 +225,9 @@ class Grader:
         for part in parts:
             if part not in attempts:
                 missing = [name for name in CHECKS[part].needs if name not in info["has"]]
-                report.results[part] = Result(ABSENT, text=f"{', '.join(missing)} is not in this file")
+                elsewise = self.older and older.ELSEWISE & set(missing)
+                where = "is of another assignment than these checks" if elsewise else "is not in this file"
+                report.results[part] = Result(ABSENT, text=f"{', '.join(missing)} {where}")
             else:
                 report.results[part] = self._judge(submission, part, attempts[part], bad, report)
         return report
@@ -259,6 +267,8 @@ class Grader:
         with self._sandbox(submission) as box:
             try:
                 box.load(NAMES)
+                if self.older:
+                    box.rebind("", (), older.CLASSES)
                 if names or further:
                     below = {name for pair in STANDS_ON.get(needs[-1], ()) for name in pair} | {*needs[:-1]}
                     box.rebind(excerpt(self.solution, names, set(NAMES) - below), names, further)
@@ -280,6 +290,8 @@ class Grader:
             attempt.table = _run(part, functions, PUBLISHED)
             if attempt.table.passed:
                 attempt.advice += attempt.lesson.hints
+            elif CAPTIONER in CHECKS[part].needs:  # a published loss that misses says nothing of the cause
+                attempt.table.hints += [hint for hint in attempt.lesson.hints if hint not in attempt.table.hints]
         if attempt.right and self.advice:
             beyond = _run(part, functions, BEYOND)
             missed = [row.quantity for row in beyond.rows if not row.passed]

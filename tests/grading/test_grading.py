@@ -105,6 +105,7 @@ def test_a_mistake_costs_its_own_part_and_no_other(verdict, mutant):
     report = verdict(mutant)
     assert set(lost(report)) == set(mutant.parts), explain(report)
     assert all(report.results[part].verdict == WRONG for part in mutant.parts), explain(report)
+    assert all(report.results[part].advice for part in mutant.advised), explain(report)
     assert all(len(report.results[part].text.splitlines()) >= 2 for part in mutant.parts), "a miss without a cause"
 
 

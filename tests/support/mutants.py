@@ -1,9 +1,10 @@
 """Mistakes made on purpose in our own solution, for the test of the grader.
 
 A mutant is (where, what, text, its replacement, parts): `where` is a function or Class.method of the solution, in whose
-code (not its comments) the text occurs exactly once; `parts` are those that must lose their points, and no others.
-None is equivalent to the solution: each changes a value or a gradient that the published checks would show.
-`generate` makes further ones by rules, as a mutation tool does.
+code (not its comments) the text occurs exactly once; `parts` are those that must lose their points, and no others;
+`advised` those that keep them, since the published cells do not see the mistake, and are told of it all the same.
+None is equivalent to the solution: each changes a value or a gradient that the lesson's checks show. `generate` makes
+further ones by rules, as a mutation tool does.
 """
 
 import ast
@@ -21,6 +22,7 @@ class Mutant(NamedTuple):
     old: str
     new: str
     parts: tuple
+    advised: tuple = ()
 
 
 class MutantError(AssertionError):
@@ -55,9 +57,9 @@ def _place(source, mutant):
     return (body[0].end_lineno if has_docstring else node.lineno - 1), node.end_lineno
 
 
-def _mutants(where, parts, *slips):
-    parts = (parts,) if isinstance(parts, str) else parts
-    return [Mutant(where, what, old, new, parts) for what, old, new in slips]
+def _mutants(where, parts, *slips, advised=()):
+    parts, advised = ((names,) if isinstance(names, str) else names for names in (parts, advised))
+    return [Mutant(where, what, old, new, parts, advised) for what, old, new in slips]
 
 
 LOSSES = tuple(part for part in CHECKS if part.endswith("_captioner_loss"))
@@ -297,25 +299,36 @@ MUTANTS = [
         ("all but <NULL> ignored", "y != ignore_index", "y == ignore_index"),
     ),
     *_mutants("CaptioningRNN.forward", LOSSES,
-        ("the words to come go in", "captions[:, :-1], captions[:, 1:]", "captions[:, 1:], captions[:, 1:]"),
-        ("the targets off by one", "captions[:, :-1], captions[:, 1:]", "captions[:, :-1], captions[:, :-1]"),
         ("averaged over the words", "self.ignore_index)", "self.ignore_index) / after.shape[1]"),
         ("not averaged", "self.ignore_index)", "self.ignore_index) * len(after)"),
         ("<NULL> alone not ignored", "self.ignore_index)", "None)"),
-        ("blind to the pictures", "self.encode(images)", "0 * self.encode(images)"),
-        ("pictures and captions not in step", "self.encode(images)", "self.encode(images.flip(0))"),
         ("a word too few", "h = self.cell(x,", "x, after = x[:, :-1], after[:, :-1]; h = self.cell(x,"),
+    ),
+    *_mutants("CaptioningRNN.forward", LOSSES[:2],  # with the published parameters attention's states hardly change
+        ("the words to come go in", "captions[:, :-1], captions[:, 1:]", "captions[:, 1:], captions[:, 1:]"),
+        ("the targets off by one", "captions[:, :-1], captions[:, 1:]", "captions[:, :-1], captions[:, :-1]"),
         ("states back to front", "self.output_projection(h)", "self.output_projection(h.flip(1))"),
+        advised="attn_captioner_loss",
     ),
-    *_mutants("CaptioningRNN.encode", (*LOSSES, *SAMPLES),
+    *_mutants("CaptioningRNN.forward", LOSSES[1:],
+        ("blind to the pictures", "self.encode(images)", "0 * self.encode(images)"),
+        advised="rnn_captioner_loss",
+    ),
+    *_mutants("CaptioningRNN.forward", (),
+        ("pictures and captions not in step", "self.encode(images)", "self.encode(images.flip(0))"),
+        advised=LOSSES,
+    ),
+    *_mutants("CaptioningRNN.encode", "attn_captioner_loss",
         ("divided by 255 again", "self.image_encoder(images)", "(self.image_encoder(images) / 255)"),
+        advised=(*LOSSES[:2], *SAMPLES),  # captions are right by the captioner's own loss
     ),
-    *_mutants("CaptioningRNN.encode",
-        ("rnn_captioner_loss", "lstm_captioner_loss", "rnn_captioner_sample", "lstm_captioner_sample"),
+    *_mutants("CaptioningRNN.encode", (),
         ("sum for mean over the grid", "features.mean(dim=(2, 3))", "features.sum(dim=(2, 3))"),
+        advised=("rnn_captioner_loss", "lstm_captioner_loss", "rnn_captioner_sample", "lstm_captioner_sample"),
     ),
-    *_mutants("CaptioningRNN.encode", ("attn_captioner_loss", "attn_captioner_sample"),
+    *_mutants("CaptioningRNN.encode", "attn_captioner_loss",
         ("rows and columns of the grid swapped for channels", "movedim(-1, 1)", "movedim(-1, 1).flip(1)"),
+        advised="attn_captioner_sample",
     ),
     *_mutants("CaptioningRNN.begin", "lstm_captioner_sample",
         ("c0 is h0 in sampling", "torch.zeros_like(start)", "start"),
@@ -356,13 +369,20 @@ MUTANTS = [
     ),
     *_mutants("CaptioningRNN.sample", "attn_captioner_sample",
         ("maps stacked along the batch", "torch.stack(maps, dim=1)", "torch.stack(maps, dim=0)"),
-        ("maps of the wrong pictures", "maps.append(weights.", "maps.append(weights.flip(0)."),
         ("maps not returned", "(captions, torch.stack(maps, dim=1).cpu())", "captions"),
     ),
-    *_mutants("CaptioningRNN.__init__", (*LOSSES, *SAMPLES),
+    *_mutants("CaptioningRNN.sample", (),
+        ("maps of the wrong pictures", "maps.append(weights.", "maps.append(weights.flip(0)."),
+        advised="attn_captioner_sample",
+    ),
+    *_mutants("CaptioningRNN.__init__", LOSSES,
         ("no bias of the scores", "Affine(hidden_dim, len(word_to_idx))",
          "nn.Linear(hidden_dim, len(word_to_idx), bias=False)"),
+        advised=SAMPLES,
+    ),
+    *_mutants("CaptioningRNN.__init__", (),
         ("no bias of the features", "Affine(input_dim, hidden_dim)", "nn.Linear(input_dim, hidden_dim, bias=False)"),
+        advised=(*LOSSES, *SAMPLES),
     ),
 ]
 # fmt: on

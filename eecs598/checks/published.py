@@ -1,0 +1,131 @@
+"""What the published notebook's cells ask of a captioner, whatever its layers are and whatever they are called.
+
+The loss: with every parameter filled by one rule, on pictures and captions made by a rule, it is a known number. The
+captions: they have the right shape. Since any nonsense can have that, each word must also be the one that the
+captioner's own loss holds likeliest after the words before, wherever that loss is right.
+"""
+
+import math
+
+import torch
+
+from eecs598.checks.running import OutputError, attempt, named
+from eecs598.features import fed_with_features
+from eecs598.grad import rel_error
+
+LOSSES = {"rnn": 150.6090393066, "lstm": 146.3162, "attn": 8.0156}  # the digits that the notebook shows
+LOSS_LIMIT = 5e-6  # half a unit of the last digit of 8.0156
+SIZES = {"input_dim": 400, "wordvec_dim": 30, "hidden_dim": 40}
+NULL, START, END = 0, 1, 2
+WORDS = {"<NULL>": NULL, "<START>": START, "<END>": END, "cat": 3, "dog": 4, "bird": 5}
+PICTURES, GRID, MAX_LENGTH = 4, (4, 4), 15
+CLEARLY = 0.01  # in nats: a word less likely than another by this is not the likeliest one
+LOOKED_AT = 6  # words of each caption
+SEED = 34  # with it captions differ, and some end early, in each cell
+
+
+def add_published_loss(table, captioner_class, cell_type):
+    """Add a row: the loss of the published cell."""
+    loss, want = _published_loss(captioner_class, cell_type), LOSSES[cell_type]
+    if not table.add("the published loss", rel_error(loss, want), LOSS_LIMIT).passed:
+        table.hint(f"with the published notebook's parameters the loss is {loss:.10g}, wanted {want:.10g}")
+
+
+@torch.no_grad()
+def add_published_captions(table, captioner_class, cell_type):
+    """Add rows: the shapes of the captions; and whether each word is the likeliest one."""
+    model, generator = _build(captioner_class, cell_type, WORDS, -100), torch.Generator().manual_seed(SEED)
+    for parameter in model.parameters():
+        parameter.copy_(_draw(parameter.shape, generator))
+    features = torch.randn(PICTURES, SIZES["input_dim"], *GRID, generator=generator)
+    with fed_with_features(model.eval()):
+        captions, _ = sample(model, features, MAX_LENGTH, cell_type == "attn")
+        table.add("shapes", 0.0, limit=0)
+        place = _find_unlikely(model, features, captions)
+    if place and abs(_published_loss(captioner_class, cell_type) / LOSSES[cell_type] - 1) < LOSS_LIMIT:
+        table.add("the likeliest word", math.inf, limit=0)
+        table.hint("word {} of a caption is {}, but by the captioner's own loss {} is likelier: does each step get the "
+                   "word, and all of the state, that the step before left?".format(*place))  # fmt: skip
+
+
+def _build(captioner_class, cell_type, words, ignore_index):
+    """A captioner of the published sizes. Raises `OutputError`."""
+    given = SIZES | {"cell_type": cell_type, "ignore_index": ignore_index, "image_encoder_pretrained": False}
+    return attempt("CaptioningRNN", captioner_class, dict(words), **given)
+
+
+@torch.no_grad()
+def _published_loss(captioner_class, cell_type):
+    """The loss with every parameter, those of its image encoder too, a ramp from -1.4 to 1.3. Raises `OutputError`."""
+    whole = getattr(captioner_class, "whole", captioner_class)  # a submission's mirror lacks the encoder otherwise
+    model = _build(whole, cell_type, {"<NULL>": NULL, "cat": 2, "dog": 3}, NULL)
+    for parameter in model.parameters():
+        parameter.copy_(_ramp(-1.4, 1.3, *parameter.shape))
+    images, captions = _ramp(-3, 3, 10, 3, 112, 112), (torch.arange(10 * 13) % 3).view(10, 13)
+    return loss_of(model, images, captions).item()
+
+
+def _ramp(start, end, *shape):
+    return torch.linspace(start, end, math.prod(shape)).view(shape)
+
+
+def _draw(shape, generator):
+    """Parameters with which the words before, and the picture, tell much on the next word; a matrix either way up."""
+    spread = 5 / math.sqrt(max(shape[0], math.prod(shape[1:]))) if len(shape) > 1 else 0.3
+    return spread * torch.randn(shape, generator=generator)
+
+
+def loss_of(model, images, captions):
+    """A captioner's loss, a single number. Raises `OutputError`."""
+    name = "CaptioningRNN.forward"
+    loss = named(name, attempt(name, model, images, captions), ("loss",))["loss"]
+    if loss.dim():
+        raise OutputError(f"{name} returned a loss of shape {tuple(loss.shape)}, wanted a single number")
+    return loss
+
+
+def sample(model, features, max_length, attends):
+    """A captioner's captions, (N, max_length) or fewer words, and its attention weights or None.
+
+    Raises `OutputError`, also for other shapes than these.
+    """
+    name, (N, _, *grid) = "CaptioningRNN.sample", features.shape
+    outputs = ("captions", "attn_weights") if attends else ("captions",)
+    sampled = named(name, attempt(name, model.sample, features, max_length=max_length), outputs)
+    captions, maps = sampled["captions"], sampled.get("attn_weights")
+    if captions.dim() != 2 or len(captions) != N or not 0 < captions.shape[1] <= max_length:
+        raise OutputError(f"{name} returned captions of shape {tuple(captions.shape)}, wanted ({N}, {max_length})")
+    if attends and (maps.shape[:1] != (N,) or maps.shape[2:] != (*grid,) or maps.shape[1] < captions.shape[1]):
+        wanted = f"({N}, {max_length}, {grid[0]}, {grid[1]})"
+        raise OutputError(f"{name} returned attention weights of shape {tuple(maps.shape)}, wanted {wanted}")
+    if attends and maps.device.type != "cpu":
+        raise OutputError(f"{name} returned attention weights on {maps.device}, wanted them on the CPU: .cpu()")
+    return captions.long(), maps
+
+
+def _find_unlikely(model, features, captions):
+    """A word that is not the likeliest one at its place: (its number, it, the likeliest), or None."""
+    for picture, caption in zip(features, captions.tolist()):
+        place = _find_unlikely_word(model, picture, caption)
+        if place and caption[0] == START:  # some files put it in front, as the first word
+            place = _find_unlikely_word(model, picture, caption[1:])
+        if place:
+            return place
+    return None
+
+
+def _find_unlikely_word(model, picture, caption):
+    """How likely a word is, the loss of the caption that ends with it tells: nothing need be known of the layers."""
+    names, said = list(WORDS), caption[: caption.index(END) + 1] if END in caption else caption
+    for t, word in enumerate(said[:LOOKED_AT]):
+        others = {other for other in WORDS.values() if other != NULL} | {word}
+        losses = {other: _loss_of_one(model, picture, [START, *said[:t], other]) for other in others}
+        best = min(losses, key=losses.get)
+        if losses[word] - losses[best] > CLEARLY:
+            return t + 1, names[word], names[best]
+    return None
+
+
+def _loss_of_one(model, picture, caption):
+    """The loss of one caption; twice in the batch, as some files take no batch of one."""
+    return loss_of(model, picture.expand(2, *picture.shape), torch.tensor([caption, caption])).item()

@@ -1,0 +1,67 @@
+"""Files of the 2019 and 2020 assignment, whose LSTM and attention are functions where later ones have classes.
+
+    lstm_step_forward(x, prev_h, prev_c, Wx, Wh, b, attn=None, Wattn=None) -> next_h, next_c
+    lstm_forward(x, h0, Wx, Wh, b) -> h;  attention_forward(x, A, Wx, Wh, Wattn, b) -> h
+
+The rest is as it is now, but for the captioner, which takes other arguments and another image encoder.
+"""
+
+import ast
+
+ELSEWISE = {"lstm_step_forward", "lstm_forward", "CaptioningRNN"}  # names that stand for something else there
+ADVICE = ("it is a file of the 2019 or 2020 assignment: what can be graded of it are the RNN, the word embedding, the "
+          "loss, and its LSTM's and attention's functions; its captioner takes other arguments")  # fmt: skip
+
+# Runs in the submission's process, with its module as `submission`.
+CLASSES = """
+class LSTM(torch.nn.Module):
+    def __init__(self, D, H, **further):
+        super().__init__()
+        shapes = {"Wx": (D, 4 * H), "Wh": (H, 4 * H), **further, "b": (4 * H,)}
+        for name, shape in shapes.items():
+            self.register_parameter(name, torch.nn.Parameter(torch.zeros(shape)))
+
+    def step_forward(self, x, prev_h, prev_c):
+        return submission.lstm_step_forward(x, prev_h, prev_c, self.Wx, self.Wh, self.b)
+
+    def forward(self, x, h0):
+        return submission.lstm_forward(x, h0, self.Wx, self.Wh, self.b)
+
+
+class AttentionLSTM(LSTM):
+    def __init__(self, D, H):
+        super().__init__(D, H, Wattn=(H, 4 * H))
+
+    def step_forward(self, x, prev_h, prev_c, attn):
+        return submission.lstm_step_forward(x, prev_h, prev_c, self.Wx, self.Wh, self.b, attn, self.Wattn)
+
+    def forward(self, x, A):
+        return submission.attention_forward(x, A, self.Wx, self.Wh, self.Wattn, self.b)
+
+
+submission.LSTM, submission.AttentionLSTM = LSTM, AttentionLSTM
+"""
+
+
+def is_older(source):
+    """Whether the source of a submission, bytes, is of those years."""
+    arguments = _arguments(source)
+    return "attention_forward" in arguments or "Wattn" in arguments.get("lstm_step_forward", ())
+
+
+def names_now(source, names):
+    """What an older file has, under the names of now."""
+    functions, given = _arguments(source), [name for name in names if name not in ELSEWISE]
+    made = [name for name, function in {"LSTM": "lstm_forward", "AttentionLSTM": "attention_forward"}.items()
+            if function in functions]  # fmt: skip
+    return list(dict.fromkeys([*given, *made]))
+
+
+def _arguments(source):
+    """Function -> its arguments; none for what is no Python."""
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}
+    return {node.name: [argument.arg for argument in node.args.args] for node in body
+            if isinstance(node, ast.FunctionDef)}  # fmt: skip
