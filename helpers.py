@@ -12,7 +12,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-from eecs598 import captioner, cli, coco, notebook, vis
+from eecs598 import captioner, cli, coco, encoders, notebook, vis
 from eecs598.captioner import (
     caption_pictures,
     decode_captions,
@@ -24,18 +24,18 @@ from eecs598.captioner import (
     save_captioner,
     score_captioner,
 )
-from eecs598.encoders import encoder_for
-from eecs598.notebook import check, explain_todos, show_examples, show_source
+from eecs598.notebook import check, explain_todos, leave_out_missing, show_examples, show_source
 from eecs598.scenes import make_scenes
 from eecs598.training import checkpoints, run
 from eecs598.training.examples import all_captions, open_data_file
+from eecs598.training.objective import choose_fast
 from eecs598.training.options import Options
 
 __all__ = [
-    "Options", "all_captions", "caption_pictures", "check", "decode_captions", "decode_pictures", "default_device",
-    "encoder_for", "explain_todos", "fingerprint", "load_captioner", "load_coco_captions", "make_captioner",
-    "open_data", "people", "read_photographs", "save_captioner", "score_captioner", "show_examples", "show_source",
-    "train_captioner",
+    "Options", "all_captions", "caption_pictures", "check", "choose_fast", "decode_captions", "decode_pictures",
+    "default_device", "encoder_for", "explain_todos", "fingerprint", "leave_out_missing", "load_captioner",
+    "load_coco_captions", "make_captioner", "open_data", "people", "read_photographs", "save_captioner",
+    "score_captioner", "show_examples", "show_source", "train_captioner",
 ]  # fmt: skip
 
 DATASETS = Path(__file__).resolve().parent / "datasets"
@@ -64,6 +64,15 @@ def open_data(name="scenes", num_train=10_000, num_val=500):
     if not path.exists():
         coco.save_data(make_scenes(num_train, num_val), path)
     return load_coco_captions(path)
+
+
+def encoder_for(data, captioner_class=None):
+    """The image encoder that suits a data file's dict, in a form that the captioner's class takes; it is printed.
+
+    See eecs598.encoders.encoder_for and, for a class of a student's file, eecs598.captioner.fit_encoder.
+    """
+    encoder = encoders.encoder_for(data)
+    return encoder if captioner_class is None else captioner.fit_encoder(captioner_class, encoder, data["train_images"])
 
 
 def train_captioner(

@@ -190,6 +190,32 @@ class EfficientNetLite2(EfficientNetLite):
     size = 2
 
 
+class PublishedForm(nn.Module):
+    """An encoder's features on the grid that the published assignment's pictures give, 4 x 4, as averages of cells.
+
+    channels: 400, to have as many as the published encoder gives; None: the encoder's own. Fewer are filled up with
+    zeros; more are projected on random directions, orthogonal to each other, the same each time.
+    """
+
+    GRID, CHANNELS = (4, 4), 400
+
+    def __init__(self, encoder, channels=None):
+        super().__init__()
+        self.encoder, self.channels = encoder, channels
+        self.out_channels = channels or encoder.out_channels
+        if self.out_channels < encoder.out_channels:
+            drawn = torch.randn(encoder.out_channels, channels, generator=torch.Generator().manual_seed(0))
+            self.register_buffer("projection", torch.linalg.qr(drawn).Q.t().contiguous()[:, :, None, None])
+
+    def forward(self, images):
+        features = F.adaptive_avg_pool2d(self.encoder(images), self.GRID)
+        missing = self.out_channels - features.shape[1]
+        return F.conv2d(features, self.projection) if missing < 0 else F.pad(features, (0, 0, 0, 0, 0, missing))
+
+    def extra_repr(self):
+        return f"channels={self.channels}"
+
+
 ENCODERS = {"lite0": EfficientNetLite0, "lite2": EfficientNetLite2, "regnet": ImageEncoder}
 
 
@@ -263,6 +289,8 @@ def is_frozen(encoder):
 
 def describe_encoder(encoder):
     """What `rebuild_encoder` needs besides the weights, as plain values."""
+    if isinstance(encoder, PublishedForm):
+        return describe_encoder(encoder.encoder) | {"published_form": True, "channels": encoder.channels}
     return {"name": type(encoder).__name__, "stride": getattr(encoder, "stride", None),
             "image_size": getattr(encoder, "image_size", None), "frozen": is_frozen(encoder)}  # fmt: skip
 
@@ -276,5 +304,5 @@ def rebuild_encoder(description):
     if kind is None:
         raise ImportError(f"eecs598.encoders has no {description['name']}")
     how = {"pretrained": False} if kind is ImageEncoder else {"stride": description["stride"]}
-    encoder = kind(**how, image_size=description["image_size"])
-    return encoder.requires_grad_(not description["frozen"])
+    encoder = kind(**how, image_size=description["image_size"]).requires_grad_(not description["frozen"])
+    return PublishedForm(encoder, description["channels"]) if description.get("published_form") else encoder

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
-from eecs598.encoders import EfficientNetLite, ImageEncoder, check_pictures, find_encoder
+from eecs598.encoders import EfficientNetLite, ImageEncoder, PublishedForm, check_pictures, find_encoder
 from eecs598.files import page_releaser, taking_turns, write_whole
 
 FEATURES_VERSION = 3  # to be raised when encode_images gives other numbers: older files are then not read
@@ -77,6 +77,8 @@ def fold_normalization(encoder):
     as a student's, is only copied.
     """
     encoder = copy.deepcopy(encoder).eval()
+    if isinstance(encoder, PublishedForm):
+        encoder.encoder = fold_normalization(encoder.encoder)
     if not isinstance(encoder, (ImageEncoder, EfficientNetLite)):
         return encoder
     for module in list(encoder.modules()):

@@ -5,6 +5,7 @@ parameters with `eecs598.fast`: captions sorted by length, padding left out, the
 for all of its captions; and with the options of a run (`Options`). On the first batch it compares the two.
 """
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -22,6 +23,10 @@ COMPARED = 8  # pictures of the first batch that both compute
 
 class ObjectiveError(ValueError):
     """The loss cannot be computed fast, or would not be the model's own; the message says why, in one line."""
+
+
+class PartsError(ObjectiveError):
+    """A captioner is not made of the parts that `eecs598.fast` computes; the message says which one it lacks."""
 
 
 class Objective(nn.Module):
@@ -165,6 +170,21 @@ def require_fast():
                              "and backward, and without options of the loss") from None  # fmt: skip
 
 
+def choose_fast(model, options):
+    """Whether `eecs598.fast` can compute the loss of this captioner, and the options with which it then trains.
+
+    If it cannot, as where a student's layers are others, the options of the loss are off, and a line says so.
+    """
+    try:
+        find_parts(model)
+    except PartsError as error:
+        off = dict.fromkeys(options.of_loss(), 0)
+        without = f", without {', '.join(off)}" if off else ""
+        print(f"trained by the captioner's own forward and backward{without} ({error})")
+        return False, dataclasses.replace(options, **off)
+    return True, options
+
+
 def plain_loss(model, images, captions):
     """The model's own loss; captions (N, T + 1) or (N, K, T + 1)."""
     if captions.dim() == 3:
@@ -219,7 +239,7 @@ class Parts(NamedTuple):
 
 
 def find_parts(model):
-    """The `Parts` of a captioner. Raises ObjectiveError, with the part that is missing."""
+    """The `Parts` of a captioner. Raises PartsError, with the part that is missing."""
     parent, attribute = find_encoder(model)
     encoder = getattr(parent, attribute)
     inside = {id(module) for module in encoder.modules()}
@@ -230,7 +250,8 @@ def find_parts(model):
     maps = [module for module in modules if isinstance(module, nn.Linear)]
     output = _first(maps[::-1], lambda m: m.weight.shape == (V, H), f"an nn.Linear from {H} to the {V} words")
     maps = [module for module in maps if module is not output]
-    feature = _first(maps, lambda m: m.out_features == H, f"an nn.Linear from the image features to {H}")
+    C = encoder.out_channels
+    feature = _first(maps, lambda m: m.weight.shape == (H, C), f"an nn.Linear from the {C} image features to {H}")
     cell_type = "attn" if hasattr(cell, "Wattn") else "lstm" if columns == 4 * H else "rnn"
     weights = (cell.Wx, cell.Wh, *([cell.Wattn] if cell_type == "attn" else []), cell.b)
     return Parts(encoder, (feature.weight, feature.bias), embedding, weights, (output.weight, output.bias),
@@ -240,7 +261,7 @@ def find_parts(model):
 def _first(modules, fits, what):
     found = next((module for module in modules if fits(module)), None)
     if found is None:
-        raise ObjectiveError(f"fast training takes {what}, which the captioner lacks: train with fast=False")
+        raise PartsError(f"fast training takes {what}, which the captioner lacks: train with fast=False")
     return found
 
 

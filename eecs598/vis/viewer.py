@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 from eecs598 import encoders, features
+from eecs598.captioner import require_steps
 from eecs598.decoding import evaluating
 from eecs598.files import write_whole
 from eecs598.vis.arrays import to_display
@@ -98,9 +99,7 @@ def _run_through(model, images, words):
 
 
 def _check_explained(model, images, captions, num_alternatives, size):
-    missing = [name for name in ("begin", "step") if not hasattr(model, name)]
-    if missing:
-        raise ValueError(f"{type(model).__name__} has no {' and no '.join(missing)}: pass a captioner of this project")
+    require_steps(model)
     if len(images) == 0 or isinstance(captions, str) or len(captions) != len(images):
         raise ValueError(f"{len(images)} pictures, captions {_short(captions)}: pass a list with one for each picture")
     if not 0 <= num_alternatives < size:

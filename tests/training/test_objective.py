@@ -11,7 +11,7 @@ from support.captioner import CELLS, NULL, START, VOCABULARY, WORDS, batch, make
 import rnn_lstm_captioning as rlc
 from eecs598.grad import rel_error
 from eecs598.training import objective
-from eecs598.training.objective import Objective, ObjectiveError, find_parts, plain_loss
+from eecs598.training.objective import Objective, ObjectiveError, PartsError, choose_fast, find_parts, plain_loss
 from eecs598.training.options import Options
 
 UNK = VOCABULARY["<UNK>"]
@@ -326,6 +326,7 @@ def test_parameters_are_found_under_any_name():
 
 def test_maps_of_the_same_shape_are_told_apart_by_their_order():
     model = make_model("rnn", input_dim=9, wordvec_dim=5, hidden_dim=9)
+    model.image_encoder.out_channels = 9
     parts = find_parts(model)
     assert parts.feature[0] is model.feature_projection.weight and parts.output[0] is model.output_projection.weight
 
@@ -333,13 +334,31 @@ def test_maps_of_the_same_shape_are_told_apart_by_their_order():
 @pytest.mark.parametrize("part, missing", [
     ("cell", "a cell with parameters Wx, Wh and b"), ("word_embedding", "a word embedding with a parameter W_embed"),
     ("output_projection", "an nn.Linear from 7 to the 9 words"),
-    ("feature_projection", "an nn.Linear from the image features to 7"),
+    ("feature_projection", "an nn.Linear from the 3 image features to 7"),
 ])  # fmt: skip
 def test_a_part_that_is_missing_is_named(part, missing):
     model = make_model("rnn")
     setattr(model, part, torch.nn.Identity())
-    with pytest.raises(ObjectiveError, match=f"fast training takes {missing}, which the captioner lacks"):
+    with pytest.raises(PartsError, match=f"fast training takes {missing}, which the captioner lacks"):
         find_parts(model)
+
+
+def test_features_that_are_flattened_are_not_computed_fast():
+    model = make_model("rnn")
+    model.feature_projection = torch.nn.Linear(3 * 6, 7)
+    with pytest.raises(PartsError, match="from the 3 image features to 7"):
+        find_parts(model)
+
+
+def test_what_cannot_be_computed_fast_trains_by_its_own_forward_and_without_options_of_the_loss(capsys):
+    model = make_model("attn")
+    options = Options(cosine=True, attention_entropy=0.15, tie_embeddings=True, seed=3)
+    assert choose_fast(model, options) == (True, options) and capsys.readouterr().out == ""
+    model.word_embedding = torch.nn.Embedding(9, 5)
+    assert choose_fast(model, options) == (False, Options(cosine=True, seed=3))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "by the captioner's own forward and backward, without tie_embeddings, attention_entropy (fast" in line
+    assert "a word embedding with a parameter W_embed, which the captioner lacks" in line
 
 
 def test_bad_input_is_named():
@@ -354,5 +373,7 @@ def test_bad_input_is_named():
             loss_of(images, captions[:3])
         with pytest.raises(ValueError, match="captions are on meta, but the model is on cpu"):
             loss_of(images, captions.to("meta"))
+    promising = make_model("rnn", input_dim=400)
+    promising.image_encoder.out_channels = 400
     with pytest.raises(ObjectiveError, match=r"gives features \(4, 3, 2, 3\); .* takes \(N, 400, h, w\)"):
-        Objective(make_model("rnn", input_dim=400))(images, captions)
+        Objective(promising)(images, captions)
