@@ -42,35 +42,12 @@ def make_captioner(captioner_class, data, cell_type, encoder, hidden_dim=512, wo
     for name, size in {"hidden_dim": hidden_dim, "wordvec_dim": wordvec_dim}.items():
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"{name} is {size!r}; it must be a whole number, at least 1")
-    with _without_image_encoder(captioner_class, encoder.out_channels):
+    with features.without_image_encoder(captioner_class, encoder.out_channels):
         model = captioner_class(
             word_to_idx=token_to_idx, input_dim=encoder.out_channels, wordvec_dim=wordvec_dim, hidden_dim=hidden_dim,
             cell_type=cell_type, image_encoder_pretrained=False, ignore_index=token_to_idx[NULL],
         )  # fmt: skip
     return encoders.set_encoder(model, encoder)
-
-
-@contextlib.contextmanager
-def _without_image_encoder(captioner_class, out_channels):
-    """Inside, the ImageEncoder of the class's file is a stand-in: a student's own may ask for its weights regardless.
-
-    A file that has no such name is left as it is.
-    """
-
-    class StandIn(features.Features):
-        def __init__(self, *_, **__):
-            super().__init__(torch.float32, out_channels)
-
-    names = getattr(captioner_class.__init__, "__globals__", {})
-    own = names.get("ImageEncoder")
-    if own is None:
-        yield
-        return
-    names["ImageEncoder"] = StandIn
-    try:
-        yield
-    finally:
-        names["ImageEncoder"] = own
 
 
 def fit_encoder(captioner_class, encoder, images):
@@ -87,7 +64,7 @@ def fit_encoder(captioner_class, encoder, images):
     sizes = [(encoder.out_channels, h, w), *((form.out_channels, *form.GRID) for form in forms[1:])]
     working = []
     for size in sizes:
-        working.append(sum(_works(captioner_class, cell_type, size) for cell_type in CELL_TYPES))
+        working.append(sum(takes_features(captioner_class, cell_type, size) for cell_type in CELL_TYPES))
         if working[-1] == len(CELL_TYPES):
             break
     best = working.index(max(working))
@@ -98,8 +75,8 @@ def fit_encoder(captioner_class, encoder, images):
     return forms[best]
 
 
-def _works(captioner_class, cell_type, size):
-    """Whether a small captioner trains on and captions features (C, h, w), and looks at every cell of the grid."""
+def takes_features(captioner_class, cell_type, size):
+    """Whether a small captioner trains on, and captions, features (C, h, w), and looks at every cell of the grid."""
     words = {"vocab": {"token_to_idx": {word: i for i, word in enumerate((NULL, START, END, "a", "thing"))}}}
     captions = torch.tensor([[1, 3, 4, 2], [1, 4, 2, 0]])
     with torch.random.fork_rng(devices=[]):
@@ -244,11 +221,18 @@ def caption_pictures(model, images, idx_to_word, max_length=16, batch_size=64, *
         found = decode_pictures(model, images, max_length, batch_size, **options)
         words, maps = found.words[:, 0], None if found.weights is None else found.weights[:, 0]
     else:
-        parts = _in_batches(model, images, batch_size, lambda part: model.sample(part, max_length))
-        pairs = [part if isinstance(part, tuple) else (part, None) for part in parts]
+        pairs = _in_batches(model, images, batch_size, lambda part: _sample(model, part, max_length))
         words, maps = (None if each[0] is None else torch.cat(each).cpu() for each in zip(*pairs))
     captions = decode_captions(words, idx_to_word, specials=False)
     return captions if maps is None else (captions, maps)
+
+
+def _sample(model, images, max_length):
+    """Captions and attention weights, or None, of a batch; one picture goes twice into a student's squeeze()."""
+    alone = len(images) == 1 and missing_steps(model)
+    sampled = model.sample(images.repeat_interleave(2, dim=0) if alone else images, max_length)
+    captions, weights = sampled if isinstance(sampled, tuple) else (sampled, None)
+    return (captions[:1], weights if weights is None else weights[:1]) if alone else (captions, weights)
 
 
 def decode_pictures(model, images, max_length=16, batch_size=64, *, mirror=False, **options):
