@@ -15,7 +15,7 @@ from eecs598.checks.kinds import register
 from eecs598.checks.levels import BEYOND, PUBLISHED, current_level
 from eecs598.checks.running import PARAMETERS, OutputError, attempt
 from eecs598.coco.captions import SPECIAL_TOKENS
-from eecs598.features import fed_with_features
+from eecs598.features import fed_with_features, without_image_encoder
 from eecs598.grad import CheckTable
 
 ROLES = {  # weight -> what it is, and the bias that goes with it
@@ -34,8 +34,9 @@ def _build_captioner(captioner_class, cell_type, inputs, specials):
     """A captioner of these sizes. Raises `OutputError`."""
     (C, H), (V, W), null = inputs["W_feature"].shape, inputs["W_embed"].shape, specials[0]
     given = {"input_dim": C, "wordvec_dim": W, "hidden_dim": H, "cell_type": cell_type, "ignore_index": null}
-    words = dict(_vocabulary(V, specials))
-    return attempt("CaptioningRNN", captioner_class, words, **given, image_encoder_pretrained=False)
+    with without_image_encoder(captioner_class, C):
+        words = dict(_vocabulary(V, specials))
+        return attempt("CaptioningRNN", captioner_class, words, **given, image_encoder_pretrained=False)
 
 
 def _weights_by_name(model, inputs):
