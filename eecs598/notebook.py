@@ -96,14 +96,10 @@ def leave_out_missing(code):
     """
     from IPython import get_ipython
 
-    shell, missing = get_ipython(), find_missing(code)
-    if shell is None:
-        return
-    others = [kept for kept in shell.ast_transformers if not isinstance(kept, _CellGuard)]
-    shell.ast_transformers[:] = [*others, _CellGuard(shell, code)] if missing else others
-    if missing:
-        print(f"{Path(code.__file__).name} lacks {len(missing)} names of this lesson, as one for the published "
-              "assignment does: a cell that needs them says so and is left out")  # fmt: skip
+    shell = get_ipython()
+    if shell is not None:
+        others = [kept for kept in shell.ast_transformers if not isinstance(kept, _CellGuard)]
+        shell.ast_transformers[:] = [*others, _CellGuard(shell, code)] if find_missing(code) else others
 
 
 class _CellGuard:
@@ -118,7 +114,6 @@ try:
 except Exception as _cell_error:
     if not _leave_out(_cell_error, _cell_names):
         raise
-    _cell_value = None
 """
 
     def __init__(self, shell, code):
