@@ -19,7 +19,9 @@ def add_options(parser):
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, metavar="FILE", help="written by train")
     add("--images", type=Path, required=True, metavar="DIR", help="pictures of any size")
-    add("--captions", type=Path, required=True, metavar="JSON", help="their captions, in COCO's official format")
+    add("--captions", type=Path, required=True, metavar="FILE", help="their captions, in any form that a build reads")
+    add("--split", choices=("train", "val", "test"), help="these pictures only, where the captions file tells splits")
+    add("--split-lists", type=Path, nargs="+", metavar="PATH", help="the split lists of --captions, or their folder")
     add("--json", type=Path, metavar="FILE", help="write the scores, and each picture's caption and scores")
     add("--limit", type=commands.positive, metavar="N", help="the first N pictures only, by their ids (all)")
     add("--show", type=commands.not_negative, default=3, metavar="N", help="how many of the best and of the worst "
@@ -33,7 +35,8 @@ def run(options, captioner_class):
     model, idx_to_word, preparation = captioner.load_captioner(options.checkpoint, captioner_class)
     model.to(options.device or captioner.default_device())
     decoding = decoder.read(options)
-    pictures = find_pictures(options.images, options.captions)[: options.limit]
+    pictures = find_pictures(options.images, options.captions, options.split, options.split_lists)
+    pictures = pictures[: options.limit]
     captions = _caption_files(model, idx_to_word, preparation, pictures, decoding)
     evaluation = metrics.evaluate_captions(captions, [picture.captions for picture in pictures])
     decoding.pop("generator", None)
@@ -51,7 +54,7 @@ def run(options, captioner_class):
 
 
 def _caption_files(model, idx_to_word, preparation, pictures, decoding, batch_size=64):
-    """A caption of each of some eecs598.coco.captions.Pictures, prepared as those that the model was trained on."""
+    """A caption of each of some eecs598.coco.forms.Pictures, prepared as those that the model was trained on."""
     captions, batch = [], []
     ready = prepare_in_order(pictures, **preparation, workers=os.cpu_count() or 1)
     with tqdm(total=len(pictures), desc="captions", unit="picture", mininterval=0.5) as bar:

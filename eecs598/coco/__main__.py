@@ -62,16 +62,19 @@ kept until the file is written, and it is there only once it is whole.
 
 Pictures of 112 x 112 are what the course trains an encoder on; for a frozen encoder take --image-size 224.
 
-A captions file is JSON in COCO's format: {"images": [{"id": 1, "file_name": "a.jpg"}, ...],
-"annotations": [{"image_id": 1, "caption": "a dog runs"}, ...]}. Each picture gets one row in the
-data file, with one of its captions; all its captions are kept beside it, tokenized, as references."""
+A captions file, told by its content, is JSON in COCO's format, {"images": [{"id": 1, "file_name":
+"a.jpg"}, ...], "annotations": [{"image_id": 1, "caption": "a dog runs"}, ...]}, or in Karpathy's; lines
+like a.jpg#0<tab>a dog runs or a.jpg| 0| a dog runs; or a CSV or TSV of file name and caption. Each picture
+gets one row in the data file, with one of its captions; all its captions are kept beside it,
+tokenized, as references."""
 
 CHECK_EXAMPLES = """examples:
   python -m eecs598.coco check datasets/coco.pt
   python -m eecs598.coco check --quick datasets/coco.pt
 
-Exit status 0: a whole data file. 1: it is not, and one line says why: missing, truncated, damaged, a
-web page saved under the name, a wrong shape, code in it (never run: only tensors and plain values
+A line that begins with warning: tells what spoils training or scores in silence. Exit status 0: a whole
+data file, whatever the warnings. 1: it is not, and one line says why: missing, truncated, damaged, a web page
+saved under the name, a wrong shape, code in it (never run: only tensors and plain values
 are read)."""
 
 SHOW_EXAMPLES = """examples:
@@ -112,9 +115,11 @@ def _add_build_options(add):
     add("--out", type=Path, required=True, metavar="FILE", help="the data file to write")
     add("--images", type=Path, metavar="DIR", help="the folder of the pictures; without it they are fetched")
     add("--val-images", type=Path, metavar="DIR", help="validation pictures, if elsewhere")
-    add("--train-captions", type=Path, metavar="JSON", help="their captions; without it COCO's own are fetched")
-    add("--val-captions", type=Path, metavar="JSON", help="without it, some of the first are set apart")
-    add("--karpathy", type=Path, metavar="JSON", help="a Karpathy split file, in place of both captions files")
+    add("--captions", type=Path, metavar="FILE", help="captions of all pictures; without any, COCO's own are fetched")
+    add("--split-lists", type=Path, nargs="+", metavar="PATH", help="the split lists of --captions, or their folder")
+    add("--train-captions", type=Path, metavar="FILE", help="in place of it, the training captions alone")
+    add("--val-captions", type=Path, metavar="FILE", help="and the validation captions (without: some of the first)")
+    add("--karpathy", type=Path, metavar="JSON", help="as --captions, for a Karpathy split file")
     add("--year", type=int, choices=(2014, 2017), default=2014, help="of COCO's captions, if fetched (2014)")
     add("--cache", type=Path, default=CACHE, metavar="DIR", help=f"keeps what is fetched (datasets/{CACHE.name})")
     add("--image-url", action="append", metavar="URL", help=f"another image host ({COCO_IMAGE_URL})")

@@ -9,6 +9,7 @@ import shutil
 import sys
 import zipfile
 from pathlib import Path
+from unicodedata import normalize
 from urllib.parse import quote
 
 import numpy as np
@@ -17,16 +18,16 @@ from PIL import Image
 from tqdm import tqdm
 
 from eecs598.coco import download
-from eecs598.coco.captions import (
-    MAX_WORDS,
-    DataError,
-    build_vocabulary,
-    encode_captions,
-    read_captions,
-    read_karpathy,
-    shorten_error,
-)
+from eecs598.coco.captions import MAX_WORDS, DataError, build_vocabulary, encode_captions, shorten_error
 from eecs598.coco.datafile import save_data
+from eecs598.coco.forms import (
+    first_of,
+    is_picture_name,
+    read_captions_file,
+    select_split,
+    summarize,
+    with_words,
+)
 from eecs598.coco.pictures import prepare_in_order
 from eecs598.files import save_whole
 
@@ -37,16 +38,19 @@ COURSE_COUNTS = {"train": 10000, "val": 500}  # of the course's own file
 
 
 def build_data(images=None, train_captions=None, val_captions=None, out=None, *, val_images=None, karpathy=None,
-               year=2014, cache=CACHE, image_url=IMAGE_URLS, image_size=112, fit="stretch",
-               num_train=None, num_val=None, min_count=4, seed=0, workers=None):
-    """A data file's dict from pictures and their captions in the official COCO format.
+               captions=None, split_lists=None, year=2014, cache=CACHE, image_url=IMAGE_URLS, image_size=112,
+               fit="stretch", num_train=None, num_val=None, min_count=4, seed=0, workers=None):
+    """A data file's dict from pictures and their captions, in any of the forms that `forms.py` lists.
 
     images, val_images: folders of pictures; `val_images` is `images` unless given. Without `images` the chosen
         pictures are fetched one by one into the folder `cache`, where later calls find them, from `image_url`:
         an address with {folder} and {file_name}, or several mirrors in order
-    train_captions, val_captions: JSON files; without the second, `num_val` pictures of the first, or a tenth
-        of them, become the validation pictures. Without either, COCO's own of `year`, 2014 or 2017, are fetched
-    karpathy: a Karpathy split file, in place of both (see `read_karpathy`)
+    captions: the captions file of all pictures. Its own splits, or those of `split_lists` (files, or folders of them;
+        Flickr8k's own are found beside it), tell which are trained on and which validate; test pictures are left out.
+        Without validation pictures, `num_val` of the others, or a tenth of them, drawn by `seed`, are kept for that
+    train_captions, val_captions: in place of it, a captions file each; the second may be left out in the same way.
+        Without any, COCO's own of `year`, 2014 or 2017, are fetched
+    karpathy: as `captions`, for a Karpathy split file
     out: the data file to write, if any
     image_size, fit: as for `prepare_image`
     num_train, num_val: how many pictures, chosen by `seed`; all unless given, but at most 10,000 and 500 where
@@ -65,13 +69,19 @@ def build_data(images=None, train_captions=None, val_captions=None, out=None, *,
         _prepare_place(Path(out))  # told before the long work
     if images is None and val_images is not None:
         raise DataError(f"{val_images}: a folder of validation pictures only; name the training pictures' as well")
+    folders = {Path(folder) for folder in (images, val_images) if folder is not None}
+    _check_folders(folders)
     source = _Fetcher(image_url, Path(cache)) if images is None else None
-    train, val, told = _read_pictures(train_captions, val_captions, karpathy, year, Path(cache))
+    files = {"captions": captions, "karpathy": karpathy, "train": train_captions, "val": val_captions}
+    train, val, told, listed = _read_pictures(files, split_lists, year, Path(cache))
+    for folder in sorted(folders):
+        _tell_uncaptioned(folder, listed)
     rng = random.Random(seed)
     train = _shuffle(_locate(train, images, source, told[0]), rng)
     if val is None:
         val = train
         num_val = _limit(max(1, len(train) // 10), "val", source) if num_val is None else num_val
+        _say(f"{told[0]}: tells no validation pictures: {num_val} of {len(train)} become those, drawn by seed {seed}")
     else:
         val = _shuffle(_locate(val, val_images or images, source, told[1]), rng)
         num_val = _limit(len(val), "val", source) if num_val is None else num_val
@@ -125,18 +135,42 @@ def _is_running(process):
 # --- the pictures to choose from ----------------------------------------------------------------------------
 
 
-def _read_pictures(train_captions, val_captions, karpathy, year, cache):
-    """Training pictures, validation pictures or None, and the name of each one's captions file."""
-    if karpathy is not None:
-        if train_captions is not None or val_captions is not None:
-            raise DataError(f"{karpathy}: a Karpathy split file holds all captions; give no captions file beside it")
-        return *read_karpathy(karpathy), (karpathy, karpathy)
-    if train_captions is None:
-        if val_captions is not None:
-            raise DataError(f"{val_captions}: validation captions without training captions; give both")
-        train_captions, val_captions = fetch_captions(year, cache)
-    val = None if val_captions is None else read_captions(val_captions)
-    return read_captions(train_captions), val, (train_captions, val_captions)
+def _read_pictures(files, split_lists, year, cache):
+    """Training pictures, validation pictures or None, the captions file of each, and the names of all pictures, in NFC.
+
+    files: the captions file, or None, of each of "captions", "karpathy", "train" and "val", see `build_data`.
+    """
+    given = [path for path in files.values() if path is not None]
+    if (whole := files["captions"] or files["karpathy"]) is not None:
+        if len(given) > 1:
+            raise DataError(f"{whole}: one file holds all captions; give no captions file beside it")
+        found = _read_captions_file(whole, split_lists)
+        splits = {picture.split for picture in found.pictures} - {""}
+        if files["karpathy"] is not None and not splits:
+            raise DataError(f"{whole}: not a Karpathy split file, whose images have a split and sentences each")
+        train = select_split(found, "train" if splits else None, whole)
+        val = select_split(found, "val", whole) if "val" in splits else None
+        listed, told = found.pictures, (whole, whole)
+    else:
+        if split_lists:
+            raise DataError(f"{split_lists[0]}: split lists divide one file of all captions; name it with --captions")
+        if not given:
+            files = dict(zip(("train", "val"), fetch_captions(year, cache)))
+        if files["train"] is None:
+            raise DataError(f"{files['val']}: validation captions without training captions; give both")
+        told = (files["train"], files["val"])
+        train, val = (path and select_split(_read_captions_file(path, ()), None, path) for path in told)
+        listed = [*train, *(val or ())]
+    names = {normalize("NFC", picture.file_name) for picture in listed}
+    return with_words(train), None if val is None else with_words(val), told, names
+
+
+def _read_captions_file(path, split_lists):
+    """`read_captions_file`, which form it took and what is odd said on standard error."""
+    found = read_captions_file(path, split_lists)
+    for line in (summarize(found, path), *found.oddities):
+        _say(line)
+    return found
 
 
 def fetch_captions(year, cache=CACHE):
@@ -176,12 +210,28 @@ def _make_folder(path):
     return path
 
 
-def find_pictures(images, captions):
+def find_pictures(images, captions, split=None, split_lists=None):
     """The pictures of a captions file that are in the folder `images`, with their captions as people wrote them.
 
-    Those that are not there, or have no caption, are counted in a line on standard error. Raises DataError.
+    split: "train", "val" or "test", where the file or its split lists (see `build_data`) tell splits. Pictures that are
+    not there, or have no caption, are counted in a line on standard error. Raises DataError.
     """
-    return _locate(read_captions(captions, as_written=True), images, None, captions)
+    _check_folders([images])
+    found = _read_captions_file(captions, split_lists)
+    return _locate(with_words(select_split(found, split, captions), as_written=True), images, None, captions)
+
+
+def _check_folders(folders):
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise DataError(f"{folder}: no such folder of pictures")
+
+
+def _tell_uncaptioned(folder, listed):
+    """Count the picture files of a folder that no captions file lists, in a line on standard error."""
+    names = sorted(filter(is_picture_name, os.listdir(folder)))
+    if names := [name for name in names if normalize("NFC", name) not in listed]:
+        _say(f"{folder}: {len(names):,} pictures have no captions, left out {first_of(names)}")
 
 
 def _locate(pictures, images, source, name):
@@ -191,8 +241,6 @@ def _locate(pictures, images, source, name):
     """
     if source is not None:
         there = [picture._replace(path=source.place(picture)) for picture in pictures]
-    elif not Path(images).is_dir():
-        raise DataError(f"{images}: no such folder of pictures")
     else:
         there = [p._replace(path=path) for p in pictures if (path := _find(Path(images), p))]
     if not there:
@@ -203,20 +251,22 @@ def _locate(pictures, images, source, name):
         raise DataError(f"{name}: none of its {len(there)} pictures has a caption")
     if len(there) < len(pictures):
         ids = {picture.id for picture in there}
-        gone = next(picture.file_name for picture in pictures if picture.id not in ids)
-        count = f"{len(pictures) - len(there)} of {len(pictures)} pictures"
-        _say(f"{name}: {count} are not in {images}, skipped (first: {gone})")
+        gone = [picture.file_name for picture in pictures if picture.id not in ids]
+        _say(f"{name}: {len(gone)} of {len(pictures)} pictures are not in {images}, skipped {first_of(gone)}")
     if len(usable) < len(there):
-        _say(f"{name}: {len(there) - len(usable)} pictures have no caption, skipped")
+        bare = [picture.file_name for picture in there if not picture.captions]
+        _say(f"{name}: {len(bare)} pictures have no caption, skipped {first_of(bare)}")
     return usable
 
 
 def _find(images, picture):
-    """A picture's file in `images`, or in the folder of the official archives within it; None without one."""
-    places = [images / picture.file_name]
-    if picture.folder:
-        places.append(images / picture.folder / picture.file_name)
-    return next((path for path in places if path.is_file()), None)
+    """A picture's file in `images`, or in the folder of the official archives within it; None without one.
+
+    A Mac may have unpacked it under a name whose accents are characters of their own (NFD).
+    """
+    names = dict.fromkeys([picture.file_name, *(normalize(form, picture.file_name) for form in ("NFC", "NFD"))])
+    folders = [images, images / picture.folder] if picture.folder else [images]
+    return next((path for name in names for folder in folders if (path := folder / name).is_file()), None)
 
 
 def _say(line):

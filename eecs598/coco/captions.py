@@ -1,15 +1,8 @@
-"""Captions as words: tokenizing as the field does, the vocabulary, encoding, and the captions files to read.
+"""Captions as words: tokenizing as the field does, the vocabulary, encoding."""
 
-Every complaint is a `DataError`, whose message is one line.
-"""
-
-import json
 import re
 import unicodedata
 from collections import Counter
-from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import torch
 
@@ -94,104 +87,3 @@ def encode_captions(captions, vocab, max_words=MAX_WORDS):
         line = [ids[START], *(ids.get(word, ids[UNK]) for word in words[:max_words]), ids[END]]
         row[: len(line)] = torch.tensor(line)
     return encoded
-
-
-# --- captions files -----------------------------------------------------------------------------------------
-
-
-class Picture(NamedTuple):
-    """A picture of a captions file: its id, its file, and all its captions, tokenized, joined by spaces.
-
-    `folder` is the folder of the official archives that it lies in ("train2014"), "" where the file tells none.
-    `path` is None until the picture is found.
-    """
-
-    id: int
-    file_name: str
-    folder: str
-    captions: list
-    path: Path | None = None
-
-
-def read_captions(path, as_written=False):
-    """The pictures of the captions file `path` (official COCO format), in the order of their ids.
-
-    as_written: their captions as people wrote them, not tokenized. Captions without a word are dropped, so a picture
-    may have none. Raises DataError.
-    """
-    content = _read_json(path)
-    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in ("images", "annotations")):
-        hint = "; it is a Karpathy split file: pass it as such (--karpathy)" if _is_karpathy(content) else ""
-        raise DataError(f"{path}: not a COCO captions file, which holds the lists images and annotations{hint}")
-    pictures = {}
-    for i, entry in enumerate(content["images"]):
-        number, name = _fields(entry, f"{path}: images[{i}]", {"id": int, "file_name": str})
-        found = pictures.setdefault(number, Picture(number, name, _official_folder(entry, name), []))
-        if found.file_name != name:
-            seen = f"id {number} stands for {found.file_name} and for {name}"
-            raise DataError(f"{path}: {seen}, wanted one picture an id")
-    for i, entry in enumerate(content["annotations"]):
-        number, text = _fields(entry, f"{path}: annotations[{i}]", {"image_id": int, "caption": str})
-        if number in pictures and (words := tokenize(text)):
-            pictures[number].captions.append(text if as_written else " ".join(words))
-    return [picture for _, picture in sorted(pictures.items())]
-
-
-def read_karpathy(path):
-    """The training and the validation pictures of a Karpathy split file (`dataset_coco.json` and its like).
-
-    As is the field's custom, "restval" is trained on too; "test" is left out. Each list is in the order of the
-    pictures' ids (`cocoid`, or `imgid` where there is none). Raises DataError.
-    """
-    content = _read_json(path)
-    if not _is_karpathy(content):
-        raise DataError(f"{path}: not a Karpathy split file, whose images have a split and sentences each")
-    splits = {"train": {}, "val": {}}
-    for i, entry in enumerate(content["images"]):
-        name = f"{path}: images[{i}]"
-        number = "cocoid" if "cocoid" in (entry if isinstance(entry, dict) else ()) else "imgid"
-        wanted = {number: int, "filename": str, "split": str, "sentences": list}
-        number, file_name, split, sentences = _fields(entry, name, wanted)
-        if split not in ("train", "restval", "val", "test"):
-            raise DataError(f"{name}: split is {split!r:.60}, wanted train, restval, val or test")
-        if split == "test":
-            continue
-        texts = [_fields(s, f"{name}.sentences[{j}]", {"raw": str})[0] for j, s in enumerate(sentences)]
-        captions = [" ".join(words) for words in map(tokenize, texts) if words]
-        picture = Picture(number, file_name, str(entry.get("filepath", "")), captions)
-        side = splits["val" if split == "val" else "train"]
-        if number in side:
-            raise DataError(f"{name}: id {number} occurs twice, wanted one picture an id")
-        side[number] = picture
-    return tuple([picture for _, picture in sorted(side.items())] for side in splits.values())
-
-
-def _read_json(path):
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({shorten_error(error)})") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({shorten_error(error)})") from None
-
-
-def _is_karpathy(content):
-    images = content.get("images") if isinstance(content, dict) else None
-    first = images[0] if isinstance(images, list) and images else None
-    return isinstance(first, dict) and {"split", "sentences"} <= first.keys()
-
-
-def _fields(entry, name, fields):
-    """The values of `fields` ({key: type}) of an entry of a list; `name` opens the message."""
-    for field, kind in fields.items():
-        value = entry.get(field) if isinstance(entry, dict) else None
-        if type(value) is not kind:
-            raise DataError(f"{name}: {field} is {value!r:.60}, wanted {kind.__name__}")
-    return [entry[field] for field in fields]
-
-
-def _official_folder(entry, name):
-    """The folder that the official image host keeps a picture in, by its address or its 2014 name."""
-    parts = urlsplit(url).path.split("/") if isinstance(url := entry.get("coco_url"), str) else []
-    named = re.match(r"COCO_([a-z]+\d{4})_", name)
-    return parts[-2] if len(parts) > 1 else named[1] if named else ""

@@ -331,18 +331,39 @@ def test_evaluate_of_some_pictures(trained, captioned, capsys):
     assert any("1 of 8 pictures are not in" in line and "grey.png" in line for line in errors)
 
 
+def test_evaluate_of_a_split(trained, photos, captioned, tmp_path, capsys):
+    """A Karpathy split file, and a table with split lists: the pictures of the split that is named, no others."""
+    splits = ["train", "restval", "val", *["test"] * 5]
+    images = [{"imgid": i, "filename": photo.name, "split": split, "sentences": [{"raw": f"A {colour} picture."}]}
+              for i, ((photo, colour), split) in enumerate(zip(photos.items(), splits))]  # fmt: skip
+    karpathy, table = tmp_path / "dataset.json", tmp_path / "captions.txt"
+    karpathy.write_text(json.dumps({"images": images}))
+    table.write_text("image,caption\n" + "".join(f"{i['filename']},{i['sentences'][0]['raw']}\n" for i in images))
+    (tmp_path / "test.txt").write_text("".join(f"{photo.name}\n" for photo in list(photos)[3:]))
+    (tmp_path / "val.txt").write_text(f"{list(photos)[2].name}\n")
+    lists = ["--split-lists", tmp_path / "test.txt", tmp_path / "val.txt"]
+    for path, options, told in [(karpathy, [], "a Karpathy split file"), (table, lists, "a table by commas")]:
+        for split, count in {"test": 5, "val": 1}.items():
+            place = captioned[0], path
+            status, said, errors = evaluate(capsys, trained / "rnn.pt", place, "--split", split, *options)
+            assert status == 0 and said[0].startswith(f"{count} pictures, {count} captions by people")
+            assert any(told in line for line in errors)
+        status, said, errors = evaluate(capsys, trained / "rnn.pt", place, *options)
+        assert_one_error(status, errors[-1:], "say which one (--split)")
+
+
 def test_evaluate_of_what_cannot_be_scored(trained, captioned, data_file, tmp_path, capsys):
     folder, captions = captioned
     for checkpoint, place, told in [
         (data_file, captioned, data_file), (trained / "rnn.pt", (tmp_path / "none", captions), "no such folder"),
-        (trained / "rnn.pt", (folder, data_file), "not JSON"), (trained / "rnn.pt", (folder, folder / "x"), "read"),
+        (trained / "rnn.pt", (folder, data_file), "not a text"), (trained / "rnn.pt", (folder, folder / "x"), "read"),
     ]:  # fmt: skip
         status, said, errors = evaluate(capsys, checkpoint, place)
         assert said == []
         assert_one_error(status, errors, told)
     (folder / "grey.png").write_bytes(b"no picture")
     status, said, errors = evaluate(capsys, trained / "rnn.pt", captioned)
-    assert_one_error(status, errors, folder / "grey.png", "not a picture")
+    assert_one_error(status, errors[1:], folder / "grey.png", "not a picture")
 
 
 # --- caption ----------------------------------------------------------------------------------------------

@@ -24,8 +24,9 @@ from support.data_files import PEAK, assert_equal, message, numbers_of, write_fo
 from eecs598 import coco
 from eecs598.coco import build_data, builder, download
 from eecs598.coco.__main__ import main
-from eecs598.coco.captions import DataError, read_captions, read_karpathy
+from eecs598.coco.captions import DataError
 from eecs598.coco.download import DownloadError
+from eecs598.coco.forms import read_captions, read_karpathy
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -287,7 +288,8 @@ def test_wrong_karpathy_files_are_told(change, phrase, tmp_path):
 def test_the_two_formats_are_not_taken_for_each_other(tmp_path):
     _, captions = write_folder(tmp_path, range(3))
     assert "not a Karpathy split file" in message(read_karpathy, captions)
-    assert "(--karpathy)" in message(read_captions, karpathy(tmp_path))
+    assert "(--captions)" in message(read_captions, karpathy(tmp_path))
+    assert "not a Karpathy split file" in message(build_data, tmp_path, karpathy=captions)
     assert "give no captions file beside it" in message(build_data, tmp_path, captions, karpathy=karpathy(tmp_path))
 
 

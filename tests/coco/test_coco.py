@@ -27,7 +27,7 @@ from support.data_files import PEAK, assert_equal, message, numbers_of, write_fo
 from eecs598 import coco
 from eecs598.coco import build_data, prepare_image, save_data, tokenize, validate_data
 from eecs598.coco.__main__ import main
-from eecs598.coco.captions import read_captions
+from eecs598.coco.forms import read_captions
 
 PIPES = {"capture_output": True, "text": True, "cwd": ROOT}
 WORDS = ["a", "dog", "runs", "on", "grass", "the", "cat", "sleeps"]
@@ -635,9 +635,11 @@ def test_captions_files_that_are_no_json_are_told(tmp_path):
     whole = captions.read_bytes()
     captions.write_bytes(b"\xef\xbb\xbf" + whole)  # a byte order mark, as Windows editors write
     assert len(read_captions(captions)) == 5
-    for content in (whole[:100], b"", b"\xff\xfe\x00", b"<html>"):
+    cases = {whole[:100]: "not JSON", b"": "not a captions file", b"\xff\xfe\x00": "not a text in UTF-8"}
+    for content, told in (cases | {b"<html>": "its first line is '<html>', wanted COCO's or Karpathy's JSON"}).items():
         captions.write_bytes(content)
-        assert f"{captions}: not JSON" in message(build_data, images, captions)
+        text = message(build_data, images, captions)
+        assert str(captions) in text and told in text
     assert "cannot be read" in message(build_data, images, tmp_path / "none.json")
 
 
