@@ -180,17 +180,17 @@ def test_the_encoder_is_put_back_when_training_fails(tiny_data, mean_encoder):
 def test_frozen_or_not_the_loss_begins_the_same(tiny_data, mean_encoder, cell_type):
     """In training and in validation; features have bfloat16's precision where that is fast."""
     histories = []
-    flipped = tiny_data["train_images"].flip(0), tiny_data["train_captions"]
+    black = torch.zeros_like(tiny_data["train_images"]), tiny_data["train_captions"]
     for images, freeze in (
         (tiny_data["train_images"], True),
         (tiny_data["train_images"], False),
-        (flipped[0], True),
+        (black[0], True),
     ):
-        model = make(tiny_data, mean_encoder, cell_type)
+        model = make(tiny_data, mean_encoder, cell_type, seed=2)
         model.feature_projection.weight.data *= 100  # the picture matters
         model.output_projection.weight.data *= 10
         histories.append(run.train_captioner(
-            model, images, tiny_data["train_captions"], 1, 4, 1e-9, **QUIET, freeze_encoder=freeze, val_data=flipped))
+            model, images, tiny_data["train_captions"], 1, 4, 1e-9, **QUIET, freeze_encoder=freeze, val_data=black))
     frozen, unfrozen, other = [history.losses + history.val_losses for history in histories]
     assert frozen == pytest.approx(unfrozen, rel=0.01)
     assert len(frozen) == 2 and abs(frozen[0] - other[0]) > 0.05 * other[0] and frozen[1] == pytest.approx(other[0])
