@@ -16,7 +16,7 @@ run: .venv/ready  ## execute the notebook on the embedded data, write build/rnn_
 	@echo "open build/rnn_lstm_captioning.html"
 
 test: .venv/ready  ## run the tests, a process a core
-	.venv/bin/python -m pytest -n auto --dist loadgroup
+	.venv/bin/python -m pytest -n auto --dist loadscope
 
 lab: .venv/ready  ## open the notebook in JupyterLab
 	.venv/bin/jupyter lab $(NOTEBOOK)
@@ -53,7 +53,7 @@ bench: .venv/ready  ## how fast the hand-written code is on this machine, side b
 oldest:  ## run the tests with the oldest releases that pyproject.toml admits; PYTHON=python3.10
 	$(PYTHON) -m venv build/oldest
 	build/oldest/bin/python -m pip install -q $$(grep -oE '"[a-z0-9-]+>=[0-9.]+"' pyproject.toml | tr -d '"' | sed 's/>=/==/' | sort -u)
-	build/oldest/bin/python -m pytest -n auto --dist loadgroup
+	build/oldest/bin/python -m pytest -n auto --dist loadscope
 
 lint: .venv/ready
 	.venv/bin/ruff check .

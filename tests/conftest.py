@@ -153,10 +153,24 @@ def pytest_terminal_summary(terminalreporter, config):
 # --- several processes ------------------------------------------------------------------------------------
 
 MOST_PROCESSES = 8  # each has torch loaded, about 0.7 GB with what it starts
-EXPENSIVE = ("lab", "launched", "trained")  # fixtures: the tests that use one run in one process, which makes it once
-FIRST = {  # the files with the longest tests
-    "test_browser.py", "test_processes.py", "test_commands.py", "test_student_notebook.py", "test_notebook.py",
-}  # fmt: skip
+WHOLE = {"test_browser.py", "test_commands.py", "test_processes.py"}  # files whose tests share what takes long to make
+FIRST = WHOLE | {"test_student_notebook.py", "test_published_file_in_notebook.py"}  # the files with the longest tests
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """The tests of a file of WHOLE in one process, in which each fixture is made once; all others one by one.
+
+    xdist 3.8's own groups (--dist loadgroup) have no effect with pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            path = nodeid.partition("::")[0]
+            return path if Path(path).name in WHOLE else nodeid
+
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -166,13 +180,6 @@ def pytest_xdist_auto_num_workers():
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, MOST_PROCESSES)
-
-
-def pytest_itemcollected(item):
-    """xdist reads the groups before `pytest_collection_modifyitems` comes to a conftest: so they are set here."""
-    for name in EXPENSIVE:
-        if name in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group(name))
 
 
 def pytest_collection_modifyitems(items):
