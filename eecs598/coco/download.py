@@ -1,8 +1,9 @@
 """Downloads that can be trusted: a file arrives whole and checked under its name, or not at all.
 
-`download` fetches one file from one or several addresses, `fetch_many` many small ones at a time. What has
-arrived stays in `NAME.part` until the file is whole, and the next call goes on from there. `NAME.part.json`
-says which version of the remote file the part belongs to, so that two versions are never joined.
+`download` fetches one file from one or several addresses, `fetch_many` many small ones at a time, `fetch_in_order`
+as many as its caller goes on to take; `find_answering` tells which addresses answer at all. What has arrived stays
+in `NAME.part` until the file is whole, and the next call goes on from there. `NAME.part.json` says which version of
+the remote file the part belongs to, so that two versions are never joined.
 """
 
 import contextlib
@@ -10,11 +11,13 @@ import errno
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import shutil
 import sys
 import threading
+import time
 import zipfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -33,15 +36,12 @@ COURSE_FILE_URLS = (  # 378 MB; no hash of it was ever published
     "http://web.eecs.umich.edu/~justincj/teaching/eecs498/coco.pt",
     "https://web.eecs.umich.edu/~justincj/teaching/eecs498/coco.pt",
 )
-COCO_IMAGE_URL = "http://images.cocodataset.org/{folder}/{file_name}"  # folder: train2014, val2017, ...
-# The same bucket by another name: its certificate covers this one, and some networks let only https through.
-COCO_IMAGE_MIRROR_URL = "https://s3.amazonaws.com/images.cocodataset.org/{folder}/{file_name}"
+# The second is the same bucket by another name: its certificate covers this one, and some networks let only https
+# through.
+COCO_HOSTS = ("http://images.cocodataset.org", "https://s3.amazonaws.com/images.cocodataset.org")
+COCO_IMAGE_URL, COCO_IMAGE_MIRROR_URL = (host + "/{folder}/{file_name}" for host in COCO_HOSTS)  # folder: val2017, ...
 COCO_ANNOTATIONS_URLS = {
-    year: (
-        f"http://images.cocodataset.org/annotations/annotations_trainval{year}.zip",
-        f"https://s3.amazonaws.com/images.cocodataset.org/annotations/annotations_trainval{year}.zip",
-    )
-    for year in (2014, 2017)
+    year: tuple(f"{host}/annotations/annotations_trainval{year}.zip" for host in COCO_HOSTS) for year in (2014, 2017)
 }
 COCO_ANNOTATIONS_SHA256 = {
     2014: "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
@@ -116,6 +116,7 @@ class _Task:
     retries: int = 5
     timeout: float = 30
     backoff: float = 0.5
+    deadline: float = math.inf
     stop: threading.Event = field(default_factory=threading.Event)
     arrived: int = 0  # bytes received in this call
     furthest: int = 0  # the longest that the part has been
@@ -135,8 +136,9 @@ class _Task:
 
 
 def download(
-    urls, path, *, size=None, sha256=None, check=None, progress=True, retries=5, timeout=30, backoff=0.5
-):
+    urls, path, *, size=None, sha256=None, check=None, progress=True, retries=5, timeout=30, backoff=0.5,
+    deadline=math.inf,
+):  # fmt: skip
     """Fetch a file from `urls`, one address or several mirrors in order, to `path`; returns `path`.
 
     size, sha256: the file's length in bytes and its hash in hexadecimal, where known
@@ -145,6 +147,7 @@ def download(
     retries: attempts in a row at one address that may fail without bringing anything new
     timeout: seconds without a byte that count as a failure
     backoff: seconds; the pauses between attempts are 0, 2, 4, 8, ... times it, and a little more at random
+    deadline: the time, as of time.monotonic(), at which a file that is not whole is given up; what has arrived is kept
 
     A file that is there already and passes is not fetched again. An interrupted download goes on where it
     stopped if the remote file is still the same, else it starts over. Processes that want the same file take
@@ -154,8 +157,9 @@ def download(
     style = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "delay": 1e-3}  # shown from _move_bar on
     bar = tqdm(desc=Path(path).name, disable=not progress, **style)
     known = {"size": size, "sha256": sha256, "check": check}
+    patience = {"retries": retries, "timeout": timeout, "backoff": backoff, "deadline": deadline}
     with requests.Session() as session, bar:
-        task = _Task(Path(path), session, bar, **known, retries=retries, timeout=timeout, backoff=backoff)
+        task = _Task(Path(path), session, bar, **known, **patience)
         try:
             return _fetch(urls, task)
         except KeyboardInterrupt:
@@ -215,9 +219,14 @@ def _fetch_from_any(urls, task):
             return
         except _MirrorError as failure:
             failures.append((url, failure))
+    raise _no_address(task.path.name, failures)
+
+
+def _no_address(name, failures):
+    """The DownloadError of a file that none of its addresses gave; failures: (address, _MirrorError) of each."""
     reasons = {failure.reason for _, failure in failures}
     told = "; ".join(f"{url}: {failure}" for url, failure in failures) or "no address was given"
-    raise _explain(f"{task.path.name}: {told}", next((key for key in ADVICE if key in reasons), "missing"))
+    return _explain(f"{name}: {told}", next((key for key in ADVICE if key in reasons), "missing"))
 
 
 def _fetch_from(url, task):
@@ -227,12 +236,13 @@ def _fetch_from(url, task):
     )
     retry = patience
     while True:
+        _check_stop(task)
         try:
             _receive(url, task)
             _finish(task)
             return
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            failure = _network_failure(error, task)
+            failure = _network_failure(error, task.timeout)
         except _PassingError as passing:
             failure = passing
         if not isinstance(failure, _PassingError):
@@ -258,7 +268,6 @@ def _wait(retry, failure, task):
         task.bar.delay = 0
         task.bar.set_postfix_str(f"{failure}; next attempt in {pause:.0f} s")
     task.stop.wait(pause)
-    _check_stop(task)
     task.bar.set_postfix_str("", refresh=False)
     return retry
 
@@ -266,6 +275,8 @@ def _wait(retry, failure, task):
 def _check_stop(task):
     if task.stop.is_set():
         raise _explain(f"{task.path.name}: stopped", "stopped")
+    if time.monotonic() > task.deadline:
+        raise _explain(f"{task.path.name}: not whole in the time allowed", "stopped")
 
 
 # --- one attempt --------------------------------------------------------------------------------------------
@@ -395,8 +406,8 @@ def _move_bar(bar, have, total):
     bar.refresh()
 
 
-def _network_failure(error, task):
-    """An exception of requests or urllib3 as a _MirrorError in plain words."""
+def _network_failure(error, timeout):
+    """An exception of requests or urllib3 as a _MirrorError in plain words; `timeout` is the request's, in seconds."""
     cause = error.args[0] if error.args else None
     if isinstance(error, (requests.exceptions.InvalidURL, ValueError)):
         return _MirrorError("is not an address that can be fetched", "missing")
@@ -413,13 +424,45 @@ def _network_failure(error, task):
             return _PassingError("its name cannot be resolved", "network")
         return _PassingError(f"cannot be reached ({_last_words(cause.reason)})", "network")
     if isinstance(error, requests.Timeout) or isinstance(cause, urllib3.exceptions.ReadTimeoutError):
-        return _PassingError(f"is silent for {task.timeout:g} s", "server")
+        return _PassingError(f"is silent for {timeout:g} s", "server")
     return _PassingError("drops the connection", "server")
 
 
 def _last_words(error):
     """The innermost explanation of a nested error, without the numbers and objects around it."""
     return re.split(r"\[Errno -?\d+\] |: ", str(error))[-1].strip("()'\"")[:100] or type(error).__name__
+
+
+# --- which addresses answer -----------------------------------------------------------------------------------
+
+
+def find_answering(urls, seconds):
+    """Those of `urls` that answer within `seconds` in all, names resolved and connections made; nothing is fetched.
+
+    They are asked at the same time. Raises DownloadError where none answers with a file.
+    """
+    failures = dict.fromkeys(urls, _MirrorError(f"no answer within {seconds:g} s", "network"))
+
+    def ask(url):
+        try:
+            with requests.get(url, stream=True, timeout=seconds) as response:
+                _check_answer(response)
+            del failures[url]
+        except _MirrorError as failure:
+            failures[url] = failure
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            failures[url] = _network_failure(error, seconds)
+
+    threads = [threading.Thread(target=ask, args=(url,), daemon=True) for url in urls]
+    end = time.monotonic() + seconds
+    for thread in threads:
+        thread.start()
+    for thread in threads:  # daemons, which are left behind: nothing else bounds the time that a name takes
+        thread.join(max(0.0, end - time.monotonic()))
+    answering = [url for url in urls if url not in failures]
+    if not answering:
+        raise _no_address("no address answers", list(failures.items()))
+    return answering
 
 
 # --- the part -----------------------------------------------------------------------------------------------
@@ -528,30 +571,46 @@ def fetch_many(jobs, *, workers=16, progress=True, **options):
     one's error untried. A KeyboardInterrupt stops all workers and leaves whole files and parts, from which
     the next call goes on.
     """
-    jobs, local, stop = list(jobs), threading.local(), threading.Event()
+    jobs = list(jobs)
+    outcomes = fetch_in_order(jobs, workers=workers, **options)
+    with contextlib.closing(outcomes), tqdm(total=len(jobs), unit="file", disable=not progress) as bar:
+        errors = _collect(outcomes, len(jobs), 2 * workers, bar)
+    return [(job[0], error) for job, error in zip(jobs, errors)]
+
+
+def fetch_in_order(jobs, *, read=None, workers=16, **options):
+    """Fetch small files, `workers` at a time; yields (key, value, bytes that came) in the jobs' order.
+
+    jobs, options: as for `fetch_many`, and `deadline` as for `download`, for all files together. The jobs are taken
+        from their iterable a little ahead of what is yielded
+    read: called with the path of each file that is there, in the worker's thread; value is what it returns, None
+        without it. For a file that could not be had, value is the DownloadError
+
+    Closing the generator stops all workers, as does a KeyboardInterrupt in it.
+    """
+    local, stop = threading.local(), threading.Event()
     silent = tqdm(disable=True)
 
     def fetch(job):
-        _, urls, path = job
+        key, urls, path = job
         task = _Task(Path(path), local.session, silent, **options, stop=stop)
         try:
             _fetch(urls, task)
         except DownloadError as error:
-            return error, task.arrived
-        return None, task.arrived
+            return key, error, task.arrived
+        return key, None if read is None else read(task.path), task.arrived
 
-    with contextlib.ExitStack() as sessions, tqdm(total=len(jobs), unit="file", disable=not progress) as bar:
+    with contextlib.ExitStack() as sessions:
 
         def open_session():
             local.session = sessions.enter_context(requests.Session())
 
         pool = ThreadPoolExecutor(workers, initializer=open_session)
         try:
-            errors = _collect(_in_order(pool, fetch, jobs, ahead=4 * workers), len(jobs), 2 * workers, bar)
+            yield from _in_order(pool, fetch, jobs, ahead=4 * workers)
         finally:
             stop.set()  # for those that are still at work after an interruption
             pool.shutdown(cancel_futures=True)
-    return [(job[0], error) for job, error in zip(jobs, errors)]
 
 
 def _in_order(pool, function, items, ahead):
@@ -568,7 +627,7 @@ def _in_order(pool, function, items, ahead):
 def _collect(outcomes, count, patience, bar):
     """The errors (or None) of `count` files; after `patience` hopeless ones in a row the rest get it."""
     errors, failed, hopeless = [], 0, 0
-    for error, arrived in outcomes:
+    for _, error, arrived in outcomes:
         errors.append(error)
         bar.update()
         if error is not None:
