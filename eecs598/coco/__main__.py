@@ -1,4 +1,4 @@
-"""The commands: `python -m eecs598.coco download | build | check | show`, each with a `--help` of its own."""
+"""The commands: `python -m eecs598.coco download | subset | build | check | show`, each with a `--help` of its own."""
 
 import argparse
 import os
@@ -8,14 +8,16 @@ from pathlib import Path
 from eecs598.coco.builder import CACHE, IMAGE_URLS, build_data
 from eecs598.coco.captions import DataError
 from eecs598.coco.course_file import COURSE_FILE, download_course_file
-from eecs598.coco.download import COCO_IMAGE_URL, COURSE_FILE_URLS, DownloadError
+from eecs598.coco.download import COCO_HOSTS, COCO_IMAGE_URL, COURSE_FILE_URLS, DownloadError
 from eecs598.coco.inspection import check, show
 from eecs598.coco.pictures import FITS
-from eecs598.commands import Parser, positive
+from eecs598.coco.subset import build_subset
+from eecs598.commands import Parser, above_zero, positive
 
 DESCRIPTION = """Get, build, check and show data files: pictures, a caption for each, a vocabulary.
 
   download   the course's own file, COCO 2014, 10,000 + 500 pictures (378 MB)
+  subset     as many pictures of COCO 2014 as some minutes allow
   build      a file of any size, from COCO's pictures (fetched, or from folders) or your own
   check      what is in a file, and is it whole?
   show       a sheet of its pictures with their captions"""
@@ -37,6 +39,15 @@ DOWNLOAD_EXAMPLES = """examples:
 
 What arrives is kept in FILE.part, and the file gets its name once it is whole and checked: its
 length, its CRCs, its content. A file that is there and passes is not fetched again."""
+
+SUBSET_EXAMPLES = """examples:
+  10,000 + 500 pictures of COCO 2014, or as many as 5 minutes allow:
+    python -m eecs598.coco subset --out datasets/photographs.pt
+  fewer, and what is fetched kept elsewhere:
+    python -m eecs598.coco subset --out datasets/photographs.pt --train 2000 --val 200 --folder /mnt/coco
+
+After 100 pictures it says how long the rest takes. Give the same command again, and it goes on: nothing is
+fetched twice, and the pictures are the first of the same order. The captions (241 MB) come first, once."""
 
 BUILD_EXAMPLES = """examples:
   10,000 + 500 pictures of COCO 2014, as in the course's own file, fetched one by one (1.7 GB) with
@@ -85,12 +96,16 @@ SHOW_EXAMPLES = """examples:
 def _parser():
     layout = {"formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = Parser(prog="python -m eecs598.coco", description=DESCRIPTION, epilog=EPILOG, **layout)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="download | build | check | show")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="download | subset | build | check | show")
     add = commands.add_parser(
         "download", description="Fetch the course's own data file.", epilog=DOWNLOAD_EXAMPLES, **layout
     ).add_argument
     add("--out", type=Path, default=COURSE_FILE, metavar="FILE", help=f"where to (datasets/{COURSE_FILE.name})")
     add("--url", action="append", metavar="URL", help="another address; may be given several times, tried in order")
+    add = commands.add_parser(
+        "subset", description="Fetch as many pictures as some minutes allow.", epilog=SUBSET_EXAMPLES, **layout
+    ).add_argument
+    _add_subset_options(add)
     add = commands.add_parser(
         "build", description="Make a data file from pictures and their captions.", epilog=BUILD_EXAMPLES, **layout
     ).add_argument
@@ -109,6 +124,15 @@ def _parser():
     add("--number", type=positive, default=12, metavar="N", help="how many (12)")
     add("--seed", type=int, default=0, metavar="N", help="chooses them (0)")
     return parser
+
+
+def _add_subset_options(add):
+    add("--out", type=Path, required=True, metavar="FILE", help="the data file to write")
+    add("--train", type=positive, default=10000, metavar="N", help="how many training pictures at most (10000)")
+    add("--val", type=positive, default=500, metavar="N", help="how many validation pictures at most (500)")
+    add("--minutes", type=above_zero, default=5, metavar="M", help="as many as this time allows (5)")
+    add("--folder", type=Path, default=CACHE, metavar="DIR", help=f"keeps what is fetched (datasets/{CACHE.name})")
+    add("--host", action="append", metavar="URL", help=f"another host with COCO's folders ({COCO_HOSTS[0]})")
 
 
 def _add_build_options(add):
@@ -139,7 +163,10 @@ def _run(command, options):
         return f"{options['out']}: {options['split']} pictures of the data file, with their captions"
     if command == "check":
         return check(options["file"], options["quick"])
-    if command == "download":
+    if command == "subset":
+        counts, hosts = (options["train"], options["val"]), options["host"] or COCO_HOSTS
+        path = build_subset(options["out"], *counts, options["minutes"], folder=options["folder"], hosts=hosts)
+    elif command == "download":
         path = download_course_file(options["out"], options["url"] or COURSE_FILE_URLS)
     else:
         build_data(**options | {"image_url": options["image_url"] or IMAGE_URLS})
