@@ -246,7 +246,7 @@ def _read_numbered(path, text, pattern, wanted, form):
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip() or _RESULTS_HEADER.fullmatch(line.strip()):
             continue
-        found = pattern.fullmatch(line.rstrip("\r"))
+        found = pattern.fullmatch(line)
         if not found:
             raise DataError(f"{path}: line {number} is {line.strip()!r:.60}, wanted {wanted}")
         row = tuple(field.strip() for field in found.groups())
@@ -271,7 +271,7 @@ def _read_table(path, text, first):
     quoting = csv.QUOTE_NONE if delimiter == "|" else csv.QUOTE_MINIMAL
     lines = io.StringIO(text, newline="")
     table = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
-    rows, columns = [], None
+    rows, columns, is_header = [], None, False
     try:
         for row in table:
             if not any(field.strip() for field in row):

@@ -13,7 +13,7 @@ from eecs598.coco.builder import find_pictures
 from eecs598.coco.forms import read_captions, read_captions_file, summarize, with_words
 
 CAPTIONS = {
-    "1000_a.jpg": ["A child in a pink dress , climbing .", 'A girl says "Go" .'],
+    "1000_a.jpg": ["A child in a pink dress , climbing .", '"Go" says a girl .'],
     "two dogs, one.jpg": ["Two dogs | one ball ; a stick #3 .", "Zwei Hunde über einer Brücke ."],
     "3.png": ["The dog runs .", "The dog runs ."],
 }
@@ -93,6 +93,7 @@ def test_a_table_may_have_other_columns_and_commas_without_quotes(tmp_path):
     }  # fmt: skip
     assert captions_of("image,caption\na.jpg,\"two\nlines\"\nb.jpg,\n") == {"a.jpg": ["two\nlines"], "b.jpg": [""]}
     assert captions_of("image, caption\na.jpg, x, y\n") == {"a.jpg": ["x, y"]}
+    assert captions_of("image,caption\n") == captions_of(" , \n,,\n") == {}
 
 
 def test_flickr30ks_line_without_its_separator_is_read(tmp_path):
