@@ -357,7 +357,8 @@ def _divide(found, split_lists, path):
     oddities = found.oddities
     if left:
         oddities = [*oddities, f"{places}: {len(left):,} names have no caption in {path} {first_of(list(left))}"]
-    return CaptionsFile(f"{found.form}, with split lists", pictures, oddities)
+    names = ", ".join(Path(place).name for place in split_lists)
+    return CaptionsFile(f"{found.form}, divided by {names}", pictures, oddities)
 
 
 def _read_split_lists(places):
