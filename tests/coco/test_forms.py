@@ -163,7 +163,8 @@ def test_split_lists_beside_the_captions_are_found_and_others_named(form, tmp_pa
     found = read_captions_file(path, None)
     assert splits_of(found) == ["train", "val", "test"]
     line = summarize(found, "x")
-    assert line.endswith("3 pictures with 6 captions: train 1, val 1, test 1") and line.startswith(f"x: {form}, divided")
+    assert line.startswith(f"x: {form}, divided by Flickr_8k.trainImages.txt, ")
+    assert line.endswith("3 pictures with 6 captions: train 1, val 1, test 1")
     assert splits_of(read_captions_file(path)) == ["", "", ""]  # not asked for
     beside[0].write_text("other.jpg\n")
     for place in beside[1:]:
