@@ -66,7 +66,7 @@ def _affine_map(owned, name, value, bias):
     """The parameters that are this matrix and its bias, with their values."""
     fitting = {key: _fit(value, p) for key, p in owned.items() if _is_matrix(key, p, value)}
     biases = {_sibling(key, "bias"): bias for key in fitting}
-    biases = {key: bias for key, bias in biases.items() if key in owned}
+    biases = {key: bias for key, bias in biases.items() if key in owned and owned[key].shape == bias.shape}
     if not fitting:
         raise _lacking(f"that is {ROLES[name][0]} {tuple(value.shape)}", owned)
     if not biases:

@@ -1,0 +1,53 @@
+"""The notebook with files of the published assignment in the place of ours: from top to bottom without an error."""
+
+import os
+
+import pytest
+from support import ROOT, published_files
+from support.notebook_run import NotebookRunner
+
+from eecs598.captioner import CELL_TYPES
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="each notebook runs in a fork")
+TRAINED = {"rnn": "cell-049", "lstm": "cell-085", "attn": "cell-105"}
+SHOWN = {"rnn": "cell-051", "lstm": "cell-086", "attn": "cell-106"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Run the notebook with a source; returns cell id -> (text, error)."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    with NotebookRunner() as runner:
+
+        def run(source):
+            place = folder / str(len(list(folder.iterdir())))
+            return {name: (text, error) for name, text, error in runner.run(source, place)}
+
+        yield run
+
+
+@pytest.mark.parametrize("habit", published_files.RIGHT)
+def test_a_published_file_runs_from_top_to_bottom(run, habit):
+    cells = run(published_files.RIGHT[habit])
+    assert not {name: error for name, (_, error) in cells.items() if error}
+    texts = {name: text for name, (text, _) in cells.items()}
+    left_out = [name for name, text in texts.items() if "this cell is left out" in text]
+    assert "lstm_step_forward is not in this file: this cell is left out" in texts["cell-060"]
+    assert not set(left_out) & {*TRAINED.values(), *SHOWN.values()} and len(left_out) < len(cells) / 4
+    for cell_type in CELL_TYPES:
+        assert "Figure size" in texts[SHOWN[cell_type]], texts[SHOWN[cell_type]]
+    assert all(name in texts["cell-125"] for name in ("BLEU-4", "CIDEr-D", *CELL_TYPES))
+    assert "Figure size" in texts["cell-109"]  # where it looked
+
+
+def test_our_own_file_leaves_nothing_out(run):
+    cells = run((ROOT / "rnn_lstm_captioning.py").read_text(encoding="utf-8"))
+    assert not {name: error for name, (_, error) in cells.items() if error}
+    assert not [name for name, (text, _) in cells.items() if "left out" in text]
+
+
+def test_a_mistake_is_still_a_check_that_misses(run):
+    """Only what is missing is left out: what is wrong is said as ever."""
+    _, source = published_files.WRONG["gate order"]
+    cells = run(source)
+    assert cells["cell-077"][1].startswith("CheckError") and "gates" in cells["cell-077"][1]
