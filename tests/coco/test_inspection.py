@@ -2,13 +2,16 @@
 
 import io
 import re
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.data_files import write_folder
+from support import ROOT, resident_memory
+from support.data_files import PEAK, write_folder
 
 from eecs598.coco import build_data, build_vocabulary, encode_captions, prepare_image, save_data
 from eecs598.coco.__main__ import main
@@ -110,6 +113,16 @@ def test_matching_in_blocks_finds_what_comparing_all_pairs_finds():
     assert _match(shrunk[0][:0], shrunk[1]) == _match(shrunk[0], shrunk[1][:0]) == []
 
 
+def test_dim_pictures_of_different_things_are_not_the_same():
+    """As fog and night make them: all their colours are near each other, so the hashes tell them apart."""
+    data = clean_data()
+    for split in ("train", "val"):
+        data[f"{split}_images"] = (100 + data[f"{split}_images"].float() / 8).byte()
+    assert find_spoils(data) == []
+    data["val_images"][8] = data["train_images"][8]
+    assert "1 of 20 val pictures" in one_line(data)
+
+
 def test_pictures_of_one_colour_are_counted_and_not_compared():
     data = clean_data()
     for row in (4, 6):
@@ -130,6 +143,27 @@ def test_ten_thousand_pictures_are_compared_in_seconds():
     begin = time.perf_counter()
     assert _match(train, val) == [(17, 9_999)]
     assert time.perf_counter() - begin < 10  # 0.5 seconds on two idle cores
+
+
+MEMORY = PEAK + """
+import sys, torch
+from eecs598.coco import load_data
+from eecs598.coco.inspection import find_spoils
+torch.set_num_threads(1)
+data = load_data(sys.argv[1])
+before = memory()
+find_spoils(data)
+print(memory() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_check_holds_few_pictures_at_a_time(tmp_path):
+    resident_memory.write_data(tmp_path / "data.pt", 6000)
+    assert (tmp_path / "data.pt").stat().st_size > 210 * 2**20
+    command = [sys.executable, "-c", MEMORY, str(tmp_path / "data.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert float(done.stdout) < 120, done.stderr
 
 
 # --- captions -------------------------------------------------------------------------------------------------
