@@ -38,7 +38,7 @@ DATASETS = COURSE_FILE.parent
 ARCHIVE = "annotations/annotations_trainval2014.zip"  # of a host, and in the folder until it is unpacked
 IMAGE_SIZE = 112
 MIN_COUNT = 4  # as in `build_data`: rarer words become <UNK>
-LEAST = {"train": 200, "val": 50}  # fewer are no data to train on
+LEAST = (200, 50)  # training and validation pictures; fewer are no data to train on
 RUN = 64  # pictures that are kept in one file
 MEASURE = 100  # pictures after which the rate is told
 WORKERS = 16
@@ -47,7 +47,8 @@ TIMEOUT = 4  # seconds of silence; a host that hangs costs at most five times as
 
 
 def open_photographs(folder=CACHE, num_train=COURSE_COUNTS["train"], num_val=COURSE_COUNTS["val"], minutes=5, *,
-                     datasets=DATASETS, hosts=COCO_HOSTS, course_urls=COURSE_FILE_URLS, timeout=TIMEOUT):  # fmt: skip
+                     least=LEAST, datasets=DATASETS, hosts=COCO_HOSTS, course_urls=COURSE_FILE_URLS,
+                     timeout=TIMEOUT):  # fmt: skip
     """The path of a data file of photographs, from the first source that has one; None where none has.
 
     1. a file that is there: the one that the environment variable EECS598_PHOTOS names, else the largest in `datasets`
@@ -56,17 +57,19 @@ def open_photographs(folder=CACHE, num_train=COURSE_COUNTS["train"], num_val=COU
 
     folder: keeps all that is fetched, and the file made of it (photographs.pt, or coco.pt); a later call goes on there
     datasets: the folder of the data files
-    hosts, course_urls: as in `build_subset`; the addresses of the course's file
-    timeout: seconds of silence after which an address is given up
+    course_urls: the addresses of the course's file
+    least, hosts, timeout: as in `build_subset`
 
     Each step is a line of output, and no source that fails raises an error.
     """
     folder = Path(folder)
     subset, course_file = folder / "photographs.pt", folder / "coco.pt"
-    if (path := _find_file([*sorted(Path(datasets).glob("*.pt")), course_file])) is not None:
+    others = [path for path in sorted(Path(datasets).glob("*.pt")) if path != subset]  # which may be added to
+    if (path := _find_file([*others, course_file])) is not None:
         return path
     try:
-        return build_subset(subset, num_train, num_val, minutes, folder=folder, hosts=hosts, timeout=timeout)
+        options = {"least": least, "folder": folder, "hosts": hosts, "timeout": timeout}
+        return build_subset(subset, num_train, num_val, minutes, **options)
     except (DataError, DownloadError) as error:
         _say(f"COCO's pictures: {error}")
     if counts := _count_photographs(subset):
@@ -86,13 +89,13 @@ def open_photographs(folder=CACHE, num_train=COURSE_COUNTS["train"], num_val=COU
     return None
 
 
-def build_subset(out, num_train=COURSE_COUNTS["train"], num_val=COURSE_COUNTS["val"], minutes=5, *, folder=CACHE,
-                 hosts=COCO_HOSTS, timeout=TIMEOUT):  # fmt: skip
+def build_subset(out, num_train=COURSE_COUNTS["train"], num_val=COURSE_COUNTS["val"], minutes=5, *, least=LEAST,
+                 folder=CACHE, hosts=COCO_HOSTS, timeout=TIMEOUT):  # fmt: skip
     """Make the data file `out` of COCO 2014 pictures, 112 x 112, fetched one by one; returns its path.
 
     num_train, num_val: how many pictures of each official split. A picture that cannot be had is replaced by the next
-        of the order. Fewer are taken, in this proportion, where `minutes` allow no more or the host dies, but no fewer
-        than 200 + 50, if so many are wanted
+        of the order. Fewer are taken, in this proportion, where `minutes` allow no more or the host dies
+    least: how many of each split are fetched first, and make a data file if no more come
     minutes: for the captions (241 MB, fetched once), and again for the pictures
     folder: keeps the captions and the pictures, from which the next call goes on, also after an interruption
     hosts: the addresses of COCO's host and its mirrors, in order
@@ -111,19 +114,17 @@ def build_subset(out, num_train=COURSE_COUNTS["train"], num_val=COURSE_COUNTS["v
     archives = find_answering([f"{host}/{ARCHIVE}" for host in hosts], timeout)
     hosts = [archive.removesuffix(f"/{ARCHIVE}") for archive in archives]
     _say(f"{hosts[0]}: {_tell(goals)} wanted, kept in {folder}")
-    splits = [
-        _open_split(name, path, goals[name], folder / "subset")
-        for name, path in zip(goals, _fetch_captions(folder, archives, minutes, timeout))
-    ]
+    captions = _fetch_captions(folder, archives, minutes, timeout)
+    splits = [_open_split(*facts, folder / "subset") for facts in zip(goals, captions, goals.values(), least)]
     try:
         ended = _fetch_pictures(splits, hosts, minutes, timeout)
     finally:  # also after Ctrl-C
         for split in splits:
             _save_run(split)
     kept = {split.name: min(split.count, split.goal) for split in splits}
-    least = {split.name: split.least for split in splits}
-    if any(kept[name] < least[name] for name in kept):
-        raise DownloadError(f"{_tell(kept)} are too few, wanted {_tell(least)} or more; {ended}")
+    if any(kept[split.name] < split.least for split in splits):
+        needed = _tell({split.name: split.least for split in splits})
+        raise DownloadError(f"{_tell(kept)} are too few, wanted {needed} or more; {ended}")
     if any(kept[name] > there[name] for name in kept):
         save_data(_make_data(splits), out)
     _say(f"{out}: {_tell(_count_photographs(out))}{ended and f', since {ended}'}")
@@ -188,15 +189,12 @@ class _Split:
     name: str
     order: list
     goal: int
+    least: int  # makes a data file
     folder: Path  # of its runs
     kept: list = field(default_factory=list)  # the pictures that are in the runs
     saved: int = 0  # how much of the order the runs cover
     fresh: list = field(default_factory=list)  # what came since: (place in the order, picture, its pixels)
     tried: int = 0  # how much of the order has been had or given up
-
-    @property
-    def least(self):
-        return min(LEAST[self.name], self.goal)
 
     @property
     def count(self):
@@ -211,10 +209,10 @@ def _fetch_captions(folder, archives, minutes, timeout):
     return fetch_captions(2014, folder)
 
 
-def _open_split(name, captions, goal, folder):
+def _open_split(name, captions, goal, least, folder):
     """The split of a captions file, with the runs that earlier calls have kept."""
     pictures = [picture for picture in read_captions_file(captions).pictures if any(map(tokenize, picture.captions))]
-    split = _Split(name, random.Random(0).sample(pictures, len(pictures)), goal, folder)
+    split = _Split(name, random.Random(0).sample(pictures, len(pictures)), goal, min(least, goal), folder)
     for stop, pictures, _ in _read_runs(split):
         split.kept += pictures
         split.tried = split.saved = stop

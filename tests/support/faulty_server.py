@@ -1,6 +1,7 @@
-"""A web server on loopback that misbehaves on purpose, for test_download.py.
+"""A web server on loopback that misbehaves on purpose, for test_download.py and test_subset.py.
 
-Each remote file has a list of faults: every request uses up one, and then the server is in good health.
+Each remote file has a list of faults: every request uses up one, and then the server is in good health. A fault may
+also be the whole server's.
 """
 
 import contextlib
@@ -59,6 +60,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.remote = remote = self.server.remotes.get(self.path.partition("?")[0])
+        if trouble := self.server.trouble(self.path):
+            with contextlib.suppress(ConnectionError):
+                FAULTS[trouble](self)
+            return
         if remote is None:
             self.reply(404, b"no such file")
             return
@@ -117,6 +122,12 @@ class Handler(BaseHTTPRequestHandler):
 
 @fault
 def healthy(handler):
+    handler.reply_rest()
+
+
+@fault
+def slow(handler):
+    handler.server.closing.wait(0.1)
     handler.reply_rest()
 
 
@@ -223,6 +234,11 @@ def error_429(handler):
 
 
 @fault
+def error_403(handler):
+    handler.reply(403, b"<Error><Code>AccessDenied</Code></Error>", ("Content-Type", "application/xml"))
+
+
+@fault
 def error_404(handler):
     handler.reply(404, WEB_PAGE, ("Content-Type", "text/html"))
 
@@ -322,13 +338,15 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serve(patience):
+def serve(patience, trouble=lambda path: None):
     """A running server; `patience` is for how many seconds it is silent where that is the fault.
 
+    trouble(path) is the name of the fault that strikes a request whatever file it is for, or None.
     Yields a function add(name, content, faults=(), **options) -> Remote.
     """
     server = _Server(("127.0.0.1", 0), Handler)
     server.remotes, server.closing, server.patience = {}, threading.Event(), patience
+    server.trouble = trouble
 
     def add(name, content, faults=(), **options):
         remote = Remote(f"http://127.0.0.1:{server.server_port}/{name}", content, faults, **options)
