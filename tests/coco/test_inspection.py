@@ -107,7 +107,9 @@ def test_matching_in_blocks_finds_what_comparing_all_pairs_finds():
     train, val = pictures(50), pictures(23, seed=1)
     for row in range(0, 23, 2):
         val[row] = recompressed(train[2 * row])
+    train[1] = (train[4] * 0.88).byte()  # found first, but farther from val row 2 than train row 4 is
     shrunk = _shrink(train)[0], _shrink(val)[0]
+    assert _match(shrunk[0][:4], shrunk[1][2:3]) == [(0, 1)]
     wanted = [(row, 2 * row) for row in range(0, 23, 2)]
     assert _match(*shrunk) == _match(*shrunk, block=7) == _match(*shrunk, block=1) == wanted
     assert _match(shrunk[0][:0], shrunk[1]) == _match(shrunk[0], shrunk[1][:0]) == []
