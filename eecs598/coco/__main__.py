@@ -61,12 +61,15 @@ BUILD_EXAMPLES = """examples:
       --train-captions annotations/captions_train2014.json \\
       --val-captions annotations/captions_val2014.json \\
       --num-train 10000 --num-val 500 --out datasets/coco10k.pt
+  Flickr8k by its own captions; its split lists are found beside them, others named by --split-lists:
+    python -m eecs598.coco build --images Flicker8k_Dataset --captions Flickr8k.token.txt \\
+      --out datasets/flickr8k.pt
   the Karpathy split (train and restval are trained on, test is left out); --images may be left out
   for COCO's:
-    python -m eecs598.coco build --karpathy dataset_flickr8k.json --images Flicker8k_Dataset \\
+    python -m eecs598.coco build --images Flicker8k_Dataset --captions dataset_flickr8k.json \\
       --out datasets/flickr8k.pt
-  your own pictures and one captions file, a tenth of the pictures kept for validation:
-    python -m eecs598.coco build --images photos --train-captions captions.json --out datasets/photos.pt
+  your own pictures and a table of file name and caption, a tenth of the pictures kept for validation:
+    python -m eecs598.coco build --images photos --captions captions.csv --out datasets/photos.pt
 
 Interrupted, or the connection lost? Give the same command again: fetched and decoded pictures are
 kept until the file is written, and it is there only once it is whole.
@@ -83,10 +86,12 @@ CHECK_EXAMPLES = """examples:
   python -m eecs598.coco check datasets/coco.pt
   python -m eecs598.coco check --quick datasets/coco.pt
 
-A line that begins with warning: tells what spoils training or scores in silence. Exit status 0: a whole
-data file, whatever the warnings. 1: it is not, and one line says why: missing, truncated, damaged, a web page
-saved under the name, a wrong shape, code in it (never run: only tensors and plain values
-are read)."""
+Lines that begin with "warning:" tell what spoils training or scores without an error, as pictures that
+are in both splits, or captions that are cut; --quick leaves out the pictures'.
+
+Exit status 0: a whole data file, whatever the warnings. 1: it is not, and one line says why: missing,
+truncated, damaged, a web page saved under the name, a wrong shape, code in it (never run: only tensors
+and plain values are read)."""
 
 SHOW_EXAMPLES = """examples:
   python -m eecs598.coco show datasets/coco.pt --out sheet.png
@@ -114,7 +119,7 @@ def _parser():
         "check", description="Say what is in a data file, or what is wrong with it.", epilog=CHECK_EXAMPLES, **layout
     ).add_argument
     add("file", type=Path)
-    add("--quick", action="store_true", help="do not read all of the pictures' bytes")
+    add("--quick", action="store_true", help="do not read the pictures")
     add = commands.add_parser(
         "show", description="Write a sheet of pictures with their captions.", epilog=SHOW_EXAMPLES, **layout
     ).add_argument

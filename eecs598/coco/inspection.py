@@ -69,9 +69,10 @@ def _check_pictures(data):
     if pairs:
         exact = sum(torch.equal(data["val_images"][val], data["train_images"][train]) for val, train in pairs)
         first = f"{_name_row(data, 'val', pairs[0][0])} is {_name_row(data, 'train', pairs[0][1])}"
+        count = f"{exact:,} to the byte, {len(pairs) - exact:,} nearly"
         lines.append(
-            f"{len(pairs):,} of {len(data['val_images']):,} val pictures are training pictures too ({exact:,} to the "
-            f"byte, {len(pairs) - exact:,} nearly; first: {first}): scores on val are too good; take them out of one"
+            f"{len(pairs):,} of {len(data['val_images']):,} val pictures are training pictures too ({count}; "
+            f"first: {first}): scores on val are too good; take them out of one split and build again"
         )
     return lines
 
