@@ -447,7 +447,7 @@ def find_answering(urls, seconds):
         try:
             with requests.get(url, stream=True, timeout=seconds) as response:
                 _check_answer(response)
-            del failures[url]
+            failures.pop(url, None)
         except _MirrorError as failure:
             failures[url] = failure
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
