@@ -8,9 +8,10 @@
 
 `datasets/README.md` describes the file. A command's complaint is one line on standard error.
 
-`captions.py` has the words, `pictures.py` the pictures, `builder.py` makes a file of both, `datafile.py` reads, writes
-and checks it, `inspection.py` says and shows what is in it, `download.py` fetches what is large, `course_file.py` the
-course's own file, `subset.py` photographs from whatever host is alive, `__main__.py` is the commands.
+`captions.py` has the words, `forms.py` reads captions files in the forms that people have, `pictures.py` prepares the
+pictures, `builder.py` makes a data file of both, `datafile.py` reads, writes and checks it, `inspection.py` says and
+shows what is in it, `download.py` fetches what is large, `course_file.py` the course's own file, `subset.py`
+photographs from whatever host is alive, `__main__.py` is the commands.
 """
 
 from eecs598.coco.builder import build_data
