@@ -362,6 +362,11 @@ def test_then_cocos_host_then_the_courses_file_then_nothing(host, find, tmp_path
     assert find(course_urls=[]) == tmp_path / "kept" / "coco.pt"  # from now on without a host
 
 
+def test_a_subset_among_the_data_files_is_added_to(find, tmp_path):
+    path = find(datasets=tmp_path / "kept", num_train=30)
+    assert find(datasets=tmp_path / "kept") == path and counts_of(load_data(path)) == (40, 10)
+
+
 def test_hosts_that_hang_cost_a_bounded_time(host, find, capsys):
     host.fall_ill("silent")
     began = time.monotonic()
