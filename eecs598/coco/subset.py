@@ -10,6 +10,7 @@ import os
 import random
 import tempfile
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -270,16 +271,18 @@ def _fetch_pictures(splits, hosts, minutes, timeout):
     have = sum(min(split.count, split.goal) for split in splits)
     patience = {"workers": WORKERS, "retries": 0, "timeout": timeout, "deadline": deadline}
     with (
+        warnings.catch_warnings(),
         tempfile.TemporaryDirectory() as folder,
         tqdm(total=total, initial=have, unit="picture") as bar,
         contextlib.closing(_fetch_wanted(splits, hosts, folder, patience)) as outcomes,
     ):
+        warnings.simplefilter("ignore")  # of odd EXIF entries, in pictures that can be read
         ended = _keep(outcomes, splits, bar, minutes, timeout)
     return ended or ("there are no more" if any(split.count < split.goal for split in splits) else "")
 
 
 def _fetch_wanted(splits, hosts, folder, patience):
-    """Yield what comes of `fetch_in_order` until nothing is lacking: each round fetches what has failed in the last."""
+    """Yield what comes of `fetch_in_order` until nothing is lacking: each round makes up for what failed in the last."""
     while wanted := _list_wanted(splits):
         jobs = [_job(hosts, folder, *item) for item in wanted]
         with contextlib.closing(fetch_in_order(jobs, read=_take_in, **patience)) as outcomes:
@@ -348,7 +351,8 @@ def _tell_pace(splits, begun, minutes):
         return f"{pace} are too slow for {minutes:g} min; the next call goes on"
     fewer = f", of which {minutes:g} min allow about {allowed:,}" if allowed < left else ""
     if left:
-        _say(f"{pace}: the other {left:,} take about {left / rate:.1f} min{fewer}")
+        time_left = f"{left / rate:.0f} min" if left > 2 * rate else f"{60 * left / rate:.0f} s"
+        _say(f"{pace}: the other {left:,} take about {time_left}{fewer}")
     return ""
 
 
