@@ -282,7 +282,7 @@ def _fetch_pictures(splits, hosts, minutes, timeout):
 
 
 def _fetch_wanted(splits, hosts, folder, patience):
-    """Yield what comes of `fetch_in_order` until nothing is lacking: each round makes up for what failed in the last."""
+    """Yield what comes of `fetch_in_order` until nothing is lacking; a round makes up for what the last one lost."""
     while wanted := _list_wanted(splits):
         jobs = [_job(hosts, folder, *item) for item in wanted]
         with contextlib.closing(fetch_in_order(jobs, read=_take_in, **patience)) as outcomes:
