@@ -153,13 +153,16 @@ def pytest_terminal_summary(terminalreporter, config):
 # --- several processes ------------------------------------------------------------------------------------
 
 MOST_PROCESSES = 8  # each has torch loaded, about 0.7 GB with what it starts
-WHOLE = {"test_browser.py", "test_commands.py", "test_processes.py"}  # files whose tests share what takes long to make
-FIRST = WHOLE | {"test_student_notebook.py", "test_published_file_in_notebook.py"}  # the files with the longest tests
+WHOLE = {  # files whose tests share what takes long to make, or start torchrun: those of a name run in one process
+    "test_browser.py": "browser", "test_commands.py": "commands", "test_processes.py": "torchrun",
+    "test_step_time.py": "torchrun",
+}  # fmt: skip
+FIRST = {*WHOLE, "test_student_notebook.py", "test_published_file_in_notebook.py"}  # the files with the longest tests
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """The tests of a file of WHOLE in one process, in which each fixture is made once; all others one by one.
+    """The tests of a name in WHOLE in one process, in which each fixture is made once; all others one by one.
 
     xdist 3.8's own groups (--dist loadgroup) have no effect with pytest 9.2.
     """
@@ -167,8 +170,7 @@ def pytest_xdist_make_scheduler(config, log):
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            path = nodeid.partition("::")[0]
-            return path if Path(path).name in WHOLE else nodeid
+            return WHOLE.get(Path(nodeid.partition("::")[0]).name, nodeid)
 
     return Scheduling(config, log)
 

@@ -104,7 +104,8 @@ def launch(count, arguments):
     done = subprocess.run(command, capture_output=True, text=True, cwd=MODULE.parent,
                           env=environment | os.environ)  # fmt: skip
     if done.returncode:
-        raise RuntimeError(f"{count} processes: {done.stderr.strip().splitlines()[-1]}")
+        told = [line for line in done.stderr.splitlines() if "Error" in line] or done.stderr.splitlines()[-1:] or ["no word"]
+        raise RuntimeError(f"{count} processes: {told[0].strip()}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
