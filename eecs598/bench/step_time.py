@@ -104,8 +104,9 @@ def launch(count, arguments):
     done = subprocess.run(command, capture_output=True, text=True, cwd=MODULE.parent,
                           env=environment | os.environ)  # fmt: skip
     if done.returncode:
-        told = [line for line in done.stderr.splitlines() if "Error" in line] or done.stderr.splitlines()[-1:] or ["no word"]
-        raise RuntimeError(f"{count} processes: {told[0].strip()}")
+        lines = done.stderr.splitlines() or ["no word"]
+        told = next((line for line in lines if "Error" in line), lines[-1])
+        raise RuntimeError(f"{count} processes: {told.strip()}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
