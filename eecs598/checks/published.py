@@ -19,8 +19,8 @@ SIZES = {"input_dim": 400, "wordvec_dim": 30, "hidden_dim": 40}
 NULL, START, END = 0, 1, 2
 WORDS = {"<NULL>": NULL, "<START>": START, "<END>": END, "cat": 3, "dog": 4, "bird": 5}
 PICTURES, GRID, MAX_LENGTH = 4, (4, 4), 15
-CLEARLY = 0.01  # in nats: a word less likely than another by this is not the likeliest one
-LOOKED_AT = 6  # words of each caption
+MARGIN = 0.01  # in nats: a word less likely than another by this is not the likeliest one
+WORDS_CHECKED = 6  # words of each caption
 SEED = 34  # with it captions differ, and some end early, in each cell
 
 
@@ -119,11 +119,11 @@ def _find_unlikely(model, features, captions):
 def _find_unlikely_word(model, picture, caption):
     """How likely a word is, the loss of the caption that ends with it tells: nothing need be known of the layers."""
     names, said = list(WORDS), caption[: caption.index(END) + 1] if END in caption else caption
-    for t, word in enumerate(said[:LOOKED_AT]):
+    for t, word in enumerate(said[:WORDS_CHECKED]):
         others = {other for other in WORDS.values() if other != NULL} | {word}
         losses = {other: _loss_of_one(model, picture, [START, *said[:t], other]) for other in others}
         best = min(losses, key=losses.get)
-        if losses[word] - losses[best] > CLEARLY:
+        if losses[word] - losses[best] > MARGIN:
             return t + 1, names[word], names[best]
     return None
 

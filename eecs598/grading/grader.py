@@ -217,7 +217,7 @@ class Grader:
         self.older = older.is_older(submission.source)
         if self.older:
             report.advice.append(older.ADVICE)
-            info["has"] = older.names_now(submission.source, info["has"])
+            info["has"] = older.current_names(submission.source, info["has"])
         present = [part for part in parts if set(CHECKS[part].needs) <= set(info["has"])]
         attempts = {part: self._attempt(submission, part, report) for part in present}
         bad = set(info["has"]) - {CHECKS[part].needs[-1] for part in present if attempts[part].right}
@@ -225,8 +225,8 @@ class Grader:
         for part in parts:
             if part not in attempts:
                 missing = [name for name in CHECKS[part].needs if name not in info["has"]]
-                elsewise = self.older and older.ELSEWISE & set(missing)
-                where = "is of another assignment than these checks" if elsewise else "is not in this file"
+                differs = self.older and older.DIFFERENT & set(missing)
+                where = "is that of another assignment" if differs else "is not in this file"
                 report.results[part] = Result(ABSENT, text=f"{', '.join(missing)} {where}")
             else:
                 report.results[part] = self._judge(submission, part, attempts[part], bad, report)

@@ -8,9 +8,9 @@ The rest is as it is now, but for the captioner, which takes other arguments and
 
 import ast
 
-ELSEWISE = {"lstm_step_forward", "lstm_forward", "CaptioningRNN"}  # names that stand for something else there
-ADVICE = ("it is a file of the 2019 or 2020 assignment: what can be graded of it are the RNN, the word embedding, the "
-          "loss, and its LSTM's and attention's functions; its captioner takes other arguments")  # fmt: skip
+DIFFERENT = {"lstm_step_forward", "lstm_forward", "CaptioningRNN"}  # names that mean something else there
+ADVICE = ("this file is for the 2019 or 2020 assignment: its RNN, word embedding, loss, LSTM and attention can be "
+          "graded, its captioner, which takes other arguments, cannot")  # fmt: skip
 
 # Runs in the submission's process, with its module as `submission`.
 CLASSES = """
@@ -49,9 +49,9 @@ def is_older(source):
     return "attention_forward" in arguments or "Wattn" in arguments.get("lstm_step_forward", ())
 
 
-def names_now(source, names):
+def current_names(source, names):
     """What an older file has, under the names of now."""
-    functions, given = _arguments(source), [name for name in names if name not in ELSEWISE]
+    functions, given = _arguments(source), [name for name in names if name not in DIFFERENT]
     made = [name for name, function in {"LSTM": "lstm_forward", "AttentionLSTM": "attention_forward"}.items()
             if function in functions]  # fmt: skip
     return list(dict.fromkeys([*given, *made]))
