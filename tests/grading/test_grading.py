@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from support import ROOT, mutants, rewrites
+from support import ROOT, in_process, mutants, rewrites
 from support.tables import Tables
 
 from eecs598 import checks
@@ -47,19 +47,27 @@ def grade(launcher):
 
 @pytest.fixture(scope="module")
 def verdict(launcher, tables):
-    """Mutant or rewrite -> its report, without advice, and a line in a table that is printed after the tests."""
-    grader = grading.Grader(launcher, SOLUTION, TIMEOUT, advice=False)
+    """Mutant or rewrite -> its report, without advice, and a line in a table that is printed after the tests.
 
-    def run(entry):
+    The mutants, which are many, in this process unless `confined`.
+    """
+    in_sandbox = grading.Grader(launcher, SOLUTION, TIMEOUT, advice=False)
+    here, lines = in_process.Grader(SOLUTION), {}
+
+    def run(entry, confined=False):
         if isinstance(entry, mutants.Mutant):
             kind, source, parts = "mutants of the solution", mutants.apply(SOLUTION, entry), PARTS_TO_GRADE[entry]
         else:
             kind, source, parts = "rewrites", f"{STUDENT}\n\n{entry.code}", entry.parts
+        grader = here if isinstance(entry, mutants.Mutant) and not confined else in_sandbox
         report = grader.grade(Submission("student", source.encode()), parts)
-        tables.add(f"{kind}, and the parts that lost their points", line_of(entry, report))
+        if not confined:
+            lines[entry] = f"{kind}, and the parts that lost their points", line_of(entry, report)
         return report
 
-    return run
+    yield run
+    for title, line in lines.values():
+        tables.add(title, line)
 
 
 def line_of(entry, report):
@@ -107,6 +115,11 @@ def test_a_mistake_costs_its_own_part_and_no_other(verdict, mutant):
     assert all(report.results[part].verdict == WRONG for part in mutant.parts), explain(report)
     assert all(report.results[part].advice for part in mutant.advised), explain(report)
     assert all(len(report.results[part].text.splitlines()) >= 2 for part in mutant.parts), "a miss without a cause"
+
+
+@pytest.mark.parametrize("mutant", mutants.MUTANTS[::20], ids=describe)
+def test_a_sandbox_changes_nothing_in_a_report(verdict, mutant):
+    assert verdict(mutant, confined=True) == verdict(mutant)
 
 
 @pytest.mark.parametrize("rewrite", rewrites.REWRITES, ids=describe)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import ROOT, published_files
+from support import ROOT, in_process, published_files
 
 import rnn_lstm_captioning as ours
 from eecs598.checks import CHECKS, PUBLISHED, at_level, published
@@ -44,9 +44,9 @@ def test_a_file_that_passes_the_published_cells_has_full_marks(grade, habit):
 
 
 @pytest.mark.parametrize("mistake", published_files.WRONG)
-def test_a_usual_mistake_loses_its_own_part_alone(grade, mistake):
+def test_a_usual_mistake_loses_its_own_part_alone(mistake):
     parts, source = published_files.WRONG[mistake]
-    report = grade(source)
+    report = in_process.Grader(SOLUTION).grade(Submission("student", source), PUBLISHED_PARTS)
     assert set(lost(report)) == set(parts), explain(report)
     assert all(report.results[part].verdict == WRONG for part in parts), explain(report)
     assert all(len(report.results[part].text.splitlines()) >= 2 for part in parts), "a miss without a cause"

@@ -1,0 +1,66 @@
+"""A grader without a process for each part, which takes a fifth of the time."""
+
+import functools
+import types
+
+import torch
+
+from eecs598 import features
+from eecs598.grading import grader as grading
+from eecs598.grading.remote import CAPTIONER
+
+
+class Grader(grading.Grader):
+    """Grades sources of these tests, which are known to end and to touch nothing, in this process."""
+
+    def __init__(self, solution):
+        super().__init__(None, solution, timeout=600.0, advice=False)
+
+    def _sandbox(self, submission):
+        return _Box(submission.source)
+
+
+class _Box:
+    """What `remote.Sandbox` is to the grader: a submission that has just been imported."""
+
+    def __init__(self, source):
+        self.module, self.source = types.ModuleType("submission"), source
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def load(self, names):
+        exec(_compiled(self.source), self.module.__dict__)
+        return {"has": [name for name in names if hasattr(self.module, name)], "stand_ins": [], "cuda": False}
+
+    def rebind(self, source, names, further=""):
+        ours = types.ModuleType("underneath")
+        exec(_compiled(source), ours.__dict__)
+        for name in names:
+            setattr(self.module, name, getattr(ours, name))
+        exec(further, {"torch": torch, "submission": self.module})
+
+    def refusals(self):
+        return []
+
+    def function(self, name):
+        return lambda *args, **kwargs: getattr(self.module, name)(*args, **kwargs)
+
+    def make_class(self, name):
+        def make(*args, **kwargs):
+            made = functools.partial(getattr(self.module, name), *args, **kwargs)
+            if name != CAPTIONER:
+                return made()
+            with features.without_image_encoder(made.func, kwargs["input_dim"]):
+                return made()
+
+        make.whole = lambda *args, **kwargs: getattr(self.module, name)(*args, **kwargs)
+        return make
+
+
+@functools.lru_cache(8)
+def _compiled(source):
+    return compile(source, "submission", "exec")
