@@ -27,15 +27,15 @@ from eecs598.captioner import (
 from eecs598.notebook import check, explain_todos, leave_out_missing, show_examples, show_source
 from eecs598.scenes import make_scenes
 from eecs598.training import checkpoints, run
-from eecs598.training.examples import all_captions, open_data_file
+from eecs598.training.examples import all_captions, captions_together, open_data_file
 from eecs598.training.objective import choose_fast
 from eecs598.training.options import Options
 
 __all__ = [
-    "Options", "all_captions", "caption_pictures", "check", "choose_fast", "decode_captions", "decode_pictures",
-    "default_device", "encoder_for", "explain_todos", "fingerprint", "leave_out_missing", "load_captioner",
-    "load_coco_captions", "make_captioner", "open_data", "people", "read_photographs", "save_captioner",
-    "score_captioner", "show_examples", "show_source", "train_captioner",
+    "Options", "all_captions", "caption_pictures", "captions_together", "check", "choose_fast", "decode_captions",
+    "decode_pictures", "default_device", "encoder_for", "explain_todos", "fingerprint", "leave_out_missing",
+    "load_captioner", "load_coco_captions", "make_captioner", "open_data", "open_photographs", "people",
+    "read_photographs", "save_captioner", "score_captioner", "show_examples", "show_source", "train_captioner",
 ]  # fmt: skip
 
 DATASETS = Path(__file__).resolve().parent / "datasets"
@@ -47,22 +47,24 @@ def load_coco_captions(path=DATASETS / "coco.pt"):
 
 
 def open_data(name="scenes", num_train=10_000, num_val=500):
-    """The data by one switch: "scenes", drawn here once; "coco", the course's file; or the path of a data file.
-
-    The course's file is downloaded to datasets/coco.pt unless it is there; where that fails a line says so, and the
-    scenes stand in for it.
-    """
-    if name == "coco":
-        try:
-            return load_coco_captions(coco.download_course_file())
-        except coco.DownloadError as error:
-            print(f"{error}\nThe notebook goes on with the embedded scenes.")
-            name = "scenes"
+    """The data by one switch: "scenes", drawn here once; or the path of a data file."""
     if name != "scenes":
         return load_coco_captions(name)
     path = DATASETS / f"scenes-{num_train}-{num_val}.pt"
     if not path.exists():
         coco.save_data(make_scenes(num_train, num_val), path)
+    return load_coco_captions(path)
+
+
+def open_photographs(folder=None, num_train=10_000, num_val=500, minutes=5):
+    """A data file of photographs, from whatever source has one, opened as by `load_coco_captions`.
+
+    folder: keeps what is fetched; None: datasets/coco_images. See eecs598.coco.find_photographs, which says in a line
+    each what it tries. Raises PhotographsError, which leaves a notebook's cell out, and those that need its data.
+    """
+    path = coco.find_photographs(folder, num_train, num_val, minutes)
+    if path is None:
+        raise notebook.PhotographsError("there are no photographs")
     return load_coco_captions(path)
 
 

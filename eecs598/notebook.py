@@ -16,6 +16,10 @@ from eecs598.scenes import judge_caption
 from eecs598.training.objective import PartsError
 
 
+class PhotographsError(Exception):
+    """No data file of photographs is there or can be had; in the notebook the cells that need one are left out."""
+
+
 def show(figure):
     """Display a figure, in a notebook; elsewhere do nothing."""
     with contextlib.suppress(ImportError):
@@ -84,26 +88,27 @@ def find_missing(code):
 
 
 # ---------------------------------------------------------------------------------------------------------
-# A file for the published assignment in the notebook
+# Cells that cannot run here
 # ---------------------------------------------------------------------------------------------------------
 
 
 def leave_out_missing(code):
-    """From now on a cell that comes to what rnn_lstm_captioning, `code`, lacks says so in one line and is left out.
+    """From now on a cell that comes to what is missing says so in one line and is left out.
 
-    So is one that needs a name which such a cell would have given. Every other exception stays what it is. For a file
-    that has all that the lesson calls nothing changes.
+    What may be missing: a name that the lesson calls and rnn_lstm_captioning, `code`, lacks, as a file for the
+    published assignment does; photographs; and names that a cell left out would have given. Every other exception
+    stays what it is.
     """
     from IPython import get_ipython
 
     shell = get_ipython()
     if shell is not None:
         others = [kept for kept in shell.ast_transformers if not isinstance(kept, _CellGuard)]
-        shell.ast_transformers[:] = [*others, _CellGuard(shell, code)] if find_missing(code) else others
+        shell.ast_transformers[:] = [*others, _CellGuard(shell, code)]
 
 
 class _CellGuard:
-    """Wraps each cell's code: an exception that follows from what a file lacks is said in one line.
+    """Wraps each cell's code: an exception that follows from what is missing is said in one line.
 
     IPython calls `visit` with a cell's tree before it runs it. The value of a last expression is kept, and shown after.
     """
@@ -140,7 +145,7 @@ except Exception as _cell_error:
         return bool(reason)
 
     def _reason(self, error):
-        if isinstance(error, (StepsError, PartsError)):
+        if isinstance(error, (StepsError, PartsError, PhotographsError)):
             return str(error)
         if isinstance(error, NameError) and error.name in self.lost:
             return f"{error.name} would come from a cell that was left out"
@@ -154,7 +159,7 @@ except Exception as _cell_error:
         frames = {frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)}
         kind = getattr(self.code, "CaptioningRNN", ())
         asked = error.obj is self.code or error.obj is kind or isinstance(error.obj, kind)
-        return asked and self.code.__file__ not in frames
+        return asked and self.code.__file__ not in frames and find_missing(self.code) != []
 
 
 def _names_given(tree):

@@ -1,4 +1,4 @@
-"""Data files by command, and in Python: `open_photographs`, `download_course_file`, `build_data`, `check`, `show`.
+"""Data files by command, and in Python: `find_photographs`, `download_course_file`, `build_data`, `check`, `show`.
 
     python -m eecs598.coco download                       the course's file
     python -m eecs598.coco subset --out FILE              as many COCO pictures as some minutes allow
@@ -21,10 +21,24 @@ from eecs598.coco.datafile import describe_data, load_data, save_data, validate_
 from eecs598.coco.download import DownloadError
 from eecs598.coco.inspection import check, show
 from eecs598.coco.pictures import prepare_image
-from eecs598.coco.subset import build_subset, open_photographs
+from eecs598.coco.subset import build_subset, find_photographs
 
 __all__ = [
-    "SPECIAL_TOKENS", "DataError", "DownloadError", "build_data", "build_subset", "build_vocabulary", "check",
-    "describe_data", "download_course_file", "encode_captions", "load_data", "open_photographs", "prepare_image",
-    "save_data", "show", "tokenize", "validate_data",
+    "SPECIAL_TOKENS",
+    "DataError",
+    "DownloadError",
+    "build_data",
+    "build_subset",
+    "build_vocabulary",
+    "check",
+    "describe_data",
+    "download_course_file",
+    "encode_captions",
+    "find_photographs",
+    "load_data",
+    "prepare_image",
+    "save_data",
+    "show",
+    "tokenize",
+    "validate_data",
 ]  # fmt: skip

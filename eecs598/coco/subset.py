@@ -1,6 +1,6 @@
 """A data file of photographs from whatever host is alive: a file that is there, COCO's own host, the course's file.
 
-`open_photographs` tries these in order, and `build_subset` is the second alone. A split's pictures are taken in an
+`find_photographs` tries these in order, and `build_subset` is the second alone. A split's pictures are taken in an
 order that is drawn once, so a smaller subset is the beginning of a larger one. They are kept, made small, in runs:
 files of up to RUN pictures, named after the part of the order that they cover. A later call goes on behind the last.
 """
@@ -47,23 +47,28 @@ PATIENCE = 16  # pictures in a row that could not be had, after which the host c
 TIMEOUT = 4  # seconds of silence; a host that hangs costs at most five times as long in all
 
 
-def open_photographs(folder=CACHE, num_train=COURSE_COUNTS["train"], num_val=COURSE_COUNTS["val"], minutes=5, *,
+def find_photographs(folder=None, num_train=COURSE_COUNTS["train"], num_val=COURSE_COUNTS["val"], minutes=5, *,
                      least=LEAST, datasets=DATASETS, hosts=COCO_HOSTS, course_urls=COURSE_FILE_URLS,
                      timeout=TIMEOUT):  # fmt: skip
     """The path of a data file of photographs, from the first source that has one; None where none has.
 
-    1. a file that is there: the one that the environment variable EECS598_PHOTOS names, else the largest in `datasets`
+    1. a file that is there: the one that the environment variable EECS598_PHOTOS names ("none": use no source at all),
+       else the largest in `datasets`
     2. `num_train` + `num_val` pictures of COCO 2014, or as many as `minutes` allow: see `build_subset`
     3. the course's coco.pt, if it comes within `minutes`
 
-    folder: keeps all that is fetched, and the file made of it (photographs.pt, or coco.pt); a later call goes on there
+    folder: keeps all that is fetched, and the file made of it (photographs.pt, or coco.pt), for a later call to go on;
+        None: datasets/coco_images
     datasets: the folder of the data files
     course_urls: the addresses of the course's file
     least, hosts, timeout: as in `build_subset`
 
     Each step is a line of output, and no source that fails raises an error.
     """
-    folder = Path(folder)
+    if os.environ.get("EECS598_PHOTOS") == "none":
+        _say("EECS598_PHOTOS=none: no photographs are looked for")
+        return None
+    folder = Path(folder or CACHE)
     subset, course_file = folder / "photographs.pt", folder / "coco.pt"
     others = [path for path in sorted(Path(datasets).glob("*.pt")) if path != subset]  # which may be added to
     if (path := _find_file([*others, course_file])) is not None:
@@ -86,7 +91,7 @@ def open_photographs(folder=CACHE, num_train=COURSE_COUNTS["train"], num_val=COU
         return course_file
     own = "EECS598_PHOTOS=FILE names a data file of your own"
     command = f"python -m eecs598.coco subset --out {DATASETS.name}/photographs.pt"
-    _say(f"no photographs, this part is skipped; with a network `{command}` fetches some, and {own}")
+    _say(f"no photographs; with a network `{command}` fetches some, and {own}")
     return None
 
 

@@ -19,7 +19,7 @@ from support.data_files import assert_equal
 from support.faulty_server import serve, unused_port
 
 from eecs598 import coco
-from eecs598.coco import DataError, DownloadError, build_subset, download, load_data, open_photographs, save_data
+from eecs598.coco import DataError, DownloadError, build_subset, download, find_photographs, load_data, save_data
 from eecs598.coco.__main__ import main
 
 TIMEOUT = 0.3  # seconds that the client waits for a silent server, which is silent for much longer
@@ -118,11 +118,11 @@ def build(host, tmp_path):
 
 @pytest.fixture
 def find(host, build, tmp_path):
-    """`open_photographs` there, with no data file in `datasets`."""
+    """`find_photographs` there, with no data file in `datasets`."""
     (tmp_path / "datasets").mkdir()
     known = {"folder": tmp_path / "kept", "hosts": [host.url], "least": (20, 5), "num_train": 40, "num_val": 10}
     known |= {"datasets": tmp_path / "datasets", "course_urls": [f"{host.url}/coco.pt"]}
-    return lambda **options: open_photographs(**{**known, "timeout": host.timeout, **options})
+    return lambda **options: find_photographs(**{**known, "timeout": host.timeout, **options})
 
 
 def ids_of(data, split):
