@@ -26,6 +26,8 @@ from support.tables import Tables
 from eecs598.coco import build_vocabulary, encode_captions
 from eecs598.metrics.ptb import PUNCTUATION
 
+os.environ.setdefault("EECS598_PHOTOS", "none")  # no test looks for photographs on the network
+
 # Without a GPU the kernels are run by Triton's interpreter, where Triton is installed; it reads this when imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"

@@ -52,7 +52,7 @@ def verdict(launcher, tables):
     The mutants, which are many, in this process unless `confined`.
     """
     in_sandbox = grading.Grader(launcher, SOLUTION, TIMEOUT, advice=False)
-    here, lines = in_process.Grader(SOLUTION), {}
+    here, told = in_process.Grader(SOLUTION), set()
 
     def run(entry, confined=False):
         if isinstance(entry, mutants.Mutant):
@@ -61,13 +61,12 @@ def verdict(launcher, tables):
             kind, source, parts = "rewrites", f"{STUDENT}\n\n{entry.code}", entry.parts
         grader = here if isinstance(entry, mutants.Mutant) and not confined else in_sandbox
         report = grader.grade(Submission("student", source.encode()), parts)
-        if not confined:
-            lines[entry] = f"{kind}, and the parts that lost their points", line_of(entry, report)
+        if entry not in told:
+            tables.add(f"{kind}, and the parts that lost their points", line_of(entry, report))
+            told.add(entry)
         return report
 
-    yield run
-    for title, line in lines.values():
-        tables.add(title, line)
+    return run
 
 
 def line_of(entry, report):

@@ -10,6 +10,7 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from support.editions import NAMES, PUBLISHED, SENTENCE, SOLUTION, definitions, fill, make
+from support.notebook_run import write_scenes
 
 from eecs598.checks import CHECKS
 from eecs598.handout import notebook
@@ -90,6 +91,7 @@ def test_a_learners_path_through_the_notebook(edition, tmp_path, monkeypatch):
     """It stops at each undone part with one sentence; with the part written, the same cell runs and it goes on."""
     monkeypatch.setenv("EECS598_QUICK", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("EECS598_DATA", str(write_scenes(tmp_path / "scenes.pt")))
     folder = tmp_path / "mine"
     write_edition({path.relative_to(edition).as_posix(): path.read_bytes()
                            for path in edition.rglob("*") if path.is_file()}, folder)  # fmt: skip

@@ -14,6 +14,7 @@ from eecs598.captioner import CELL_TYPES
 from eecs598.coco import DataError, save_data
 from eecs598.coco.captions import SPECIAL_TOKENS
 from eecs598.metrics import evaluate_captions
+from eecs598.notebook import PhotographsError
 from eecs598.training import run
 from eecs598.training.examples import captions_together, with_mirror_images
 from eecs598.training.solver import TrainingError
@@ -381,41 +382,25 @@ def test_checkpoints_that_do_not_fit_together(checkpoint, tmp_path, part, change
 # --- the data by one switch -------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def course_file(tmp_path, monkeypatch, serve):
-    """The course's file comes from loopback, to a folder of the test's own; returns (served, fetched) folders."""
-    served, fetched = tmp_path / "served", tmp_path / "datasets"
-    served.mkdir()
-    fetched.mkdir()
-    fetch, url = helpers.coco.download_course_file, f"{serve(served)}/coco.pt"
-    monkeypatch.setattr(helpers.coco, "download_course_file",
-                        lambda: fetch(fetched / "coco.pt", [url], retries=0, progress=False))
-    monkeypatch.setattr(helpers, "DATASETS", fetched)
-    return served, fetched
-
-
-def test_the_course_file_is_fetched(course_file, tiny_data):
-    served, fetched = course_file
-    helpers.coco.save_data(tiny_data, served / "coco.pt")
-    data = helpers.open_data("coco", 4, 2)
-    assert torch.equal(data["train_images"], tiny_data["train_images"]) and (fetched / "coco.pt").exists()
-
-
-@pytest.mark.parametrize("content", [None, b"<html>moved</html>"])
-def test_scenes_stand_in_for_a_course_file_that_cannot_be_had(course_file, content, capsys):
-    served, fetched = course_file
-    if content:
-        (served / "coco.pt").write_bytes(content)
-    data = helpers.open_data("coco", 4, 2)
-    assert len(data["train_scenes"]) == 4 and not (fetched / "coco.pt").exists()
-    assert "The notebook goes on with the embedded scenes." in capsys.readouterr().out
-
-
-def test_scenes_are_drawn_once(course_file, monkeypatch):
+def test_scenes_are_drawn_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(helpers, "DATASETS", tmp_path)
     first = helpers.open_data("scenes", 4, 2)
     monkeypatch.setattr(helpers, "make_scenes", None)  # a second time would fail
     assert torch.equal(helpers.open_data("scenes", 4, 2)["train_images"], first["train_images"])
-    assert helpers.open_data(course_file[1] / "scenes-4-2.pt")["vocab"] == first["vocab"]
+    assert helpers.open_data(tmp_path / "scenes-4-2.pt")["vocab"] == first["vocab"]
+
+
+def test_photographs_are_opened_from_the_source_that_has_them(tiny_data, tmp_path, monkeypatch, capsys):
+    helpers.coco.save_data(tiny_data, tmp_path / "mine.pt")
+    monkeypatch.setenv("EECS598_PHOTOS", str(tmp_path / "mine.pt"))
+    assert torch.equal(helpers.open_photographs()["train_images"], tiny_data["train_images"])
+    named, train, *_ = capsys.readouterr().out.splitlines()
+    assert named.endswith("mine.pt: named by EECS598_PHOTOS") and train.startswith("train: 4 pictures")
+    asked = []
+    monkeypatch.setattr(helpers.coco, "find_photographs", lambda *wanted: asked.append(wanted))
+    with pytest.raises(PhotographsError, match="there are no photographs"):
+        helpers.open_photographs(tmp_path, 30, 20, minutes=2)
+    assert asked == [(tmp_path, 30, 20, 2)]
 
 
 # --- all captions, scores and practice ----------------------------------------------------------------------

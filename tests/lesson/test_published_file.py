@@ -86,19 +86,32 @@ def left_out(why):
     return f"{why}: this cell is left out\n", None, None
 
 
-def test_for_a_whole_file_nothing_changes(session):
+def test_of_a_whole_file_no_error_is_left_out(session):
     session.shell.user_ns["rlc"] = ours
     session.begin()
-    assert session.shell.ast_transformers == [] and notebook.find_missing(ours) == []
+    assert notebook.find_missing(ours) == []
+    assert isinstance(session.run("rlc.lstm_froward")[2], AttributeError)
+    assert isinstance(session.run("rlc.CaptioningRNN.begn")[2], AttributeError)
+    assert isinstance(session.run("no_such_name")[2], NameError)
+
+
+def test_without_photographs_their_cells_are_left_out_whatever_the_file(session, monkeypatch):
+    monkeypatch.setenv("EECS598_PHOTOS", "none")
+    session.shell.user_ns["rlc"] = ours
+    session.begin()
+    text, _, error = session.run("photos = helpers.open_photographs()\nwords = photos['vocab']")
+    why = "EECS598_PHOTOS=none: no photographs are looked for\nthere are no photographs"
+    assert (text, error) == (f"{why}: this cell is left out\n", None)
+    for name in ("photos", "words"):
+        assert session.run(f"len({name})") == left_out(f"{name} would come from a cell that was left out")
 
 
 def test_the_set_up_can_run_again_with_another_file(session):
-    for _ in range(2):
+    for module in (session.shell.user_ns["rlc"], ours, session.shell.user_ns["rlc"]):
+        session.shell.user_ns["rlc"] = module
         session.begin()
         assert len(session.shell.ast_transformers) == 1
-    session.shell.user_ns["rlc"] = ours
-    session.begin()
-    assert session.shell.ast_transformers == []
+    assert session.run("rlc.lstm_forward") == left_out("lstm_forward is not in this file")
 
 
 def test_what_a_published_file_lacks(student):
