@@ -94,16 +94,23 @@ def build_data(images=None, train_captions=None, val_captions=None, out=None, *,
     train = [picture for picture in train if picture.path not in tried]
     num_train = num_train or _limit(len(train), "train", source)
     train_pixels, train, _ = _decode(train, num_train, "train", source, **decode)
-    vocab = build_vocabulary((text.split() for picture in train for text in picture.captions), min_count)
-    data = {"vocab": vocab, "preprocessing": {"image_size": image_size, "fit": fit}}
-    for split, pixels, pictures in (("train", train_pixels, train), ("val", val_pixels, val)):
-        data[f"{split}_images"] = pixels
-        data[f"{split}_captions"] = encode_captions([p.captions[0].split() for p in pictures], vocab)
-        data[f"{split}_image_ids"] = torch.tensor([picture.id for picture in pictures])
-        data[f"{split}_references"] = [picture.captions for picture in pictures]
+    splits = {"train": (train_pixels, train), "val": (val_pixels, val)}
+    data = join_splits(splits, {"image_size": image_size, "fit": fit}, min_count)
     if out is not None:
         save_data(data, out)
         shutil.rmtree(shards, ignore_errors=True)
+    return data
+
+
+def join_splits(splits, preprocessing, min_count):
+    """A data file's dict. splits: name -> (pixels (n, 3, H, W), the n pictures, each with its chief caption first)."""
+    words = (text.split() for picture in splits["train"][1] for text in picture.captions)
+    data = {"vocab": build_vocabulary(words, min_count), "preprocessing": preprocessing}
+    for split, (pixels, pictures) in splits.items():
+        data[f"{split}_images"] = pixels
+        data[f"{split}_captions"] = encode_captions([p.captions[0].split() for p in pictures], data["vocab"])
+        data[f"{split}_image_ids"] = torch.tensor([picture.id for picture in pictures])
+        data[f"{split}_references"] = [picture.captions for picture in pictures]
     return data
 
 

@@ -18,8 +18,8 @@ from urllib.parse import quote
 import torch
 from tqdm import tqdm
 
-from eecs598.coco.builder import CACHE, COURSE_COUNTS, fetch_captions
-from eecs598.coco.captions import MAX_WORDS, DataError, build_vocabulary, encode_captions, shorten_error, tokenize
+from eecs598.coco.builder import CACHE, COURSE_COUNTS, fetch_captions, join_splits
+from eecs598.coco.captions import MAX_WORDS, DataError, shorten_error, tokenize
 from eecs598.coco.course_file import COURSE_FILE, download_course_file
 from eecs598.coco.datafile import load_data, save_data
 from eecs598.coco.download import (
@@ -367,15 +367,8 @@ def _tell_pace(splits, begun, minutes):
 def _make_data(splits):
     """The data file's dict of what is kept, as `build_data` makes it."""
     chosen = {split.name: [_lead(picture) for picture in with_words(split.kept[: split.goal])] for split in splits}
-    vocab = build_vocabulary((text.split() for picture in chosen["train"] for text in picture.captions), MIN_COUNT)
-    data = {"vocab": vocab, "preprocessing": {"image_size": IMAGE_SIZE, "fit": "stretch"}}
-    for split in splits:
-        pictures = chosen[split.name]
-        data[f"{split.name}_images"] = _read_pixels(split, len(pictures))
-        data[f"{split.name}_captions"] = encode_captions([p.captions[0].split() for p in pictures], vocab)
-        data[f"{split.name}_image_ids"] = torch.tensor([picture.id for picture in pictures])
-        data[f"{split.name}_references"] = [picture.captions for picture in pictures]
-    return data
+    kept = {split.name: (_read_pixels(split, len(chosen[split.name])), chosen[split.name]) for split in splits}
+    return join_splits(kept, {"image_size": IMAGE_SIZE, "fit": "stretch"}, MIN_COUNT)
 
 
 def _lead(picture):

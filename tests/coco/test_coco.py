@@ -699,7 +699,7 @@ def test_an_interruption_is_told_in_one_line(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err == "error: stopped; the same command goes on from here\n"
 
 
-@pytest.mark.parametrize("command", [[], ["download"], ["build"], ["check"], ["show"]])
+@pytest.mark.parametrize("command", [[], ["download"], ["subset"], ["build"], ["check"], ["show"]])
 def test_the_help_teaches_by_example(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([*command, "--help"])
