@@ -43,8 +43,10 @@ $(FILE):
 	@:
 endif
 
+# FILE may be one file whose name has spaces and brackets, as a browser gives them, or several names.
+grade: export FILES = $(FILE)
 grade: .venv/ready  ## grade submissions; OPTIONS="--parts published --csv class.csv"
-	.venv/bin/python -m eecs598.grading $(FILE) $(OPTIONS)
+	@if [ -e "$$FILES" ]; then set -- "$$FILES"; else set -- $$FILES; fi; .venv/bin/python -m eecs598.grading "$$@" $(OPTIONS)
 
 # END INSTRUCTORS
 

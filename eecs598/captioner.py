@@ -123,12 +123,8 @@ def save_captioner(model, path, data, hidden_dim, wordvec_dim):
 
 def load_captioner(path, captioner_class):
     """Read what `save_captioner` wrote. Returns model, idx_to_token, preprocessing. Raises DataError."""
-    if not Path(path).is_file():
-        raise DataError(f"{path}: no such checkpoint; {TRAIN}")
+    checkpoint = _read_checkpoint(Path(path))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on a file that is refused next
-            checkpoint = torch.load(path, weights_only=True, map_location="cpu")
         sizes, vocab = checkpoint["model"], checkpoint["vocab"]
         preparation = dict(checkpoint["preprocessing"])
         encoder = encoders.rebuild_encoder(checkpoint["encoder"])
@@ -136,9 +132,25 @@ def load_captioner(path, captioner_class):
         model.load_state_dict(checkpoint["state"])
     except ImportError as error:
         raise DataError(f"{path}: its image encoder cannot be made here ({error})") from None
-    except Exception as error:  # whatever the unpickler, or a part that is not what it should be, raises
+    except Exception as error:  # a part that is not what it should be raises anything
         raise DataError(f"{path}: not a captioner's checkpoint, or a damaged one ({type(error).__name__})") from None
     return model.eval(), vocab["idx_to_token"], preparation
+
+
+def _read_checkpoint(path):
+    if path.is_dir():
+        raise DataError(f"{path} is a folder: name the captioner's file in it, such as {path / 'attn.pt'}")
+    if not path.is_file():
+        raise DataError(f"{path}: no such checkpoint; {TRAIN}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on a file that is refused next
+            checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # whatever the unpickler raises
+        raise DataError(f"{path}: not a captioner's checkpoint, or a damaged one ({type(error).__name__})") from None
+    if isinstance(checkpoint, dict) and {"identity", "run"} <= checkpoint.keys():
+        raise DataError(f"{path}: a training run's checkpoint, to resume from; captioners lie in the folder of --out")
+    return checkpoint
 
 
 def last_captioner(folder=BUILD):
@@ -195,7 +207,17 @@ def read_photographs(sources, image_size=112, fit="crop"):
 
     image_size, fit: as for the pictures that the model was trained on. Raises DataError.
     """
-    return torch.stack([prepare_image(_open_photograph(source), image_size, fit) for source in sources])
+    return torch.stack([_read_photograph(source, image_size, fit) for source in sources])
+
+
+def _read_photograph(source, image_size, fit):
+    try:
+        return prepare_image(_open_photograph(source), image_size, fit)
+    except DataError as error:
+        if not str(source).startswith(("http://", "https://")) or str(source) in str(error):
+            raise
+        cause = str(error).rpartition(">: ")[2]  # what came is no file with a name
+        raise DataError(f"{source}: {cause}; the address must be that of a picture, not of a page") from None
 
 
 def _open_photograph(source):

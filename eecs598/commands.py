@@ -1,7 +1,12 @@
-"""What every command shares: errors of one line, and option values that are checked where they are read."""
+"""What every command shares: errors of one line, and values and files that are checked before the work."""
 
 import argparse
+import contextlib
+import functools
 import math
+import os
+import sys
+from pathlib import Path
 
 import torch
 
@@ -13,8 +18,59 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see --help\n")
 
 
+def command(main):
+    """Decorates a command's main function, which returns the exit status.
+
+    What the terminal, or the file that the output goes to, cannot encode is printed as an escape sequence. Ctrl-C ends
+    the command with one line and status 130, a reader that has seen enough, as `head -1` does, with none and 0.
+    """
+
+    @functools.wraps(main)
+    def run(*arguments):
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            status = main(*arguments)
+            sys.stdout.flush()
+            return status
+        except KeyboardInterrupt as stop:
+            print(f"error: {stop if str(stop) else 'stopped'}", file=sys.stderr)
+            return 130
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
+    return run
+
+
+def check_output(path, inputs=()):
+    """Before the work whose result goes to the file `path`: make its folder. Raises ValueError if it cannot be written.
+
+    inputs: files that the command reads, None among them for those not given; the output may be none of them.
+    """
+    path = Path(path)
+    if not path.name or path.is_dir():
+        raise ValueError(f"{path} is a folder: name the file to write in it")
+    for file in filter(None, inputs):
+        with contextlib.suppress(OSError):
+            if path.samefile(file):
+                raise ValueError(f"{path} is the file that the command reads: name another one to write")
+    make_folder(path.parent)
+
+
+def make_folder(folder):
+    """Make a folder for results, and those above it. Raises ValueError if no file can be written there."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder}: the folder cannot be made ({error.strerror}); name another one") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{folder}: no file can be written in this folder; name another one")
+
+
 def at_least(least, most=10**9):
-    """The reader of an option's value: a whole number in these bounds; what is larger is a slip of the hand."""
+    """The reader of an option's value: a whole number in these bounds; what is larger is taken for a typo."""
 
     def read(text):
         if not text.isdecimal() or not least <= int(text) <= most:
@@ -52,4 +108,5 @@ def device(text):
     try:
         return torch.empty(0, device=text).device
     except (RuntimeError, AssertionError) as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not to be had here ({str(error).splitlines()[0]})") from None
+        why = str(error).partition("\n")[0].partition(". ")[0][:150]
+        raise argparse.ArgumentTypeError(f"{text!r} is not to be had here ({why})") from None

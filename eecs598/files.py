@@ -11,6 +11,9 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
+# For whoever waits in `taking_turns`: on some disks a machine that was switched off leaves its lock behind.
+NO_OTHER = "If none runs any more, remove {}.lock"
+
 
 def save_whole(value, path):
     """torch.save `value` to `path`, whole or not at all: see `write_whole`."""

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from eecs598.bench.measuring import compare, describe_machine, like_cudnn, table
 from eecs598.bench.memory import memory_rows
 from eecs598.bench.pairs import MODULE, PAIRS, SLOW, Sizes, load_module
-from eecs598.commands import Parser, device, positive
+from eecs598.commands import Parser, check_output, command, device, positive
 from eecs598.files import write_whole
 from eecs598.vis import plot_growth, plot_ratios
 
@@ -33,6 +33,7 @@ def rows_to_measure():
     return (*PAIRS, "memory") if importlib.util.find_spec("eecs598.fast") else ("plain", "features")
 
 
+@command
 def main(arguments=None):
     parser = Parser(prog="python -m eecs598.bench", description="Ours and the other side by side, on this machine.")
     names = rows_to_measure()
@@ -46,6 +47,11 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     if not options.module.is_file():
         parser.error(f"{options.module} is not a file; --module wants a rnn_lstm_captioning.py")
+    try:
+        for path in filter(None, (options.json, options.png)):
+            check_output(path)
+    except ValueError as error:
+        parser.error(str(error))
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)

@@ -1,11 +1,18 @@
 """`caption`: caption photographs, by default with the captioner that was trained last."""
 
-import collections
 import math
+import re
+import sys
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from PIL import Image
 
 from eecs598 import captioner, commands, vis
 from eecs598.cli import decoder
+from eecs598.coco import DataError
+
+MADE_HERE = {"Source": "helpers.py caption"}  # a text in each drawing: only such files are written anew
 
 
 def add_options(parser):
@@ -22,23 +29,32 @@ def add_options(parser):
 
 
 def run(options, captioner_class):
-    """Caption photographs, and draw where an attention model looked."""
+    """Caption photographs, and draw where an attention model looked. Returns 1 if one could not be read, else 0."""
     checkpoint = options.checkpoint or captioner.last_captioner()
     if not options.checkpoint:
         print(f"captioner: {checkpoint}")
     model, idx_to_word, preparation = captioner.load_captioner(checkpoint, captioner_class)
     model.to(options.device or captioner.default_device())
     decoding = decoder.read(options)
-    if decoding.keys() <= {"mirror"} and not captioner.missing_steps(model):
+    if not decoding.keys() & {"beam_size", *decoder.SAMPLING} and not captioner.missing_steps(model):
         decoding["beam_size"] = 3
-    for photo, drawing in zip(options.photos, _drawing_names(options.photos)):
-        images = captioner.read_photographs([photo], **preparation)
+    if model.cell_type == "attn":
+        commands.make_folder(options.out)
+    status, used = 0, set()
+    for photo in options.photos:
+        try:
+            images = captioner.read_photographs([photo], **preparation)
+        except DataError as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = 1
+            continue
         text, weights = _caption(model, photo, images, idx_to_word, decoding)
         if weights is not None:
-            options.out.mkdir(parents=True, exist_ok=True)
-            words = text.split() or ["(nothing)"]
-            vis.show_attention(images[0], words, weights[: len(words)]).savefig(options.out / drawing)
-            print(f"  where it looked: {options.out / drawing}")
+            words, drawing = text.split() or ["(nothing)"], _choose_drawing(options.out, photo, used)
+            figure = vis.show_attention(images[0], words, weights[: len(words)])
+            figure.savefig(drawing, metadata=MADE_HERE)
+            print(f"  where it looked: {drawing}")
+    return status
 
 
 def _caption(model, photo, images, idx_to_word, decoding):
@@ -57,11 +73,23 @@ def _caption(model, photo, images, idx_to_word, decoding):
     return text, captioned[1][0] if isinstance(captioned, tuple) else None
 
 
-def _drawing_names(photos):
-    """A PNG's name for each photograph, after its own; numbered where several have one."""
-    seen, names = collections.Counter(), []
-    for photo in photos:
-        stem = Path(photo).stem
-        seen[stem] += 1
-        names.append(f"{stem}.png" if seen[stem] == 1 else f"{stem}-{seen[stem]}.png")
-    return names
+def _choose_drawing(folder, photo, used):
+    """The path of a photograph's drawing, after its name: nobody else's file, and not in `used`, where it goes."""
+    path = unquote(urlsplit(photo).path) if photo.startswith(("http://", "https://")) else photo
+    stem = re.sub(r"[^\w .-]", "_", Path(path).stem)[:80].strip(" .") or "photo"  # safe on every system
+    for count in range(1, 10**6):
+        drawing = folder / (f"{stem}.png" if count == 1 else f"{stem}-{count}.png")
+        if drawing.name.lower() not in used and _is_ours(drawing):
+            used.add(drawing.name.lower())
+            return drawing
+
+
+def _is_ours(drawing):
+    """Whether a path is free, or has a drawing that this command made."""
+    if not drawing.exists():
+        return True
+    try:
+        with Image.open(drawing) as image:
+            return image.info.get("Source") == MADE_HERE["Source"]
+    except OSError:
+        return False

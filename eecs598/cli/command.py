@@ -36,11 +36,14 @@ def parse(arguments=None):
     return options
 
 
+@commands.command
 def main(arguments, captioner_class):
     """Run a command; returns the exit status. captioner_class: the CaptioningRNN to train or to load."""
     options = parse(arguments)
     try:
-        options.run(options, captioner_class)
+        return options.run(options, captioner_class) or 0
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError, NotImplementedError, solver.TrainingError, processes.ProcessLostError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -50,4 +53,3 @@ def main(arguments, captioner_class):
         told = str(error).partition("\n")[0] or "MemoryError"
         print(f"error: out of memory: lower the sizes, as --hidden, or take fewer pictures ({told})", file=sys.stderr)
         return 1
-    return 0

@@ -32,6 +32,8 @@ def add_options(parser):
 
 def run(options, captioner_class):
     """Print the scores, and the best and worst captions; write them if --json names a file."""
+    if options.json:
+        commands.check_output(options.json, [options.checkpoint, options.captions])
     model, idx_to_word, preparation = captioner.load_captioner(options.checkpoint, captioner_class)
     model.to(options.device or captioner.default_device())
     decoding = decoder.read(options)
@@ -41,16 +43,16 @@ def run(options, captioner_class):
     evaluation = metrics.evaluate_captions(captions, [picture.captions for picture in pictures])
     decoding.pop("generator", None)
     told = ", ".join(f"{name} {value}" for name, value in decoding.items()) or "greedy"
-    count = sum(len(picture.captions) for picture in pictures)
-    print(f"{len(pictures):,} pictures, {count:,} captions by people; decoding: {told}")
-    print(metrics.format_scores({options.checkpoint.stem: evaluation.scores}))
-    print("CIDEr-D is what papers and COCO's own code print as CIDEr.")
-    _print_best_and_worst(pictures, captions, evaluation, options.show)
     if options.json:
         report = {"checkpoint": str(options.checkpoint), "images": str(options.images),
                   "captions": str(options.captions), "decoding": decoding, "scores": evaluation.scores,
                   "pictures": _report_pictures(pictures, captions, evaluation)}  # fmt: skip
         write_whole(options.json, lambda file: file.write(json.dumps(report, indent=1).encode()))
+    count = sum(len(picture.captions) for picture in pictures)
+    print(f"{len(pictures):,} pictures, {count:,} captions by people; decoding: {told}")
+    print(metrics.format_scores({options.checkpoint.stem: evaluation.scores}))
+    print("CIDEr-D is what papers and COCO's own code print as CIDEr.")
+    _print_best_and_worst(pictures, captions, evaluation, options.show)
 
 
 def _caption_files(model, idx_to_word, preparation, pictures, decoding, batch_size=64):

@@ -8,6 +8,7 @@ import torch
 
 from eecs598 import captioner, commands, encoders, metrics, vis
 from eecs598.captioner import CELL_TYPES
+from eecs598.coco.captions import MAX_WORDS
 from eecs598.training import examples, processes, selfcritical
 from eecs598.training.objective import Objective, ObjectiveError
 from eecs598.training.options import NAMES, PRECISIONS, Options
@@ -113,7 +114,9 @@ def run(options, captioner_class):
     with processes.joined(torch.device(options.device or captioner.default_device())) as device:
         everyone = processes.current()
         data = examples.open_data_file(options.data)
-        options.out.mkdir(parents=True, exist_ok=True)
+        commands.make_folder(options.out)
+        for name in (*(f"{cell_type}.pt" for cell_type in options.cell), "losses.png"):
+            commands.check_output(options.out / name, [options.data])
         with everyone.one_after_the_first():  # it may have to be downloaded
             encoder = encoders.encoder_for(data, name=options.encoder)
         data = examples.with_mirror_images(data) if options.mirror else data
@@ -143,7 +146,10 @@ def _train(model, cell_type, data, options, device):
     fast, everyone = _choose_fast(model, options), processes.current()
     captions, image_index = _training_captions(data, options.captions)
     where = f"{everyone.count} processes, the first on {device}" if everyone.count > 1 else device
-    print(f"\n{cell_type}: {len(captions):,} captions, {options.epochs} epochs on {where}")
+    count, cut = captions[..., 0].numel(), examples.count_cut(captions, data["vocab"])
+    print(f"\n{cell_type}: {count:,} captions, {options.epochs} epochs on {where}")
+    if cut:
+        print(f"note: {cut:,} captions of more than {MAX_WORDS} words are cut there, and do not teach where to end")
     shared = _shared_arguments(data, options, device)
     histories = {cell_type: train_captioner(
         model, data["train_images"], captions, options.epochs, options.batch_size, options.learning_rate,

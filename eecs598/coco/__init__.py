@@ -24,21 +24,7 @@ from eecs598.coco.pictures import prepare_image
 from eecs598.coco.subset import build_subset, find_photographs
 
 __all__ = [
-    "SPECIAL_TOKENS",
-    "DataError",
-    "DownloadError",
-    "build_data",
-    "build_subset",
-    "build_vocabulary",
-    "check",
-    "describe_data",
-    "download_course_file",
-    "encode_captions",
-    "find_photographs",
-    "load_data",
-    "prepare_image",
-    "save_data",
-    "show",
-    "tokenize",
-    "validate_data",
+    "SPECIAL_TOKENS", "DataError", "DownloadError", "build_data", "build_subset", "build_vocabulary", "check",
+    "describe_data", "download_course_file", "encode_captions", "find_photographs", "load_data", "prepare_image",
+    "save_data", "show", "tokenize", "validate_data",
 ]  # fmt: skip

@@ -1,18 +1,16 @@
 """The commands: `python -m eecs598.coco download | subset | build | check | show`, each with a `--help` of its own."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from eecs598.coco.builder import CACHE, IMAGE_URLS, build_data
-from eecs598.coco.captions import DataError
 from eecs598.coco.course_file import COURSE_FILE, download_course_file
 from eecs598.coco.download import COCO_HOSTS, COCO_IMAGE_URL, COURSE_FILE_URLS, DownloadError
 from eecs598.coco.inspection import check, show
 from eecs598.coco.pictures import FITS
 from eecs598.coco.subset import build_subset
-from eecs598.commands import Parser, above_zero, positive
+from eecs598.commands import Parser, above_zero, check_output, command, positive
 
 DESCRIPTION = """Get, build, check and show data files: pictures, a caption for each, a vocabulary.
 
@@ -179,19 +177,22 @@ def _run(command, options):
     return check(path)
 
 
+INPUTS = ("file", "captions", "karpathy", "train_captions", "val_captions")
+
+
+@command
 def main(arguments=None):
     """Run a command; returns the exit status."""
     options = vars(_parser().parse_args(arguments))
     try:
+        if "out" in options:
+            check_output(options["out"], [options.get(name) for name in INPUTS])
         print(_run(options.pop("command"), options), flush=True)
-    except (DataError, DownloadError) as error:
+    except (ValueError, DownloadError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("error: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader has seen enough, as `head -1` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise KeyboardInterrupt("stopped; the same command goes on from here") from None
     return 0
 
 

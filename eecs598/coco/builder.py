@@ -273,7 +273,15 @@ def _find(images, picture):
     """
     names = dict.fromkeys([picture.file_name, *(normalize(form, picture.file_name) for form in ("NFC", "NFD"))])
     folders = [images, images / picture.folder] if picture.folder else [images]
-    return next((path for name in names for folder in folders if (path := folder / name).is_file()), None)
+    return next((path for name in names for folder in folders if _is_file(path := folder / name)), None)
+
+
+def _is_file(path):
+    """Whether a path is a file's; no name that a disk takes is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _say(line):
@@ -342,7 +350,7 @@ class _Fetcher:
         A picture that the host does not have is named on standard error. All else raises DownloadError, so that
         a bad line never changes the choice of pictures.
         """
-        wanted = {p.path: p for p in pictures if not p.path.is_file()}
+        wanted = {p.path: p for p in pictures if not _is_file(p.path)}
         for folder in {path.parent for path in wanted}:
             _make_folder(folder)
         failed = download.fetch_many([self._job(*item) for item in wanted.items()], check=_check_picture)

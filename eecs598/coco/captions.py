@@ -6,6 +6,8 @@ from collections import Counter
 
 import torch
 
+from eecs598.metrics.scripts import MARKS, split_signs
+
 NULL, START, END, UNK = SPECIAL_TOKENS = ("<NULL>", "<START>", "<END>", "<UNK>")
 MAX_WORDS = 15
 CAPTION_LENGTH = MAX_WORDS + 2  # <START>, at most 15 words, <END>
@@ -24,7 +26,7 @@ def shorten_error(error):
 # --- words --------------------------------------------------------------------------------------------------
 
 # What the Penn Treebank splits: do|n't, dog|'s, should|n't|'ve, and these.
-_LETTER, _CLITICS = r"[^\W_]", r"(?:n't|'(?:s|m|d|re|ve|ll))"
+_LETTER, _CLITICS = rf"(?:[^\W_]|[{MARKS}])", r"(?:n't|'(?:s|m|d|re|ve|ll))"
 _CLITIC = rf"{_CLITICS}(?={_CLITICS}*(?!{_LETTER}))"
 _SPLIT_CLITIC = re.compile(rf"(?<={_LETTER})(?={_CLITIC})")
 _JOINED = ("can not", "gon na", "wan na", "got ta", "gim me", "lem me", "y' all", "'t is", "'t was")
@@ -56,11 +58,11 @@ def tokenize(caption):
     As the field's PTBTokenizer does (Stanford's tokenizer, then the punctuation list of COCO's evaluation
     code): "don't" gives ["do", "n't"], "a dog's" ["a", "dog", "'s"]; "10:30", "1.5", "t-shirt", "o'clock",
     "and/or" and "u.s." stay one word; "#", "&" and "$" are words of their own. Unlike there, brackets and
-    "?!" are dropped too, and "AT&T" is split in upper case as in lower case. Tokenizing the joined tokens again
-    changes nothing.
+    "?!" are dropped too, and "AT&T" is split in upper case as in lower case. Chinese and Japanese are split sign
+    by sign. Tokenizing the joined tokens again changes nothing.
     """
     text = unicodedata.normalize("NFC", caption).lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    found = _TOKEN.findall(_SPLIT_CLITIC.sub(" ", text.replace("\N{SOFT HYPHEN}", "")))
+    found = _TOKEN.findall(_SPLIT_CLITIC.sub(" ", split_signs(text.replace("\N{SOFT HYPHEN}", ""))))
     return [word for token in found for word in _JOINED.get(token, (token,))]
 
 

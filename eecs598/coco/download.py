@@ -30,7 +30,7 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-from eecs598.files import taking_turns
+from eecs598.files import NO_OTHER, taking_turns
 
 COURSE_FILE_URLS = (  # 378 MB; no hash of it was ever published
     "http://web.eecs.umich.edu/~justincj/teaching/eecs498/coco.pt",
@@ -62,6 +62,7 @@ ADVICE = {
     "network": "check the network connection and run this again: what has arrived is kept",
     "missing": "check the address, or give another one",
     "space": "free some, or choose a folder on another disk, and run this again: what has arrived is kept",
+    "certificates": "let REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE name a file that is there, or unset them",
     "folder": "choose a folder and a name that you may write to",
     "stopped": "run this again: what has arrived is kept",
 }
@@ -182,6 +183,8 @@ def _fetch(urls, task):
     except DownloadError:
         raise
     except OSError as error:  # of the local disk: the network's are told apart where they arise
+        if "certificate" in str(error):  # requests raises a plain OSError for their file
+            raise _explain(f"{task.path}: {error}", "certificates") from None
         reason = "space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "folder"
         raise _explain(f"{task.path}: cannot be written ({error.strerror or error})", reason) from None
     return task.path
@@ -205,7 +208,7 @@ def _is_complete(task):
 
 def _wait_for_others(task, attempt):
     if attempt == 0:
-        _say(f"{task.path}: another process is fetching it; waiting for that one")
+        _say(f"{task.path}: another process is fetching it; waiting for that one. {NO_OTHER.format(task.path)}")
     _check_stop(task)
 
 
@@ -452,6 +455,8 @@ def find_answering(urls, seconds):
             failures[url] = failure
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             failures[url] = _network_failure(error, seconds)
+        except OSError as error:  # of the file of certificates
+            failures[url] = _MirrorError(str(error), "certificates")
 
     threads = [threading.Thread(target=ask, args=(url,), daemon=True) for url in urls]
     end = time.monotonic() + seconds

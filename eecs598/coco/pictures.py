@@ -11,13 +11,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from eecs598.coco.captions import DataError, shorten_error
 
 FITS = ("stretch", "crop")
+Image.MAX_IMAGE_PIXELS = 250_000_000  # Pillow refuses twice as many; telephones make 200 megapixels
+LARGE = 50_000_000  # pixels above which a JPEG is decoded at a fraction of its size
 
 
 def prepare_image(picture, image_size=112, fit="stretch"):
     """A picture as a model sees it: a uint8 tensor (3, image_size, image_size), RGB.
 
     `picture` is a path, a binary file or a PIL image, of any mode and shape: turned as its EXIF entry says,
-    the first frame of an animation, transparency over white, 16-bit grey scaled to 8. `fit` is "stretch" (all
+    the first frame of an animation, transparency over white, 16-bit grey scaled to 8, 32-bit grey as its values
+    are: up to 1, up to 255 or up to 65,535. `fit` is "stretch" (all
     of the picture, its aspect ratio lost) or "crop" (the largest centred square). Raises DataError.
     """
     if fit not in FITS or image_size < 1:
@@ -30,8 +33,12 @@ def prepare_image(picture, image_size=112, fit="stretch"):
             rgb = _to_rgb(picture)
         else:
             with Image.open(picture) as opened:
+                if opened.width * opened.height > LARGE:
+                    opened.draft("RGB", (4 * image_size, 4 * image_size))
                 rgb = _to_rgb(opened)
         placed = place(rgb, (image_size, image_size), Image.Resampling.BILINEAR)  # antialiased
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from None
     except UnidentifiedImageError:
         raise DataError(f"{name}: not a picture in a format that Pillow reads") from None
     except Exception as error:  # a damaged picture raises anything: OSError, SyntaxError, struct.error, ...
@@ -42,13 +49,23 @@ def prepare_image(picture, image_size=112, fit="stretch"):
 def _to_rgb(image):
     """An upright RGB copy of a PIL image of any mode."""
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips it at 255
-        grey = np.asarray(image, dtype=np.float64) / 257
-        image = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
+    if image.mode.startswith("I") or image.mode == "F":  # Pillow's own conversion clips at 255
+        grey = np.asarray(image, dtype=np.float64)
+        image = Image.fromarray((grey * _grey_scale(image.mode, grey)).round().astype(np.uint8))
     if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _grey_scale(mode, grey):
+    """The factor that brings grey values to 0..255. 16 bits say what white is; of 32 bits, the values must."""
+    if mode.startswith("I;16"):
+        return 255 / 65535
+    low, high = grey.min(), grey.max()
+    if not (low >= 0 and high <= 65535):  # NaN, too
+        raise DataError(f"grey values from {low:g} to {high:g}, wanted 0 to 1, 255 or 65,535: scale them")
+    return 255 / (1 if mode == "F" and high <= 1 else 255 if high <= 255 else 65535)
 
 
 def prepare_in_order(pictures, image_size, fit, workers):

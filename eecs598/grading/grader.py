@@ -372,6 +372,9 @@ def _right_for_own_forward(table):
 # ---------------------------------------------------------------------------------------------------------
 
 
+PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".ipynb")  # what a student's work may come in
+
+
 def find_submissions(path):
     """The submissions at a path: a file's, a folder's own, or those of the files and folders in it.
 
@@ -392,6 +395,11 @@ def find_submissions(path):
             files = sorted(entry.rglob(f"{NAME}.py"), key=lambda file: len(file.parts))
             missing = Submission(entry.name, problem=f"there is no {NAME}.py in {entry}")
             found.append(_read(entry.name, files[0], entry) if files else missing)
+        elif entry.suffix.lower() in PACKED and not entry.name.startswith("."):
+            problem = f"{entry.name} is not graded: unpack it, or save the notebook's code, to a {NAME}.py"
+            found.append(Submission(entry.stem, problem=problem))
+        elif not entry.name.startswith((".", "__")):
+            print(f"note: {entry} is not graded, being no .py file", file=sys.stderr)
     if not found:
         raise GradingError(f"{path}: there is no {NAME}.py in it, nor files or folders of students")
     return found
@@ -559,13 +567,14 @@ def _read_solution(path):
     return text
 
 
+@commands.command
 def main(arguments=None):
     options = _parser().parse_args(arguments)
-    if hasattr(sys.stdout, "reconfigure"):  # a student's name or message may have what this terminal cannot show
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         parts = choose_parts(options.parts)
         worth = read_points(options.points, parts)
+        for path in filter(None, (options.json, options.csv)):
+            commands.check_output(path, [options.solution, *options.submissions])
         submissions = name_apart([found for path in options.submissions for found in find_submissions(path)])
         solution = _read_solution(options.solution)
         secrets = [options.solution, *options.submissions]

@@ -38,6 +38,7 @@ def _print_parts():
         print(f"{part.name:<32}{part.group:<11}{'yes' if part.published else ''}".rstrip())
 
 
+@commands.command
 def main(arguments=None):
     parser = _parser()
     options = parser.parse_args(arguments)

@@ -1,5 +1,6 @@
 """The student edition as files: the source, the notebook, and what both editions share, in a folder and in a zip."""
 
+import ast
 import contextlib
 import json
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eecs598.handout.notebook import cut_notebook
-from eecs598.handout.parts import HandoutError
+from eecs598.handout.parts import HandoutError, answers
 from eecs598.handout.source import cut_source, head_source, lost_names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,8 +70,20 @@ def _copied_files(root):
         content = path.read_bytes()
         with contextlib.suppress(UnicodeDecodeError):  # a picture
             content = INSTRUCTORS_LINES.sub("", content.decode()).encode()
+        if path.suffix == ".py":
+            _refuse_answers(path, content)
         files[path.relative_to(root).as_posix()] = content
     return files
+
+
+def _refuse_answers(path, content):
+    """Raise HandoutError for a file with a function that is a student's to write, as a copy of the solution has."""
+    try:
+        defined = {getattr(node, "name", "") for node in ast.parse(content).body}
+    except SyntaxError:
+        return
+    if given := sorted(defined & {name for name in answers() if "." not in name}):
+        raise HandoutError(f"{path} would be handed out, and defines {given[0]}: move it out of this folder")
 
 
 def _is_left_out(path):

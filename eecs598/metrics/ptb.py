@@ -4,13 +4,16 @@ The field scores captions on the words that a Java program finds, PTBTokenizer o
 -lowerCase, less a list of punctuation marks (pycocoevalcap's `tokenizer`). Here are the same words without Java,
 written anew from that program's answers and compared with it in tests/metrics/test_ptb.py. They follow the Penn
 Treebank: "don't" is do|n't, "dog's" dog|'s, "cannot" can|not; "t-shirt", "o'clock", "10:30" and "and/or" stay whole.
-One thing differs on purpose: a caption's last word, if it is a letter with a full stop, there depends on how the next
-caption of the file begins ("wearing a size S." before "A dog"); here it keeps the full stop.
+Two things differ on purpose. Chinese and Japanese, written without spaces, are split sign by sign. And a caption's last
+word, if it is a letter with a full stop, there depends on how the next caption of the file begins ("wearing a size S."
+before "A dog"); here it keeps the full stop.
 
 Words to train on come from `eecs598.coco.captions.tokenize`, which is stricter: it drops brackets, too.
 """
 
 import re
+
+from eecs598.metrics.scripts import MARKS, split_signs
 
 # What the scorer takes for punctuation, and so not for words. Brackets come in lower case, as -lrb-, and stay.
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
@@ -42,8 +45,8 @@ def _one_of(words, *cases):
 
 # What stands in capitals in the rules below.
 _PARTS = {
-    "LETTER": r"(?:[^\W\d_²³¹¼-¾⁰-\u218f\U00010000-\U0010ffff]|[\u02c2-\u036f\u0483-\u0487])",
-    "ALNUMS": r"(?:[^\W_²³¹¼-¾⁰-\u218f\U00010000-\U0010ffff]|[\u02c2-\u036f\u0483-\u0487\xad])+",
+    "LETTER": r"(?:[^\W\d_²³¹¼-¾⁰-\u218f\U00010000-\U0010ffff]|[\u02c2-\u02ffMARKS])",
+    "ALNUMS": r"(?:[^\W_²³¹¼-¾⁰-\u218f\U00010000-\U0010ffff]|[\u02c2-\u02ff\xadMARKS])+",
     "NUMBER": r"(?:\d*(?:[.:,]\d+)+|\d+)",
     "APOSTROPHE": "(?:['\x92’]|(?i:&apos;))",
     "SPACE": r"[ \t\n\xa0]",
@@ -127,7 +130,7 @@ _PLAIN_WORD = re.compile(r"[ \t]*([A-Za-z]+)(?=[ \t\n])")
 def _compile(rule):
     for name, pattern in _PARTS.items():
         rule = rule.replace(name, pattern)
-    return re.compile(rule)
+    return re.compile(rule.replace("MARKS", MARKS))
 
 
 _COMPILED = [_compile(rule) for rule in _RULES]
@@ -136,7 +139,7 @@ _CLITIC = re.compile("(['\x92’]|&apos;)(?:[msdt]|re|ve|ll)|n(['\x92’]|&apos;
 
 def tokenize(caption):
     """The words of a caption as the field's scorer sees them: a list of strings in lower case, punctuation left out."""
-    text = re.sub(r"[\r\n\v\f\x85\u2028\u2029]", " ", caption) + "\n"
+    text = split_signs(re.sub(r"[\r\n\v\f\x85\u2028\u2029]", " ", caption)) + "\n"
     tokens, at = [], 0
     while at < len(text):
         if plain := _PLAIN_WORD.match(text, at):  # most words, before the costly rest

@@ -1,15 +1,15 @@
 """The command that draws and captions the embedded data set: `python -m eecs598.scenes --help`."""
 
-import os
 import sys
 import time
 from pathlib import Path
 
-from eecs598.coco import DataError, save_data
-from eecs598.commands import Parser
+from eecs598.coco import save_data
+from eecs598.commands import Parser, check_output, command
 from eecs598.scenes.dataset import make_scenes
 
 
+@command
 def main(arguments=None):
     """Run the command; returns the exit status."""
     parser = Parser(prog="python -m eecs598.scenes", description="Draw and caption the embedded data set.")
@@ -19,13 +19,12 @@ def main(arguments=None):
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, other scenes (0)")
     parser.add_argument("--image-size", type=int, default=112, metavar="P", help="pixels a side (112)")
     options = parser.parse_args(arguments)
-    folder, size, begin = options.file.absolute().parent, options.image_size, time.perf_counter()
+    size, begin = options.image_size, time.perf_counter()
     try:
-        if not folder.is_dir() or not os.access(folder, os.W_OK) or options.file.is_dir():
-            raise DataError(f"{options.file}: not writable; want the name of a file in a folder that exists")
+        check_output(options.file)
         data = make_scenes(options.train, options.val, options.seed, size)
         save_data(data, options.file)
-    except DataError as error:
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     words, seconds = len(data["vocab"]["idx_to_token"]) - 4, time.perf_counter() - begin

@@ -3,6 +3,7 @@
 import torch
 
 from eecs598.coco import encode_captions, load_data, tokenize
+from eecs598.coco.captions import END, MAX_WORDS, NULL
 
 
 def open_data_file(path):
@@ -10,7 +11,11 @@ def open_data_file(path):
 
     Raises eecs598.coco.DataError.
     """
-    data = load_data(path)
+    return tell_data(load_data(path))
+
+
+def tell_data(data):
+    """Print what is in a data file's dict, and return it."""
     for split in ("train", "val"):
         images, captions = data[f"{split}_images"], data[f"{split}_captions"]
         print(f"{split}: {len(images):,} pictures {tuple(images.shape[1:])}, captions {tuple(captions.shape)}")
@@ -21,14 +26,22 @@ def open_data_file(path):
 def all_captions(data, split="train"):
     """Every caption of every picture: captions (m, T + 1), and each one's row of the pictures, (m,).
 
-    Files like coco.pt have one caption of each picture: then those.
+    One of more than 15 words is cut, and then has no <END>: nobody shall learn to end in mid-sentence. Files like
+    coco.pt have one caption of each picture: then those.
     """
     references = data.get(f"{split}_references")
     if references is None:
         return data[f"{split}_captions"], torch.arange(len(data[f"{split}_captions"]))
     captions = [tokenize(caption) for texts in references for caption in texts]
     image_index = torch.tensor([row for row, texts in enumerate(references) for _ in texts])
-    return encode_captions(captions, data["vocab"]), image_index
+    encoded, ids = encode_captions(captions, data["vocab"]), data["vocab"]["token_to_idx"]
+    cut = torch.tensor([len(words) > MAX_WORDS for words in captions])
+    return encoded.masked_fill((encoded == ids[END]) & cut[:, None], ids[NULL]), image_index
+
+
+def count_cut(captions, vocab):
+    """How many of some captions (..., T + 1) were cut, so that they have no <END>."""
+    return (captions != vocab["token_to_idx"][END]).all(-1).sum().item()
 
 
 def captions_together(data, split="train"):

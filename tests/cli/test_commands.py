@@ -1,7 +1,9 @@
 """`python helpers.py train`, `evaluate` and `caption`: what they write, what they print, and their errors."""
 
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,18 +22,7 @@ from eecs598.utils import reset_seed
 from rnn_lstm_captioning import CaptioningRNN
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (120, 120, 120)}
-SIZES = [
-    "--hidden",
-    "64",
-    "--wordvec",
-    "16",
-    "--batch-size",
-    "4",
-    "--learning-rate",
-    "0.003",
-    "--lr-decay",
-    "1",
-]
+SIZES = ["--hidden", "64", "--wordvec", "16", "--batch-size", "4", "--learning-rate", "0.003", "--lr-decay", "1"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -504,6 +495,124 @@ def test_caption_without_a_checkpoint(photos, data_file, tmp_path, capsys):
         status, said, errors = run(capsys, "caption", "--checkpoint", path, *photos)
         assert_one_error(status, errors, path, told)
         assert said == []
+
+
+# --- outputs, names and interrupts ------------------------------------------------------------------------
+
+
+def test_what_the_terminal_cannot_show_is_escaped_and_the_scores_are_written(trained, captioned, tmp_path, monkeypatch):
+    """As on Windows, where a log file is in cp1252."""
+    said = json.loads(captioned[1].read_text())
+    for note in said["annotations"]:
+        note["caption"] += " \N{DOG FACE}"
+    captioned[1].write_text(json.dumps(said))
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", shown)
+    images, captions = captioned
+    command = ["evaluate", "--checkpoint", trained / "rnn.pt", "--images", images, "--captions", captions]
+    assert helpers.main([*map(str, command), "--json", str(tmp_path / "scores.json")]) == 0
+    assert b"\\U0001f436" in shown.buffer.getvalue() and json.loads((tmp_path / "scores.json").read_text())["scores"]
+
+
+def test_results_are_written_before_examples_are_shown(trained, captioned, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli.evaluate, "_print_best_and_worst", lambda *shown: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluate(capsys, trained / "rnn.pt", captioned, "--json", tmp_path / "scores.json")
+    assert json.loads((tmp_path / "scores.json").read_text())["scores"]
+
+
+def test_an_output_that_is_an_input_or_a_folder_is_refused(trained, captioned, data_file, tmp_path, capsys):
+    before = captioned[1].read_bytes()
+    for out, told in ((captioned[1], "is the file that the command reads"), (tmp_path, "is a folder")):
+        status, _, errors = evaluate(capsys, trained / "rnn.pt", captioned, "--json", out)
+        assert_one_error(status, errors, out, told)
+    (tmp_path / "data").mkdir()
+    shutil.copy(data_file, tmp_path / "data" / "attn.pt")
+    status, _, errors = train(capsys, tmp_path / "data" / "attn.pt", tmp_path / "data")
+    assert_one_error(status, errors, tmp_path / "data" / "attn.pt", "is the file that the command reads")
+    assert captioned[1].read_bytes() == before
+    assert (tmp_path / "data" / "attn.pt").read_bytes() == data_file.read_bytes()
+
+
+def test_a_place_for_the_captioner_is_checked_before_the_training(data_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, "access", lambda path, *mode: path != tmp_path)
+    monkeypatch.setattr(cli.train, "train_captioner", None)
+    status, _, errors = train(capsys, data_file, tmp_path)
+    assert_one_error(status, errors, tmp_path, "no file can be written in this folder")
+
+
+def test_a_photo_that_cannot_be_read_does_not_end_the_list(trained, photos, tmp_path, capsys):
+    (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(200))
+    first, second, *_ = photos
+    checkpoint = trained / "rnn.pt"
+    status, said, errors = run(capsys, "caption", "--checkpoint", checkpoint, first, tmp_path / "phone.heic", second)
+    assert_one_error(status, errors, "phone.heic")
+    assert [line for line in said if line.endswith(":")] == [f"{first}:", f"{second}:"]
+
+
+def test_a_drawing_takes_no_other_files_place(trained, tmp_path, capsys):
+    photo = tmp_path / "cat.png"
+    Image.new("RGB", (20, 20), "red").save(photo)
+    before, command = photo.read_bytes(), ["caption", "--checkpoint", trained / "attn.pt", "--out", tmp_path, photo]
+    for _ in range(2):  # its own drawing is written anew
+        assert run(capsys, *command)[0] == 0
+    assert photo.read_bytes() == before and {path.name for path in tmp_path.iterdir()} == {"cat.png", "cat-2.png"}
+
+
+@pytest.mark.parametrize("address, name", [
+    ("https://a.org/photos/dog.jpg?X-Amz-Signature=" + "a." * 300, "dog.png"), ("https://a.org/", "photo.png"),
+    ("https://a.org/a%2Fb%3F.jpg", "b_.png"), ("x" * 300 + ".jpg", "x" * 80 + ".png"), ("con:a|b.jpg", "con_a_b.png"),
+])  # fmt: skip
+def test_a_drawings_name_is_safe_on_every_system(address, name, tmp_path):
+    assert cli.caption._choose_drawing(tmp_path, address, set()) == tmp_path / name
+
+
+def test_a_page_in_a_pictures_place_is_named_by_its_address(trained, tmp_path, serve, capsys):
+    (tmp_path / "login.jpg").write_text("<html>log in</html>")
+    address = f"{serve(tmp_path)}/login.jpg"
+    status, _, errors = run(capsys, "caption", "--checkpoint", trained / "rnn.pt", address)
+    assert_one_error(status, errors, f"{address}: not a picture", "not of a page")
+
+
+@pytest.mark.parametrize("options", [["--length-penalty", 1], ["--no-repeat", 2]])
+def test_an_option_of_the_search_leaves_the_beam_of_three(trained, photos, capsys, options):
+    status, said, _ = run(capsys, "caption", "--checkpoint", trained / "rnn.pt", *options, next(iter(photos)))
+    assert status == 0 and len(said) == 1 + 3
+
+
+def test_an_interrupt_is_one_line(data_file, tmp_path, monkeypatch, capsys):
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt(*told)
+
+    monkeypatch.setattr(cli.train, "train_captioner", stop)
+    for told in ((), ("stopped at iteration 7",)):
+        status, _, errors = train(capsys, data_file, tmp_path)
+        assert status == 130 and errors[-1] == f"error: {told[0] if told else 'stopped'}"
+
+
+def test_captions_that_are_cut_are_counted(data_file, tmp_path, capsys):
+    data = helpers.load_coco_captions(data_file)
+    data["train_references"][0].append("a red picture " * 6)
+    save_data(data, tmp_path / "long.pt")
+    _, said, _ = train(capsys, tmp_path / "long.pt", tmp_path, "--cell", "rnn", "--captions", "all")
+    assert "note: 1 captions of more than 15 words are cut there, and do not teach where to end" in said
+    captions, _ = helpers.all_captions(data)
+    ends = (captions == data["vocab"]["token_to_idx"]["<END>"]).sum(1)
+    assert ends.tolist() == [1, 1, 0, *[1] * 6] and (captions[2] != 0).sum() == 16
+
+
+def test_what_is_no_captioner_is_told_by_what_it_is(data_file, photos, tmp_path, capsys):
+    train(capsys, data_file, tmp_path / "out", "--cell", "rnn", "--checkpoint-dir", tmp_path / "kept")
+    kept = tmp_path / "kept" / "rnn" / "best.pt"
+    for path, told in ((kept, "a training run's checkpoint, to resume from"), (tmp_path / "out", "is a folder")):
+        status, _, errors = run(capsys, "caption", "--checkpoint", path, next(iter(photos)))
+        assert_one_error(status, errors, path, told)
+
+
+def test_a_device_that_is_not_there_is_a_short_line(capsys):
+    status, _, errors = run(capsys, "caption", "--device", "mps", "a.jpg")
+    assert_one_error(status, errors, "'mps' is not to be had here") if not torch.backends.mps.is_available() else None
+    assert len(errors[-1]) < 300
 
 
 def test_as_a_program(tmp_path):

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import threading
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from eecs598 import coco
 from eecs598.coco import build_data, prepare_image, save_data, tokenize, validate_data
 from eecs598.coco.__main__ import main
 from eecs598.coco.forms import read_captions
+from eecs598.metrics import ptb
 
 PIPES = {"capture_output": True, "text": True, "cwd": ROOT}
 WORDS = ["a", "dog", "runs", "on", "grass", "the", "cat", "sleeps"]
@@ -72,6 +74,26 @@ def tiny_data(train=6, val=3, size=8, specials=coco.SPECIAL_TOKENS):
 )
 def test_tokenize_examples(caption, words):
     assert tokenize(caption) == words.split()
+
+
+@pytest.mark.parametrize("caption", [
+    "एक कुत्ता घास पर दौड़ रहा है", "একটি কুকুর ঘাসের উপর", "நாய் புல்லில் ஓடுகிறது", "كَلْبٌ يَجْرِي", "สุนัขกำลังวิ่ง", "İstanbul bir",
+    "می‌خواهم بدوم",
+])  # fmt: skip
+def test_marks_belong_to_their_word_in_training_and_in_scoring(caption):
+    words = unicodedata.normalize("NFC", caption).lower().split()
+    assert tokenize(caption) == words and ptb.tokenize(unicodedata.normalize("NFC", caption)) == words
+
+
+def test_words_that_differ_by_a_vowel_sign_are_not_the_same():
+    assert tokenize("दिन") != tokenize("दान") and ptb.tokenize("दिन") != ptb.tokenize("दान")
+
+
+@pytest.mark.parametrize("caption, words", [
+    ("一只红色的狗", "一 只 红 色 的 狗"), ("犬がいる。", "犬 が い る"), ("a 狗 and a cat", "a 狗 and a cat"),
+])  # fmt: skip
+def test_what_is_written_without_spaces_is_split_sign_by_sign(caption, words):
+    assert tokenize(caption) == ptb.tokenize(caption.replace("。", "")) == words.split()
 
 
 PIECES = ["n't", "'s", "'re", "'ll", "dog", "IS", "é", "9", "'", "’", "-", "_", " ", ".", ", ", '"', "/", "#", "\n"]
@@ -442,6 +464,27 @@ def test_black_and_white_and_sixteen_bits(tmp_path):
         path = saved(Image.fromarray(grey.astype(np.uint16) * 257), tmp_path, suffix)
         assert difference(prepare_image(path, 20), wanted) == 0
     assert prepare_image(Image.new("1", (5, 5), 1), 2).min() == 255
+
+
+@pytest.mark.parametrize("mode, value", [("F", 0.5), ("F", 127.5), ("F", 32767.5), ("I", 127), ("I", 32767)])
+def test_half_grey_of_32_bits_stays_half_grey(mode, value, tmp_path):
+    half = Image.new(mode, (8, 8), value)
+    half.putpixel((0, 0), {0.5: 1.0, 127.5: 255.0, 32767.5: 65535.0, 127: 255, 32767: 65535}[value])  # white
+    half.save(tmp_path / "grey.tiff")
+    assert prepare_image(tmp_path / "grey.tiff", 8)[:, 4:].unique().tolist() in ([127], [128])
+
+
+@pytest.mark.parametrize("value", [-1.0, 1e6, float("nan")])
+def test_grey_values_that_say_nothing_of_white_are_refused(value, tmp_path):
+    Image.new("F", (8, 8), value).save(tmp_path / "grey.tiff")
+    with pytest.raises(coco.DataError, match=r"grey.tiff: grey values from .* wanted 0 to 1, 255 or 65,535"):
+        prepare_image(tmp_path / "grey.tiff", 8)
+
+
+def test_a_photograph_of_a_telephones_200_megapixels_is_read(tmp_path):
+    assert 2 * Image.MAX_IMAGE_PIXELS > 200e6  # of which Pillow refuses more than twice as many
+    Image.new("RGB", (8200, 8200), (200, 30, 30)).save(tmp_path / "large.jpg")
+    assert difference(prepare_image(tmp_path / "large.jpg", 8), torch.tensor([200, 30, 30])[:, None, None]) <= 2
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

@@ -21,7 +21,9 @@ from support import ROOT
 from support.faulty_server import FAULTS, serve, unused_port
 
 from eecs598.coco import download as module
-from eecs598.coco.download import DownloadError, check_torch_file, check_zip, download, fetch_many
+from eecs598.coco.download import DownloadError, check_torch_file, check_zip, download, fetch_many, find_answering
+from eecs598.features import _report_waiting
+from eecs598.files import NO_OTHER, taking_turns
 
 TIMEOUT = 0.3  # seconds that the client waits for a byte; the server is silent for twice as long
 FAST = {"progress": False, "timeout": TIMEOUT, "backoff": 0.0005}
@@ -689,3 +691,33 @@ def test_the_addresses_are_well_formed():
         with contextlib.closing(requests.Session()) as session:
             assert session.prepare_request(requests.Request("GET", address)).url == address
     assert module.COCO_ANNOTATIONS_SHA256.keys() == module.COCO_ANNOTATIONS_URLS.keys() == {2014, 2017}
+
+
+# --- what the message blames ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_a_file_of_certificates_that_is_gone_is_what_the_message_names(variable, tmp_path, monkeypatch):
+    monkeypatch.setenv(variable, "/none/ca.pem")
+    url, told = "https://127.0.0.1:9/f", r"certificate.*/none/ca\.pem.*REQUESTS_CA_BUNDLE"
+    with pytest.raises(DownloadError, match=told) as caught:
+        download(url, tmp_path / "f", progress=False, retries=0)
+    assert "cannot be written" not in str(caught.value)
+    with pytest.raises(DownloadError, match=told):
+        find_answering([url], 2)
+
+
+def test_who_waits_for_a_lock_is_told_which_file_it_is(tmp_path, capsys):
+    waited = []
+
+    def while_waiting(attempt):
+        waited.append(attempt)
+        if attempt == 1:
+            raise TimeoutError
+
+    mine, other = taking_turns(tmp_path / "f", lambda attempt: None), taking_turns(tmp_path / "f", while_waiting)
+    with mine, pytest.raises(TimeoutError), other:
+        raise AssertionError("two at once")
+    assert waited == [0, 1] and NO_OTHER.format(tmp_path / "f").endswith(f"{tmp_path / 'f'}.lock")
+    _report_waiting(tmp_path / "f", 0)
+    assert f"remove {tmp_path / 'f'}.lock" in capsys.readouterr().err

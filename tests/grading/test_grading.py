@@ -233,6 +233,51 @@ def test_a_notebook_export_with_the_courses_imports_and_prints(grade):
     assert report.advice == ["imported as stand-ins, being absent here: a5_helper, google, google.colab"]
 
 
+def test_colabs_usual_lines_do_nothing(grade):
+    head = """
+try:
+    from google.colab import drive, files
+    drive.mount('/content/drive')
+    for name in files.upload():
+        print(name)
+except ImportError:
+    pass
+get_ipython().run_line_magic('matplotlib', 'inline')
+"""
+    assert not lost(grade(head + STUDENT, ["rnn_step_forward"]))
+
+
+def test_what_is_not_graded_in_a_class_folder_is_said(tmp_path, capsys):
+    (tmp_path / "ann.py").write_text(STUDENT)
+    (tmp_path / "cy.ipynb").write_text("{}")
+    (tmp_path / "notes.txt").write_text("late: bob")
+    with zipfile.ZipFile(tmp_path / "bob.zip", "w") as archive:
+        archive.writestr("rnn_lstm_captioning.py", STUDENT)
+    found = {entry.name: entry.problem for entry in grading.find_submissions(tmp_path)}
+    assert found == {
+        "ann": "", **{Path(name).stem: f"{name} is not graded: unpack it, or save the notebook's code, to a "
+                      "rnn_lstm_captioning.py" for name in ("bob.zip", "cy.ipynb")}}  # fmt: skip
+    assert capsys.readouterr().err == f"note: {tmp_path / 'notes.txt'} is not graded, being no .py file\n"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is missing")
+@pytest.mark.parametrize("name", ["rnn_lstm_captioning (1).py", "ann.py bob.py"])
+def test_make_takes_a_name_that_a_browser_gave_and_several_names(name, tmp_path):
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nfor word; do echo "<$word>"; done\n')
+    python.chmod(0o755)
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / ".venv" / "ready").touch()
+    if "(" in name:
+        (tmp_path / name).touch()
+    command = ["make", "grade", f"FILE={name}", "OPTIONS=--jobs 2"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    files = [name] if "(" in name else name.split()
+    assert done.stdout.split("\n") == [f"<{word}>" for word in ("-m", "eecs598.grading", *files, "--jobs", "2")] + [""]
+
+
 @pytest.mark.parametrize("source, said", [
     ("def rnn_step_forward(:\n", "SyntaxError: invalid syntax, line 1"),
     ("import torch\nimport no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module'; line 2 of"),

@@ -18,7 +18,7 @@ from eecs598.handout import __main__ as command
 from eecs598.handout import edition as edition_module
 from eecs598.handout.__main__ import main
 from eecs598.handout.edition import FOLDER, INSTRUCTORS_LINES, NOTEBOOK, SOURCE, STAMP
-from eecs598.handout.parts import PARTS, choose_parts
+from eecs598.handout.parts import PARTS, HandoutError, choose_parts
 
 
 def test_the_folder_has_what_a_student_needs_and_nothing_of_an_instructors(edition):
@@ -27,6 +27,17 @@ def test_the_folder_has_what_a_student_needs_and_nothing_of_an_instructors(editi
     assert not [name for name in names if re.search(r"/handout|grading|/fast|student|instructors|^\.ci", name)]
     for name in names - {SOURCE, NOTEBOOK, STAMP}:
         assert INSTRUCTORS_LINES.sub("", (ROOT / name).read_text()) == texts(edition)[name]
+
+
+def test_a_copy_of_the_solution_is_not_handed_out(tmp_path):
+    for name in ("rnn_lstm_captioning.py", NOTEBOOK, "eecs598/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    everything = edition_module.Edition(list(PARTS), [])
+    assert "eecs598/__init__.py" in edition_module.edition_files(everything, tmp_path)
+    shutil.copy(ROOT / SOURCE, tmp_path / "eecs598" / "old_version.py")
+    with pytest.raises(HandoutError, match=r"old_version.py would be handed out, and defines \w+: move it"):
+        edition_module.edition_files(everything, tmp_path)
 
 
 # Where the project is installed in development mode, what the edition lacks would be found there.

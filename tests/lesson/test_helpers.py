@@ -390,6 +390,14 @@ def test_scenes_are_drawn_once(tmp_path, monkeypatch):
     assert helpers.open_data(tmp_path / "scenes-4-2.pt")["vocab"] == first["vocab"]
 
 
+def test_in_a_folder_that_is_read_only_scenes_are_drawn_and_not_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(helpers, "DATASETS", tmp_path / "gone")
+    data = helpers.open_data("scenes", 4, 2)
+    assert len(data["train_images"]) == 4 and not (tmp_path / "gone").exists()
+    note, train, *_ = capsys.readouterr().out.splitlines()
+    assert note.startswith("note: the scenes are not kept, and drawn anew each time (") and train.startswith("train: 4")
+
+
 def test_photographs_are_opened_from_the_source_that_has_them(tiny_data, tmp_path, monkeypatch, capsys):
     helpers.coco.save_data(tiny_data, tmp_path / "mine.pt")
     monkeypatch.setenv("EECS598_PHOTOS", str(tmp_path / "mine.pt"))
