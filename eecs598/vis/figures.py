@@ -7,6 +7,7 @@ from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from eecs598.vis.text import FONT
 
@@ -24,7 +25,10 @@ class _Canvas(FigureCanvasAgg):
         self.draw()
         picture = Image.fromarray(np.asarray(self.buffer_rgba())).convert("RGB")
         # refined by k-means, or small marks lose their colour to the photographs
-        picture.quantize(256, kmeans=1).save(file, "png", optimize=True, dpi=(DPI, DPI))
+        texts = PngInfo()
+        for name, text in (metadata or {}).items():
+            texts.add_text(name, text)
+        picture.quantize(256, kmeans=1).save(file, "png", optimize=True, dpi=(DPI, DPI), pnginfo=texts)
 
 
 class _NotebookFigure(Figure):

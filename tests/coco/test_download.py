@@ -698,6 +698,7 @@ def test_the_addresses_are_well_formed():
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
 def test_a_file_of_certificates_that_is_gone_is_what_the_message_names(variable, tmp_path, monkeypatch):
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)  # which comes first
     monkeypatch.setenv(variable, "/none/ca.pem")
     url, told = "https://127.0.0.1:9/f", r"certificate.*/none/ca\.pem.*REQUESTS_CA_BUNDLE"
     with pytest.raises(DownloadError, match=told) as caught:

@@ -30,7 +30,7 @@ def test_the_folder_has_what_a_student_needs_and_nothing_of_an_instructors(editi
 
 
 def test_a_copy_of_the_solution_is_not_handed_out(tmp_path):
-    for name in ("rnn_lstm_captioning.py", NOTEBOOK, "eecs598/__init__.py"):
+    for name in (SOURCE, NOTEBOOK, "eecs598/__init__.py", "tests/conftest.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     everything = edition_module.Edition(list(PARTS), [])
