@@ -44,7 +44,8 @@ def cells_of(edition):
 
 
 def test_it_was_executed_from_top_to_bottom_without_an_error():
-    assert [cell["execution_count"] for cell in CODE] == list(range(1, len(CODE) + 1))
+    for number, cell in enumerate(CODE, 1):  # without outputs, nbconvert leaves out the number too
+        assert cell["execution_count"] == (None if "pictures" in tags(cell) else number), cell["id"]
     outputs = [output for cell in CODE for output in cell["outputs"]]
     assert not [output for output in outputs if output["output_type"] == "error"]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 10
