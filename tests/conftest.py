@@ -157,7 +157,7 @@ def pytest_terminal_summary(terminalreporter, config):
 MOST_PROCESSES = 8  # each has torch loaded, about 0.7 GB with what it starts
 WHOLE = {  # files whose tests share what takes long to make, or start torchrun: those of a name run in one process
     "test_browser.py": "browser", "test_commands.py": "commands", "test_processes.py": "torchrun",
-    "test_step_time.py": "torchrun",
+    "test_step_time.py": "torchrun", "test_photographs_part.py": "photographs",
 }  # fmt: skip
 FIRST = {*WHOLE, "test_student_notebook.py", "test_published_file_in_notebook.py"}  # the files with the longest tests
 
