@@ -100,7 +100,7 @@ def test_a_learners_path_through_the_notebook(edition, tmp_path, monkeypatch):
     stops = []
     with client.setup_kernel():
         for index, cell in enumerate(cells.cells):
-            if cell.cell_type != "code" or SLOW.search(cell.source) or 'models["attn"]' in cell.source:
+            if cell.cell_type != "code" or SLOW.search(cell.source) or cell.id.startswith("photos-"):
                 continue
             while name := run_cell(client, cell, index):
                 assert name not in stops, f"{name} was written, and still: {cell.outputs}"
