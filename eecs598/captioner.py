@@ -207,17 +207,7 @@ def read_photographs(sources, image_size=112, fit="crop"):
 
     image_size, fit: as for the pictures that the model was trained on. Raises DataError.
     """
-    return torch.stack([_read_photograph(source, image_size, fit) for source in sources])
-
-
-def _read_photograph(source, image_size, fit):
-    try:
-        return prepare_image(_open_photograph(source), image_size, fit)
-    except DataError as error:
-        if not str(source).startswith(("http://", "https://")) or str(source) in str(error):
-            raise
-        cause = str(error).rpartition(">: ")[2]  # what came is no file with a name
-        raise DataError(f"{source}: {cause}; the address must be that of a picture, not of a page") from None
+    return torch.stack([prepare_image(_open_photograph(source), image_size, fit) for source in sources])
 
 
 def _open_photograph(source):
@@ -227,7 +217,9 @@ def _open_photograph(source):
             answer.raise_for_status()
         except requests.RequestException as error:
             raise DataError(f"{source}: cannot be fetched ({type(error).__name__}: {error!s:.100})") from None
-        source = answer.content
+        file = io.BytesIO(answer.content)
+        file.name = source  # for an error to tell
+        return file
     return io.BytesIO(source) if isinstance(source, bytes) else source
 
 

@@ -1,5 +1,6 @@
 """Photographs as tensors, from any mode, shape and format that Pillow reads."""
 
+import os
 import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,8 @@ def prepare_image(picture, image_size=112, fit="stretch"):
     if fit not in FITS or image_size < 1:
         raise DataError(f"image_size {image_size}, fit {fit!r}: wanted 1 or more and {' or '.join(FITS)}")
     given = isinstance(picture, Image.Image)
-    name = (getattr(picture, "filename", "") or "the picture") if given else picture
+    is_path = isinstance(picture, (str, os.PathLike))
+    name = picture if is_path else getattr(picture, "filename" if given else "name", "") or "the picture"
     place = ImageOps.fit if fit == "crop" else Image.Image.resize
     try:
         if given:
