@@ -27,7 +27,7 @@ from eecs598.captioner import (
 from eecs598.notebook import check, explain_todos, leave_out_missing, show_examples, show_source
 from eecs598.scenes import make_scenes
 from eecs598.training import checkpoints, run
-from eecs598.training.examples import all_captions, captions_together, open_data_file, tell_data
+from eecs598.training.examples import all_captions, captions_together, open_data_file, print_summary
 from eecs598.training.objective import choose_fast
 from eecs598.training.options import Options
 
@@ -57,7 +57,7 @@ def open_data(name="scenes", num_train=10_000, num_val=500):
             coco.save_data(drawn, path)
         except coco.DataError as error:
             print(f"note: the scenes are not kept, and drawn anew each time ({error})")
-            return tell_data(drawn)
+            return print_summary(drawn)
     return load_coco_captions(path)
 
 

@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
 from eecs598.encoders import EfficientNetLite, ImageEncoder, PublishedForm, check_pictures, find_encoder
-from eecs598.files import NO_OTHER, page_releaser, taking_turns, write_whole
+from eecs598.files import STALE_LOCK, page_releaser, taking_turns, write_whole
 
 FEATURES_VERSION = 3  # to be raised when encode_images gives other numbers: older files are then not read
 UNREADABLE = (ValueError, OSError, EOFError)  # what a damaged file of features raises, or one that is not there
@@ -193,7 +193,7 @@ def _read_if_finished(path):
 
 def _report_waiting(path, attempt):
     if attempt == 0:
-        note = f"note: another process is computing {path}; waiting for that one. {NO_OTHER.format(path)}"
+        note = f"note: another process is computing {path}; waiting for that one. {STALE_LOCK.format(path)}"
         print(note, file=sys.stderr)
 
 

@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 
 # For whoever waits in `taking_turns`: on some disks a machine that was switched off leaves its lock behind.
-NO_OTHER = "If none runs any more, remove {}.lock"
+STALE_LOCK = "If no such process is running, remove {}.lock"
 
 
 def save_whole(value, path):

@@ -103,7 +103,7 @@ def build_data(images=None, train_captions=None, val_captions=None, out=None, *,
 
 
 def join_splits(splits, preprocessing, min_count):
-    """A data file's dict. splits: name -> (pixels (n, 3, H, W), the n pictures, each with its chief caption first)."""
+    """A data file's dict. splits: name -> (pixels (n, 3, H, W), the n pictures); captions[0] of each is its row's."""
     words = (text.split() for picture in splits["train"][1] for text in picture.captions)
     data = {"vocab": build_vocabulary(words, min_count), "preprocessing": preprocessing}
     for split, (pixels, pictures) in splits.items():

@@ -6,7 +6,7 @@ from collections import Counter
 
 import torch
 
-from eecs598.metrics.scripts import MARKS, split_signs
+from eecs598.metrics.scripts import MARKS, split_characters
 
 NULL, START, END, UNK = SPECIAL_TOKENS = ("<NULL>", "<START>", "<END>", "<UNK>")
 MAX_WORDS = 15
@@ -58,11 +58,11 @@ def tokenize(caption):
     As the field's PTBTokenizer does (Stanford's tokenizer, then the punctuation list of COCO's evaluation
     code): "don't" gives ["do", "n't"], "a dog's" ["a", "dog", "'s"]; "10:30", "1.5", "t-shirt", "o'clock",
     "and/or" and "u.s." stay one word; "#", "&" and "$" are words of their own. Unlike there, brackets and
-    "?!" are dropped too, and "AT&T" is split in upper case as in lower case. Chinese and Japanese are split sign
-    by sign. Tokenizing the joined tokens again changes nothing.
+    "?!" are dropped too, and "AT&T" is split in upper case as in lower case. Chinese and Japanese are split
+    into characters. Tokenizing the joined tokens again changes nothing.
     """
     text = unicodedata.normalize("NFC", caption).lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    found = _TOKEN.findall(_SPLIT_CLITIC.sub(" ", split_signs(text.replace("\N{SOFT HYPHEN}", ""))))
+    found = _TOKEN.findall(_SPLIT_CLITIC.sub(" ", split_characters(text.replace("\N{SOFT HYPHEN}", ""))))
     return [word for token in found for word in _JOINED.get(token, (token,))]
 
 

@@ -30,7 +30,7 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-from eecs598.files import NO_OTHER, taking_turns
+from eecs598.files import STALE_LOCK, taking_turns
 
 COURSE_FILE_URLS = (  # 378 MB; no hash of it was ever published
     "http://web.eecs.umich.edu/~justincj/teaching/eecs498/coco.pt",
@@ -208,7 +208,7 @@ def _is_complete(task):
 
 def _wait_for_others(task, attempt):
     if attempt == 0:
-        _say(f"{task.path}: another process is fetching it; waiting for that one. {NO_OTHER.format(task.path)}")
+        _say(f"{task.path}: another process is fetching it; waiting for that one. {STALE_LOCK.format(task.path)}")
     _check_stop(task)
 
 

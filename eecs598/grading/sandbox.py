@@ -333,8 +333,8 @@ def _make_hook(folder, secrets, refusals):
 ABSENT = ("a4_helper", "a5_helper", "helpers", "coutils", "google", "cv2", "seaborn", "IPython", "matplotlib", "tqdm")
 
 
-class Nothing:
-    """Has every name and can be called and gone through, and nothing comes of it."""
+class Inert:
+    """Accepts any attribute, call and iteration, and does nothing."""
 
     def __getattr__(self, name):
         if name.startswith("__"):
@@ -379,7 +379,7 @@ class StandIns:
             if name.startswith("__"):
                 raise AttributeError(name)
             if module.partition(".")[0] in ("google", "IPython"):
-                return Nothing()
+                return Inert()
 
             def call(*args, **kwargs):
                 raise RuntimeError(f"{module}.{name} is not to be had while grading")
@@ -490,7 +490,7 @@ class Server:
     def do_load(self, request, tensors):
         """Import the submission. Returns which of the names asked for it has."""
         finder = StandIns()
-        builtins.get_ipython = Nothing()  # which a notebook saved as a file calls
+        builtins.get_ipython = Inert()  # which a notebook saved as a file calls
         sys.meta_path.append(finder)
         sys.path.insert(0, os.getcwd())
         path = os.path.join(os.getcwd(), f"{NAME}.py")

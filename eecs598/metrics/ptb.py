@@ -4,16 +4,16 @@ The field scores captions on the words that a Java program finds, PTBTokenizer o
 -lowerCase, less a list of punctuation marks (pycocoevalcap's `tokenizer`). Here are the same words without Java,
 written anew from that program's answers and compared with it in tests/metrics/test_ptb.py. They follow the Penn
 Treebank: "don't" is do|n't, "dog's" dog|'s, "cannot" can|not; "t-shirt", "o'clock", "10:30" and "and/or" stay whole.
-Two things differ on purpose. Chinese and Japanese, written without spaces, are split sign by sign. And a caption's last
-word, if it is a letter with a full stop, there depends on how the next caption of the file begins ("wearing a size S."
-before "A dog"); here it keeps the full stop.
+Two things differ on purpose. Chinese and Japanese, written without spaces, are split into characters. And a caption's
+last word, if it is a letter with a full stop, there depends on how the next caption of the file begins ("wearing a
+size S." before "A dog"); here it keeps the full stop.
 
 Words to train on come from `eecs598.coco.captions.tokenize`, which is stricter: it drops brackets, too.
 """
 
 import re
 
-from eecs598.metrics.scripts import MARKS, split_signs
+from eecs598.metrics.scripts import MARKS, split_characters
 
 # What the scorer takes for punctuation, and so not for words. Brackets come in lower case, as -lrb-, and stay.
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
@@ -139,7 +139,7 @@ _CLITIC = re.compile("(['\x92’]|&apos;)(?:[msdt]|re|ve|ll)|n(['\x92’]|&apos;
 
 def tokenize(caption):
     """The words of a caption as the field's scorer sees them: a list of strings in lower case, punctuation left out."""
-    text = split_signs(re.sub(r"[\r\n\v\f\x85\u2028\u2029]", " ", caption)) + "\n"
+    text = split_characters(re.sub(r"[\r\n\v\f\x85\u2028\u2029]", " ", caption)) + "\n"
     tokens, at = [], 0
     while at < len(text):
         if plain := _PLAIN_WORD.match(text, at):  # most words, before the costly rest

@@ -11,10 +11,10 @@ def open_data_file(path):
 
     Raises eecs598.coco.DataError.
     """
-    return tell_data(load_data(path))
+    return print_summary(load_data(path))
 
 
-def tell_data(data):
+def print_summary(data):
     """Print what is in a data file's dict, and return it."""
     for split in ("train", "val"):
         images, captions = data[f"{split}_images"], data[f"{split}_captions"]
@@ -26,7 +26,7 @@ def tell_data(data):
 def all_captions(data, split="train"):
     """Every caption of every picture: captions (m, T + 1), and each one's row of the pictures, (m,).
 
-    One of more than 15 words is cut, and then has no <END>: nobody shall learn to end in mid-sentence. Files like
+    One of more than 15 words is cut and gets no <END>, so that no model learns to stop in mid-sentence. Files like
     coco.pt have one caption of each picture: then those.
     """
     references = data.get(f"{split}_references")

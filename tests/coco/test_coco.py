@@ -92,7 +92,7 @@ def test_words_that_differ_by_a_vowel_sign_are_not_the_same():
 @pytest.mark.parametrize("caption, words", [
     ("一只红色的狗", "一 只 红 色 的 狗"), ("犬がいる。", "犬 が い る"), ("a 狗 and a cat", "a 狗 and a cat"),
 ])  # fmt: skip
-def test_what_is_written_without_spaces_is_split_sign_by_sign(caption, words):
+def test_what_is_written_without_spaces_is_split_into_characters(caption, words):
     assert tokenize(caption) == ptb.tokenize(caption.replace("。", "")) == words.split()
 
 

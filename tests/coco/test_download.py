@@ -23,7 +23,7 @@ from support.faulty_server import FAULTS, serve, unused_port
 from eecs598.coco import download as module
 from eecs598.coco.download import DownloadError, check_torch_file, check_zip, download, fetch_many, find_answering
 from eecs598.features import _report_waiting
-from eecs598.files import NO_OTHER, taking_turns
+from eecs598.files import STALE_LOCK, taking_turns
 
 TIMEOUT = 0.3  # seconds that the client waits for a byte; the server is silent for twice as long
 FAST = {"progress": False, "timeout": TIMEOUT, "backoff": 0.0005}
@@ -719,6 +719,6 @@ def test_who_waits_for_a_lock_is_told_which_file_it_is(tmp_path, capsys):
     mine, other = taking_turns(tmp_path / "f", lambda attempt: None), taking_turns(tmp_path / "f", while_waiting)
     with mine, pytest.raises(TimeoutError), other:
         raise AssertionError("two at once")
-    assert waited == [0, 1] and NO_OTHER.format(tmp_path / "f").endswith(f"{tmp_path / 'f'}.lock")
+    assert waited == [0, 1] and STALE_LOCK.format(tmp_path / "f").endswith(f"{tmp_path / 'f'}.lock")
     _report_waiting(tmp_path / "f", 0)
     assert f"remove {tmp_path / 'f'}.lock" in capsys.readouterr().err
