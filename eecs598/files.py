@@ -6,6 +6,8 @@ import itertools
 import mmap
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 import torch
@@ -13,6 +15,7 @@ from filelock import FileLock, Timeout
 
 # For whoever waits in `taking_turns`: on some disks a machine that was switched off leaves its lock behind.
 STALE_LOCK = "If no such process is running, remove {}.lock"
+STALE = 60.0  # seconds without a sign of life, after which a lock is taken for such a one
 
 
 def save_whole(value, path):
@@ -79,20 +82,57 @@ def _is_clean_mapping(first, end):
 def taking_turns(path, while_waiting):
     """Inside, no other process or thread, also on another machine with the same disk, is in such a block for `path`.
 
-    while_waiting(attempt), the attempts counted from 0, is called twice a second while another one is. Raises OSError.
+    while_waiting(attempt), the attempts counted from 0, is called twice a second while another one is. A lock that has
+    shown no sign of life for STALE seconds is removed. Raises OSError.
     """
     name = path.with_name(path.name + ".lock")
-    lock = FileLock(name)
+    lock, last_sign, since = FileLock(name), None, time.monotonic()
     for attempt in itertools.count():
         try:
             lock.acquire(timeout=0.5)
             break
         except Timeout:
             while_waiting(attempt)
+        sign = _modified(name)
+        if sign != last_sign:
+            last_sign, since = sign, time.monotonic()
+        elif time.monotonic() - since > STALE:
+            _remove(name)
+    try:
+        with _signs_of_life(name):
+            yield
+    finally:
+        # Removed while it is held; whoever waits for it notices. On Windows, release() removes it.
+        _remove(name)
+        lock.release()
+
+
+@contextlib.contextmanager
+def _signs_of_life(name):
+    """Inside, the file's time of modification moves on."""
+    done = threading.Event()
+
+    def touch():
+        while not done.wait(STALE / 6):
+            with contextlib.suppress(OSError):
+                os.utime(name)
+
+    thread = threading.Thread(target=touch, daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        # Removed while it is held; whoever waits for it notices. On Windows, release() removes it.
-        with contextlib.suppress(OSError):
-            name.unlink()
-        lock.release()
+        done.set()
+        thread.join()
+
+
+def _modified(name):
+    try:
+        return name.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _remove(name):
+    with contextlib.suppress(OSError):
+        name.unlink()

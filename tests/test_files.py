@@ -6,15 +6,19 @@ import pickle
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import SoftFileLock
 from support import ROOT, resident_memory
 
+from eecs598 import files
 from eecs598.coco.datafile import load_data
-from eecs598.files import page_releaser, save_whole
+from eecs598.files import page_releaser, save_whole, taking_turns
 
 OLD, NEW = {"old": torch.arange(3)}, {"new": torch.arange(500_000)}  # 4 MB, more than torch's writer buffers
 
@@ -209,3 +213,39 @@ def test_training_holds_a_small_part_of_the_data_in_memory(tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, check=True, env=alone)
     _, pictures, features, held, _ = map(float, run.stdout.split())
     assert pictures + features > 400 and held < 150, f"{held} of {pictures} and {features} MiB are held"
+
+
+# --- locks -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_a_disk_without_locks(monkeypatch):
+    """There filelock's locks are files, which stay when their machine is switched off."""
+    monkeypatch.setattr(files, "FileLock", SoftFileLock)
+    monkeypatch.setattr(files, "STALE", 1.0)
+
+
+def test_the_lock_of_a_machine_that_was_switched_off_is_removed(tmp_path, on_a_disk_without_locks):
+    (tmp_path / "f.lock").write_text("4242\nanother-host\n1\n")
+    waited = []
+    with taking_turns(tmp_path / "f", waited.append):
+        assert 1 < len(waited) < 10
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_with_signs_of_life_is_waited_for(tmp_path, on_a_disk_without_locks):
+    began, order = threading.Event(), []
+
+    def hold():
+        with taking_turns(tmp_path / "f", lambda attempt: None):
+            began.set()
+            time.sleep(3)  # longer than STALE
+            order.append("first")
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    began.wait()
+    with taking_turns(tmp_path / "f", lambda attempt: None):
+        order.append("second")
+    holder.join()
+    assert order == ["first", "second"]
