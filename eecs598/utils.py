@@ -1,12 +1,13 @@
 """What the published notebook imports from `eecs598.utils`."""
 
 import random
+from functools import partial
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from eecs598.vis import attention_overlay, load_font
+from eecs598.vis import attention_overlay, fonts_for, load_font
 
 
 def reset_seed(number):
@@ -28,10 +29,11 @@ def attention_visualizer(img, attn_weights, token):
     picture, token = attention_overlay(img, attn_weights), " ".join(str(token).split())
     width = picture.shape[1]
     room, text = width - 4, token
-    size = next((s for s in range(15, 8, -1) if load_font(s).getlength(token) <= room), 8)
-    while token and load_font(size).getlength(text) > room:
+    load = partial(load_font, family=fonts_for(token)[-1])
+    size = next((s for s in range(15, 8, -1) if load(s).getlength(token) <= room), 8)
+    while token and load(size).getlength(text) > room:
         token = token[:-1]
         text = token + "…"
     band = Image.new("RGB", (width, 25), "white")
-    ImageDraw.Draw(band).text((width / 2, 12), text, fill="black", font=load_font(size), anchor="mm")
+    ImageDraw.Draw(band).text((width / 2, 12), text, fill="black", font=load(size), anchor="mm")
     return np.concatenate([np.asarray(band), picture])

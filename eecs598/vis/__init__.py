@@ -14,9 +14,9 @@ from eecs598.vis.arrays import to_display
 from eecs598.vis.attention import attention_overlay, show_attention
 from eecs598.vis.captions import show_captions
 from eecs598.vis.plots import plot_gates, plot_gradient_norms, plot_growth, plot_losses, plot_ratios, plot_similarity
-from eecs598.vis.text import load_font
+from eecs598.vis.text import fonts_for, load_font
 
 __all__ = [
-    "attention_overlay", "load_font", "plot_gates", "plot_gradient_norms", "plot_growth", "plot_losses", "plot_ratios",
-    "plot_similarity", "show_attention", "show_captions", "to_display",
+    "attention_overlay", "fonts_for", "load_font", "plot_gates", "plot_gradient_norms", "plot_growth", "plot_losses",
+    "plot_ratios", "plot_similarity", "show_attention", "show_captions", "to_display",
 ]  # fmt: skip

@@ -1,15 +1,17 @@
 """Figures that a notebook displays, in a style of their own, and what lies in them, in inches from the top left."""
 
 import io
+import warnings
 
 import numpy as np
 from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from eecs598.vis.text import FONT
+from eecs598.vis.text import FONT, fonts_for
 
 DPI = 75  # of the figures as displayed: small enough for a notebook that holds dozens of them
 INK, GREY, GOOD, BAD = "black", "#595959", "#00734d", "#b32d00"
@@ -36,7 +38,12 @@ class _NotebookFigure(Figure):
 
     @styled
     def draw(self, renderer):
-        super().draw(renderer)
+        for text in self.findobj(Text):
+            if not text.get_text().isascii():  # which every font has
+                text.set_family(fonts_for(text.get_text()))
+        with warnings.catch_warnings():  # `fonts_for` has told of them, and what to do
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            super().draw(renderer)
 
     @styled
     def savefig(self, *args, **options):

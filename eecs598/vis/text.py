@@ -1,5 +1,8 @@
 """Text in a figure: the font, how wide and how high lines are, and where they break."""
 
+import itertools
+import sys
+import unicodedata
 from functools import cache
 
 from matplotlib import font_manager
@@ -12,15 +15,46 @@ def clean(text):
     return " ".join(str(text).split())
 
 
+def fonts_for(text):
+    """Families that have the characters of a text between them: FONT, then installed ones for what FONT lacks."""
+    return list(dict.fromkeys([FONT, *(_family_with(char) for char in text if not char.isspace())]))
+
+
 @cache
-def load_font(size):
-    """The figures' font for Pillow, `size` pixels high."""
-    return ImageFont.truetype(font_manager.findfont(FONT), size, layout_engine=ImageFont.Layout.BASIC)
+def load_font(size, family=FONT):
+    """The figures' font for Pillow, or another, `size` pixels high."""
+    return ImageFont.truetype(font_manager.findfont(family), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def text_width(text, size):
     """In inches, for a size in points."""
-    return load_font(100).getlength(text) * size / 100 / 72
+    runs = itertools.groupby(text, key=_family_with)
+    return sum(load_font(100, family).getlength("".join(run)) for family, run in runs) * size / 100 / 72
+
+
+@cache
+def _family_with(char):
+    """An installed family that has the character: FONT if it can be, then a sans serif. FONT, and a note, if none."""
+    if _has(FONT, char):
+        return FONT
+    # Last Resort has a box for every character
+    installed = sorted({entry.name for entry in font_manager.fontManager.ttflist if "last" not in entry.name.lower()})
+    for family in sorted(installed, key=lambda name: "sans" not in name.lower()):
+        if _has(family, char):
+            return family
+    _note_missing(unicodedata.name(char, "a character").split()[0].title())
+    return FONT
+
+
+@cache
+def _has(family, char):
+    return bool(font_manager.get_font(font_manager.findfont(family)).get_char_index(ord(char)))
+
+
+@cache
+def _note_missing(script):
+    print(f"note: figures show boxes for what no installed font has ({script}): install one that has it, for instance "
+          "one of the Noto Sans family", file=sys.stderr)  # fmt: skip
 
 
 def text_height(lines, size):

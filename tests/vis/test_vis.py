@@ -11,13 +11,16 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matplotlib import style
+from matplotlib import font_manager, style
 from PIL import Image
 
 from eecs598 import vis
 from eecs598.utils import attention_visualizer, reset_seed
+from eecs598.vis import text
 
 AWKWARD = ["", "a cat", "$x_1$ or $\\frac{$", "<UNK> <b>b</b>", "w" * 90, "WWW MMM " * 9, "é ö a\nb"]
 SHAPES = [(112, 112), (60, 131), (127, 48)]
@@ -442,6 +445,62 @@ def test_a_notebook_displays_figures_without_pyplot(rng):
     for fig in draw_each(rng):
         data, _ = formatters.DisplayFormatter().format(fig)
         assert Image.open(io.BytesIO(data["image/png"])).size == pytest.approx(fig.bbox.size, abs=1)
+
+
+# --- other scripts -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def new_fonts(monkeypatch, tmp_path):
+    """A function that installs a font, "Squares", in which each of some characters is a black square, for this test."""
+    forget_fonts()
+    ours = [entry for entry in font_manager.fontManager.ttflist if entry.name == text.FONT]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", ours)
+
+    def install(characters):
+        builder, pen = FontBuilder(1000), TTGlyphPen(None)
+        pen.moveTo((0, 0)), pen.lineTo((0, 800)), pen.lineTo((800, 800)), pen.lineTo((800, 0)), pen.closePath()
+        builder.setupGlyphOrder([".notdef", "square"])
+        builder.setupCharacterMap(dict.fromkeys(map(ord, characters), "square"))
+        builder.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "square": pen.glyph()})
+        builder.setupHorizontalMetrics({".notdef": (800, 0), "square": (800, 0)})
+        builder.setupHorizontalHeader(ascent=800, descent=-200)
+        builder.setupNameTable({"familyName": "Squares", "styleName": "Regular"})
+        builder.setupOS2()
+        builder.setupPost()
+        builder.save(tmp_path / "squares.ttf")
+        font_manager.fontManager.addfont(tmp_path / "squares.ttf")
+
+    yield install
+    forget_fonts()
+
+
+def forget_fonts():
+    for known in (text._family_with, text._has, text._note_missing):
+        known.cache_clear()
+
+
+HINDI = "दो कुत्ते"
+
+
+def test_a_script_that_the_font_lacks_is_written_in_an_installed_one(new_fonts, capsys):
+    new_fonts(HINDI)
+    white = np.full((30, 30, 3), 255, dtype=np.uint8)
+    fig = vis.show_captions([white], [f"two: {HINDI}"])
+    ink = np.asarray(Image.open(io.BytesIO(write_png(fig))).convert("L")) < 128
+    assert ink.sum() > 7 * 60  # the eight signs, each a square of 0.8 x 10 points at 75 dots an inch: 8 x 8 pixels
+    assert not capsys.readouterr().err
+    assert text.text_width("द", 10) == pytest.approx(8 / 72)
+    assert (attention_visualizer(white, np.ones((1, 1)), "द")[:25] < 128).mean() > 0.05
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_script_that_no_font_has_is_noted_once(new_fonts, capsys):
+    fig = vis.show_captions([np.zeros((30, 30, 3), dtype=np.uint8)] * 2, [HINDI, HINDI])
+    assert_png(fig)
+    assert_png(fig)
+    (note,) = capsys.readouterr().err.splitlines()
+    assert "no installed font has (Devanagari)" in note and "Noto Sans" in note
 
 
 def test_palette_is_for_the_notebook_only(rng):
