@@ -30,6 +30,7 @@ from eecs598.coco.forms import (
 )
 from eecs598.coco.pictures import prepare_in_order
 from eecs598.files import save_whole
+from eecs598.metrics.scripts import find_undivided
 
 SHARD = 64  # pictures that are decoded between two saves
 CACHE = Path(__file__).parents[2] / "datasets" / "coco_images"
@@ -86,6 +87,7 @@ def build_data(images=None, train_captions=None, val_captions=None, out=None, *,
         val = _shuffle(_locate(val, val_images or images, source, told[1]), rng)
         num_val = _limit(len(val), "val", source) if num_val is None else num_val
     _check_counts(train, val, num_train, num_val)
+    _check_words(train, told[0])
 
     shards = None if out is None else Path(out).with_name(f".{Path(out).name}.decoded")
     workers = workers or min(16, os.cpu_count() or 1)
@@ -112,6 +114,17 @@ def join_splits(splits, preprocessing, min_count):
         data[f"{split}_image_ids"] = torch.tensor([picture.id for picture in pictures])
         data[f"{split}_references"] = [picture.captions for picture in pictures]
     return data
+
+
+def _check_words(pictures, told):
+    """Refuse captions whose words nothing divides: each sentence would be a word of its own."""
+    found = find_undivided(word for picture in pictures for text in picture.captions for word in text.split())
+    if found:
+        language, example = found
+        raise DataError(
+            f"{told}: {language} is written without spaces, and {example!r} would be one word: put a space between the "
+            "words first, with a tool for the language (for Thai, PyThaiNLP's word_tokenize)"
+        )
 
 
 def _prepare_place(out):

@@ -421,3 +421,18 @@ def test_an_odd_picture_keeps_its_pixels(tmp_path, host):
         host.files[f"/train2014/{number:03}.png"] = (images / f"{number:03}.png").read_bytes()
     data = build_data(None, captions, image_url=host.image_url, cache=tmp_path / "cache", image_size=4)
     assert torch.equal(data["train_images"], build_data(images, captions, image_size=4)["train_images"])
+
+
+def test_text_whose_words_nothing_divides_is_refused_by_name(tmp_path):
+    def say(text):
+        def change(content):
+            for entry in content["annotations"]:
+                entry["caption"] = text
+
+        return write_folder(tmp_path, range(4), change=change)
+
+    told = message(build_data, *say("สุนัขสีน้ำตาลกำลังวิ่งอยู่บนสนามหญ้า"))
+    assert "Thai is written without spaces" in told and "captions.json" in told and "PyThaiNLP" in told
+    assert "Khmer" in message(build_data, *say("ឆ្កែពណ៌ត្នោតកំពុងរត់លើស្មៅ"))
+    data = build_data(*say("สุนัข สี น้ำตาล กำลัง วิ่ง อยู่ บน สนามหญ้า"), min_count=1)
+    assert "สนามหญ้า" in data["vocab"]["token_to_idx"]
