@@ -10,6 +10,7 @@ from tqdm import tqdm
 from eecs598.bench.measuring import compare, describe_machine, like_cudnn, table
 from eecs598.bench.memory import memory_rows
 from eecs598.bench.pairs import MODULE, PAIRS, SLOW, Sizes, load_module
+from eecs598.choosing import chosen
 from eecs598.commands import Parser, check_output, command, device, positive
 from eecs598.files import write_whole
 from eecs598.vis import plot_growth, plot_ratios
@@ -56,10 +57,12 @@ def main(arguments=None):
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     rows = run(load_module(options.module), options.rows, options.rounds, options.device)
-    machine = describe_machine(options.device)
+    machine, choices = describe_machine(options.device), chosen()
     print(f"{table(rows)}\n{machine}")
+    if choices:
+        print("chosen here, at so many sizes:", "; ".join(choices))
     if options.json:
-        found = {"machine": machine, "rows": [row._asdict() for row in rows]}
+        found = {"machine": machine, "chosen": choices, "rows": [row._asdict() for row in rows]}
         write_whole(options.json, lambda file: file.write(json.dumps(found, indent=2).encode()))
     if options.png:
         draw(rows, machine, options.png)

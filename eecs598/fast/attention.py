@@ -1,4 +1,4 @@
-"""The attention LSTM over a sequence: an LSTM whose z is [x, h, attn], and attention's gradients summed by products."""
+"""The attention LSTM over a sequence: an LSTM whose state is [h, attn], and attention's gradients as products."""
 
 import math
 from typing import NamedTuple
@@ -6,15 +6,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eecs598.fast.arithmetic import product
-from eecs598.fast.lstm import add_weight_gradients_, cell_backward, cell_forward_
+from eecs598.fast.arithmetic import add_product_, product
+from eecs598.fast.lstm import cell_backward, cell_forward_
 from eecs598.fast.packing import Packing, packing_of, pad_rows
 
 
 class AttentionLSTMCache(NamedTuple):
-    z: Tensor  # packed inputs, states and views side by side: x_t, h_{t-1}, attn_t
-    W: Tensor  # Wx above Wh above Wattn
-    gates: list[Tensor]  # i, f, o, g of each step, (n, 4H)
+    x: Tensor  # packed (P, D)
+    z: Tensor  # packed (P, 2H), states and views side by side: h_{t-1}, attn_t
+    Wx: Tensor
+    W: Tensor  # Wh above Wattn
+    gates: Tensor  # packed (P, 4H): i, f, o, g
     c: list[Tensor]  # c0, then the cell state after each step, (n, H)
     A: Tensor
     weights: Tensor  # (T, N, L)
@@ -43,47 +45,50 @@ def attention_lstm_forward(x, A, Wx, Wh, Wattn, b, lengths=None):
     x (N, T, D), A (N, H, h, w), Wx (D, 4H), Wh and Wattn (H, 4H), b (4H,). Returns h (N, T, H), attn_weights
     (N, T, h, w), zero after a row's end, and a cache.
     """
-    packing, W, cells = packing_of(x, Wx, lengths), torch.cat([Wx, Wh, Wattn]), A.flatten(2)
+    packing, W, cells = packing_of(x, Wx, lengths), torch.cat([Wh, Wattn]), A.flatten(2)
     N, H, L = cells.shape
-    z = x.new_empty(packing.starts[-1], len(W))
-    h, weights = x.new_empty(packing.T, N, H), x.new_zeros(packing.T, N, L)
+    packed = packing.pack(x)
+    gates = product(packed, Wx).add_(b)  # of all steps at once
+    z = x.new_empty(len(packed), 2 * H)
+    h, weights = x.new_zeros(packing.T, N, H), x.new_zeros(packing.T, N, L)
     prev_h = A.mean(dim=(2, 3))
-    gates, c = [], [prev_h]
+    c = [prev_h]
     for t, n in enumerate(packing.sizes):
         attn, weights[t, :n] = attend(prev_h[:n], cells[:n])
-        z_t = torch.cat([x[:n, t], prev_h[:n], attn], dim=1, out=z[packing.rows(t)])
-        gates.append(product(z_t, W).add_(b))
-        c.append(cell_forward_(gates[t], c[t][:n], out=h[t, :n]))
-        h[t, n:] = 0
+        z_t = torch.cat([prev_h[:n], attn], dim=1, out=z[packing.rows(t)])
+        gates_t = add_product_(gates[packing.rows(t)], z_t, W)
+        c.append(cell_forward_(gates_t, c[t][:n], out=h[t, :n]))
         prev_h = h[t]
     maps = weights.transpose(0, 1).unflatten(2, A.shape[2:])
-    return h.transpose(0, 1), maps, AttentionLSTMCache(z, W, gates, c, A, weights, packing)
+    return h.transpose(0, 1), maps, AttentionLSTMCache(packed, z, Wx, W, gates, c, A, weights, packing)
 
 
 @torch.no_grad()
 def attention_lstm_backward(dh, cache):
     """Gradient of `attention_lstm_forward`. dh (N, T, H). Returns dx, dA, dWx, dWh, dWattn, db."""
-    z, W, gates, c, A, weights, packing = cache
-    (N, T, H), D, L, cells = dh.shape, len(W) - 2 * dh.shape[2], weights.shape[2], A.flatten(2)
-    dx, dW, db = dh.new_zeros(N, T, D), torch.zeros_like(W), W.new_zeros(4 * H)
+    x, z, Wx, W, gates, c, A, weights, packing = cache
+    (N, T, H), L, cells = dh.shape, weights.shape[2], A.flatten(2)
+    dx, dWx, dW, db = torch.empty_like(x), torch.zeros_like(Wx), torch.zeros_like(W), W.new_zeros(4 * H)
     dattn, dproducts = dh.new_zeros(T, N, H), dh.new_zeros(T, N, L)
     dprev_h = dprev_c = dh.new_zeros(0, H)
     for first, last in reversed(packing.blocks()):
         block = packing.rows(first, last)
-        da = z.new_empty(block.stop - block.start, 4 * H)
+        da = gates.new_empty(block.stop - block.start, 4 * H)
         for t in reversed(range(first, last)):
             n = packing.sizes[t]
             dh_t, dc_t = dh[:n, t] + pad_rows(dprev_h, n), pad_rows(dprev_c, n)  # from the loss, and from step t + 1
             da_t = da[packing.rows(t, since=first)]
-            dprev_c = cell_backward(dh_t, dc_t, gates[t], c[t][:n], c[t + 1], out=da_t)
-            dz = product(da_t, W.t())
-            dx[:n, t], dprev_h, dattn[t, :n] = dz[:, :D], dz[:, D:-H], dz[:, -H:]
+            dprev_c = cell_backward(dh_t, dc_t, gates[packing.rows(t)], c[t][:n], c[t + 1], out=da_t)
+            dprev_h, dattn[t, :n] = product(da_t, W.t()).chunk(2, dim=1)
             dlook, dproducts[t, :n] = attend_backward(dattn[t, :n], cells[:n], weights[t, :n])
             dprev_h = dprev_h + dlook  # the state before was used twice: in the step, and to look
-        add_weight_gradients_(dW, db, z[block], da)
-    dcells = _sum_over_steps(dattn, weights, packing.unpack(z[:, D:-H]), dproducts)
+        dx[block] = product(da, Wx.t())
+        dWx.addmm_(x[block].t(), da)
+        dW.addmm_(z[block].t(), da)
+        db += da.sum(0)
+    dcells = _sum_over_steps(dattn, weights, packing.unpack(z[:, :H]), dproducts)
     dcells += pad_rows(dprev_h + dprev_c, N).unsqueeze(2) / L  # through h0 = c0 = mean of A
-    return dx, dcells.unflatten(2, A.shape[2:]), *dW.split([D, H, H]), db
+    return packing.unpack(dx), dcells.unflatten(2, A.shape[2:]), dWx, *dW.chunk(2), db
 
 
 def _sum_over_steps(dattn, weights, prev_h, dproducts):

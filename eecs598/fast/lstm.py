@@ -1,7 +1,8 @@
-"""The LSTM over a sequence: one product a step, gates in place, the weights' gradients a block of steps at a time.
+"""The LSTM over a sequence: all inputs are multiplied by Wx at once, gates in place, padding is not computed.
 
-x Wx + h Wh is one product, of z = [x, h] with W, which is Wx above Wh. The gradient dW is the sum over the steps of
-z_t^T da_t, which is itself one product when the z_t of several steps lie one below the other, and the da_t too.
+What does not wait for the step before is one product for all steps, and so are the gradients that nothing waits for:
+dWh is the sum over the steps of h_{t-1}^T da_t, which is itself one product when the states of several steps lie one
+below the other, and the da_t too.
 """
 
 from typing import NamedTuple
@@ -10,14 +11,16 @@ import torch
 from torch import Tensor
 
 from eecs598.fast import kernels
-from eecs598.fast.arithmetic import product, tanh_
+from eecs598.fast.arithmetic import add_product_, product, tanh_
 from eecs598.fast.packing import Packing, packing_of, pad_rows
 
 
 class LSTMCache(NamedTuple):
-    z: Tensor  # packed inputs and states side by side: x_t, h_{t-1}
-    W: Tensor  # Wx above Wh
-    gates: list[Tensor]  # i, f, o, g of each step, (n, 4H)
+    x: Tensor  # packed (P, D)
+    prev_h: Tensor  # packed (P, H): the state before each step
+    Wx: Tensor
+    Wh: Tensor
+    gates: Tensor  # packed (P, 4H): i, f, o, g
     c: list[Tensor]  # c0, then the cell state after each step, (n, H)
     packing: Packing
 
@@ -28,44 +31,39 @@ def lstm_forward(x, h0, c0, Wx, Wh, b, lengths=None):
 
     x (N, T, D), h0 and c0 (N, H), Wx (D, 4H), Wh (H, 4H), b (4H,). Returns h (N, T, H) and a cache.
     """
-    packing, W = packing_of(x, Wx, lengths), torch.cat([Wx, Wh])
-    z = x.new_empty(packing.starts[-1], len(W))
-    h = x.new_empty(packing.T, *h0.shape)
-    prev_h, gates, c = h0, [], [c0]
+    packing = packing_of(x, Wx, lengths)
+    packed = packing.pack(x)
+    gates = product(packed, Wx).add_(b)  # of all steps at once: (P, D) @ (D, 4H); each step adds its own half
+    h, c = x.new_zeros(packing.T + 1, *h0.shape), [c0]
+    h[0] = h0
     for t, n in enumerate(packing.sizes):
-        z_t = torch.cat([x[:n, t], prev_h[:n]], dim=1, out=z[packing.rows(t)])
-        gates.append(product(z_t, W).add_(b))
-        c.append(cell_forward_(gates[t], c[t][:n], out=h[t, :n]))
-        h[t, n:] = 0
-        prev_h = h[t]
-    return h.transpose(0, 1), LSTMCache(z, W, gates, c, packing)
+        gates_t = add_product_(gates[packing.rows(t)], h[t, :n], Wh)
+        c.append(cell_forward_(gates_t, c[t][:n], out=h[t + 1, :n]))
+    prev_h = packing.pack(h[:-1].transpose(0, 1))
+    return h[1:].transpose(0, 1), LSTMCache(packed, prev_h, Wx, Wh, gates, c, packing)
 
 
 @torch.no_grad()
 def lstm_backward(dh, cache):
     """Gradient of `lstm_forward`. dh (N, T, H). Returns dx, dh0, dc0, dWx, dWh, db."""
-    z, W, gates, c, packing = cache
-    (N, T, H), D = dh.shape, len(W) - dh.shape[2]
-    dx, dW, db = dh.new_zeros(N, T, D), torch.zeros_like(W), W.new_zeros(4 * H)
-    dprev_h = dprev_c = dh.new_zeros(0, H)
+    x, prev_h, Wx, Wh, gates, c, packing = cache
+    dx, dWx, dWh, db = torch.empty_like(x), torch.zeros_like(Wx), torch.zeros_like(Wh), Wh.new_zeros(Wh.shape[1])
+    dprev_h = dprev_c = dh.new_zeros(0, dh.shape[2])
     for first, last in reversed(packing.blocks()):
         block = packing.rows(first, last)
-        da = z.new_empty(block.stop - block.start, 4 * H)
+        da = gates.new_empty(block.stop - block.start, gates.shape[1])
         for t in reversed(range(first, last)):
             n = packing.sizes[t]
             dh_t, dc_t = dh[:n, t] + pad_rows(dprev_h, n), pad_rows(dprev_c, n)  # from the loss, and from step t + 1
             da_t = da[packing.rows(t, since=first)]
-            dprev_c = cell_backward(dh_t, dc_t, gates[t], c[t][:n], c[t + 1], out=da_t)
-            dz = product(da_t, W.t())
-            dx[:n, t], dprev_h = dz[:, :D], dz[:, D:]
-        add_weight_gradients_(dW, db, z[block], da)
-    return dx, pad_rows(dprev_h, N), pad_rows(dprev_c, N), dW[:D], dW[D:], db
-
-
-def add_weight_gradients_(dW, db, z, da):
-    """Add what the steps of a block give: z (P, D + H) and da (P, 4H), packed. In place."""
-    dW.addmm_(z.t(), da)  # the sum over the steps is part of the product
-    db.add_(da.sum(0))
+            dprev_c = cell_backward(dh_t, dc_t, gates[packing.rows(t)], c[t][:n], c[t + 1], out=da_t)
+            dprev_h = product(da_t, Wh.t())
+        dx[block] = product(da, Wx.t())
+        dWx.addmm_(x[block].t(), da)  # the sum over the steps is part of the product
+        dWh.addmm_(prev_h[block].t(), da)
+        db += da.sum(0)
+    N = len(dh)
+    return packing.unpack(dx), pad_rows(dprev_h, N), pad_rows(dprev_c, N), dWx, dWh, db
 
 
 def cell_forward_(a, prev_c, out):

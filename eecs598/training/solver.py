@@ -1,7 +1,6 @@
 """The training loop: every example once an epoch, in a new order, with the validation loss beside it."""
 
 import contextlib
-import functools
 import math
 import time
 import traceback
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from tqdm import tqdm
 
+from eecs598.choosing import choose
 from eecs598.files import page_releaser
 from eecs598.training import processes
 from eecs598.training.objective import Objective
@@ -289,24 +289,16 @@ def autocast(device, precision):
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-@functools.cache
 def best_precision(device):
     """The precision in which this device multiplies matrices faster, found by trying: "float32" or "bfloat16"."""
-    seconds = {}
-    for precision in PRECISIONS:
-        a = torch.ones(512, 1024, dtype=getattr(torch, precision), device=device)
-        b = torch.ones(1024, 1024, dtype=a.dtype, device=device)
-        trials = [_time_product(a, b)]
-        while len(trials) < 7 and sum(trials) < 0.5:  # where bfloat16 is emulated, one takes seconds
-            trials.append(_time_product(a, b))
-        seconds[precision] = min(trials[2:] or trials)
-    return "bfloat16" if seconds["bfloat16"] < 0.8 * seconds["float32"] else "float32"
+    device = torch.device(device)
 
+    def way(precision):
+        a = torch.ones(256, 768, dtype=getattr(torch, precision), device=device)
+        b = torch.ones(768, 2048, dtype=a.dtype, device=device)
+        return lambda: (a @ b)[0, 0].item()  # .item() waits for a GPU
 
-def _time_product(a, b):
-    began = time.perf_counter()
-    (a @ b)[0, 0].item()  # .item() waits for a GPU
-    return time.perf_counter() - began
+    return choose("precision", lambda: {precision: way(precision) for precision in PRECISIONS}, device.type)
 
 
 @torch.no_grad()

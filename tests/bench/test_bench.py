@@ -1,5 +1,6 @@
 """The bench: that both sides of a pair do the same, that they run in turns, and that its commands behave."""
 
+import itertools
 import json
 import re
 import sys
@@ -12,7 +13,7 @@ from PIL import Image
 from support import ROOT
 
 import rnn_lstm_captioning as rlc
-from eecs598 import bench, fast, features, vis
+from eecs598 import bench, choosing, fast, features, vis
 from eecs598.bench import command, measuring, memory, pairs
 from eecs598.fast import arithmetic
 from eecs598.training import solver
@@ -182,15 +183,12 @@ def test_bfloat16_trains_as_float32_does():
     assert final["bfloat16"] == pytest.approx(final["float32"], rel=0.01)
 
 
-def test_auto_takes_the_faster_precision(monkeypatch):
-    slow = {torch.float32: 1.0, torch.bfloat16: 0.9}
-    monkeypatch.setattr(solver, "_time_product", lambda a, b: slow[a.dtype])
-    solver.best_precision.cache_clear()
-    assert solver.best_precision("cpu") == "float32"  # a tenth is within the noise
-    slow[torch.bfloat16] = 0.5
-    solver.best_precision.cache_clear()
-    assert solver.best_precision("cpu") == "bfloat16"
-    solver.best_precision.cache_clear()
+@pytest.mark.parametrize(("bfloat16", "taken"), [(0.95, "float32"), (0.5, "bfloat16")])
+def test_auto_takes_the_faster_precision(monkeypatch, bfloat16, taken):
+    seconds = itertools.cycle([1.0, bfloat16])  # in turns
+    monkeypatch.setattr(choosing, "_chosen", {})
+    monkeypatch.setattr(choosing, "_time", lambda way: next(seconds))
+    assert solver.best_precision("cpu") == taken
 
 
 def test_an_unknown_precision_is_refused():
@@ -205,13 +203,15 @@ def some_rows():
 
 def test_the_command_prints_a_table_and_writes_what_it_is_asked_for(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "run", lambda *args: some_rows())
+    monkeypatch.setattr(choosing, "_chosen", {("tanh", (512,)): "torch", ("product", (8, 9)): "onednn"})
     bench.main(["--json", str(tmp_path / "b.json"), "--png", str(tmp_path / "b.png")])
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].split() == ["against", "ours", "other", "ratio", "quartiles"]
     assert printed[1].split()[0] == "LSTM" and "0.90" in printed[1] and "0.89 to 0.91" in printed[1]
-    assert len({len(line) for line in printed[:-1]}) == 1 and "threads, torch" in printed[-1]
+    assert len({len(line) for line in printed[:-2]}) == 1 and "threads, torch" in printed[-2]
+    assert printed[-1] == "chosen here, at so many sizes: tanh: torch 1; product: onednn 1"
     found = json.loads((tmp_path / "b.json").read_text())
-    assert found["machine"] == printed[-1] and found["rows"][1]["ratio"] == 0.05
+    assert found["machine"] == printed[-2] and found["rows"][1]["ratio"] == 0.05
     sizes = [Image.open(tmp_path / name).size for name in ("b.png", "b-growth.png")]
     assert min(map(min, sizes)) > 200 and len(list(tmp_path.iterdir())) == 3
 
