@@ -106,15 +106,17 @@ def _layer_pairs(layers, sizes, where):
     """RNN and LSTM against torch.nn's, the attention LSTM against the plain loop. layers: a module with the three."""
     N, T, W, H = sizes[:4]
     x = torch.randn(N, T, W, device=where, requires_grad=True)
-    h0, c0 = torch.randn(N, H, device=where, requires_grad=True), torch.zeros(1, N, H, device=where)
+    h0 = torch.randn(N, H, device=where, requires_grad=True)
     dh = torch.randn(N, T, H, device=where)
-    for name, library, start in (("LSTM", nn.LSTM, lambda: (h0[None], c0)), ("RNN", nn.RNN, lambda: h0[None])):
+    for name, library, start in (
+        ("LSTM", nn.LSTM, lambda h0: (h0[None], torch.zeros_like(h0)[None])), ("RNN", nn.RNN, lambda h0: h0[None]),
+    ):  # fmt: skip
         ours = getattr(layers, name)(W, H).to(where)
-        other = library(W, H, batch_first=True).to(where)
-        theirs = _step(lambda other=other, start=start: other(x, start())[0], (x, h0, *other.parameters()), dh)
-        for how, layer in ways_to_run(ours, x, h0).items():
-            step = _step(partial(layer, x, h0), (x, h0, *layer.parameters()), dh)
-            yield Pair(name + how, str(sizes), f"torch.nn.{name}", step, theirs)
+        other = FromState(library(W, H, batch_first=True), start).to(where)
+        both = zip(ways_to_run(ours, x, h0).items(), ways_to_run(other, x, h0).values())
+        for (how, layer), library_layer in both:
+            steps = (_step(partial(each, x, h0), (x, h0, *each.parameters()), dh) for each in (layer, library_layer))
+            yield Pair(name + how, str(sizes), f"torch.nn.{name}{how}", *steps)
     ours = layers.AttentionLSTM(W, H).to(where)
     weights = [getattr(ours, name) for name in ("Wx", "Wh", "Wattn", "b")]
     for grid in (4, 7):
@@ -131,11 +133,22 @@ def _layer_pairs(layers, sizes, where):
         )  # fmt: skip
 
 
+class FromState(nn.Module):
+    """A layer of torch.nn, called as ours: (x, h0) -> h."""
+
+    def __init__(self, layer, start):
+        super().__init__()
+        self.layer, self.start = layer, start
+
+    def forward(self, x, h0):
+        return self.layer(x, self.start(h0))[0]
+
+
 def ways_to_run(layer, *inputs):
     """{what to call it: the layer to call}: as it is, and on CUDA also with all its launches recorded as one graph.
 
     Python hands a GPU its kernels one by one, each some microseconds, more than many of them run; a recorded graph
-    is handed over whole. It is for one shape of input, so padding is computed.
+    is handed over whole, so it is compared with a recorded graph. It is for one shape of input, so padding is computed.
     """
     ways = {"": layer}
     if inputs[0].is_cuda:
