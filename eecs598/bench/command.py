@@ -10,19 +10,22 @@ from tqdm import tqdm
 from eecs598.bench.measuring import compare, describe_machine, like_cudnn, table
 from eecs598.bench.memory import memory_rows
 from eecs598.bench.pairs import MODULE, PAIRS, SLOW, Sizes, load_module
+from eecs598.bench.waiting import waiting_rows
 from eecs598.choosing import chosen
 from eecs598.commands import Parser, check_output, command, device, positive
 from eecs598.files import write_whole
 from eecs598.vis import plot_growth, plot_ratios
 
+IN_PROCESSES = {"memory": memory_rows, "waiting": waiting_rows}  # each side in processes of its own
+
 
 def run(module, rows=tuple(PAIRS), rounds=15, where="cpu", sizes=None, progress=True):
-    """Measure the named groups of rows (`PAIRS`, "memory") of a rnn_lstm_captioning module. Returns a list of Rows."""
+    """Measure the named groups of rows (of PAIRS and IN_PROCESSES) of a rnn_lstm_captioning module. Returns Rows."""
     measured, sizes = [], sizes or Sizes()
     with like_cudnn(where):
         for name in tqdm(rows, desc="bench", unit="group", disable=not progress):
-            if name == "memory":
-                measured += memory_rows(module, sizes, where)
+            if name in IN_PROCESSES:
+                measured += IN_PROCESSES[name](module, sizes, where)
             else:
                 turns = min(3, rounds) if name in SLOW else rounds
                 measured += [compare(pair, turns, where) for pair in PAIRS[name](module, sizes, where)]
@@ -31,7 +34,7 @@ def run(module, rows=tuple(PAIRS), rounds=15, where="cpu", sizes=None, progress=
 
 def rows_to_measure():
     """The groups of rows that can be measured here: without `eecs598.fast`, as in a student edition, the plain ones."""
-    return (*PAIRS, "memory") if importlib.util.find_spec("eecs598.fast") else ("plain", "features")
+    return (*PAIRS, *IN_PROCESSES) if importlib.util.find_spec("eecs598.fast") else ("plain", "features")
 
 
 @command

@@ -1,10 +1,13 @@
 """Timing: two ways of doing the same, in turns, so that a machine that slows down slows both."""
 
 import contextlib
+import multiprocessing
+import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,6 +54,18 @@ def seconds(function, where):
     if torch.device(where).type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - began
+
+
+def in_new_process(function, *args, environment=None):
+    """What function(*args) returns in a process of its own, with these environment variables beyond this one's."""
+    before = dict(os.environ)
+    os.environ |= environment or {}  # a new process has them before it imports anything
+    try:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(function, *args).result()
+    finally:
+        os.environ.clear()
+        os.environ |= before
 
 
 @contextlib.contextmanager

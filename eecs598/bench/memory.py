@@ -1,11 +1,9 @@
 """Peak memory of a training step, each side in a process of its own."""
 
-import multiprocessing
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from eecs598.bench.measuring import Row
+from eecs598.bench.measuring import Row, in_new_process
 from eecs598.bench.pairs import captioner_and_data, fast_training_step, load_module, training_step
 
 
@@ -16,14 +14,9 @@ def memory_rows(module, sizes, where):
         return
     for cell_type, grid, C, V in (("attn", 7, 112, 2539), ("lstm", 7, 112, 2539)):
         case = sizes._replace(V=V, C=C, grid=grid), cell_type, 0.42
-        ours, other = (_in_new_process(_peak_memory, module.__file__, *case, side) for side in ("ours", "plain"))
+        ours, other = (in_new_process(_peak_memory, module.__file__, *case, side) for side in ("ours", "plain"))
         size, against = f"V={V} {grid}x{grid} 42% padding", "plain captioner"
         yield Row(f"peak memory, {cell_type}", size, against, ours, other, *[ours / other] * 3, "MB")
-
-
-def _in_new_process(function, *args):
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *args).result()
 
 
 def _peak_memory(module_file, sizes, cell_type, padding, side):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -13,8 +14,8 @@ from PIL import Image
 from support import ROOT
 
 import rnn_lstm_captioning as rlc
-from eecs598 import bench, choosing, fast, features, vis
-from eecs598.bench import command, measuring, memory, pairs
+from eecs598 import WAITING, bench, choosing, fast, features, vis
+from eecs598.bench import command, measuring, memory, pairs, waiting
 from eecs598.fast import arithmetic
 from eecs598.training import solver
 from eecs598.training.options import PRECISIONS, Options
@@ -157,6 +158,22 @@ def test_the_rows_of_arithmetic_time_ours_against_pytorchs(monkeypatch):
         pair.ours()
         assert ran == [{"tanh": "tanh_"}.get(pair.name, "product")] * SMALL.T
         ran.clear()
+
+
+def test_a_process_of_its_own_has_the_variables_that_it_is_given(monkeypatch):
+    monkeypatch.setenv("EECS598_A", "mine")
+    seen = measuring.in_new_process(os.getenv, "EECS598_A", environment={"EECS598_A": "its own"})
+    assert seen == "its own" and os.environ["EECS598_A"] == "mine"
+
+
+def test_waiting_is_measured_alone_and_beside_other_work(monkeypatch):
+    seen, busy = [], []
+    monkeypatch.setattr(waiting, "in_new_process", lambda *args, environment: seen.append(environment) or len(seen))
+    monkeypatch.setattr(waiting.subprocess, "Popen", lambda command: busy.append(len(seen)) or SimpleNamespace(
+        kill=lambda: busy.append(len(seen)), wait=lambda: None))
+    alone, beside = waiting.waiting_rows(rlc, SMALL, "cpu")
+    assert seen == [WAITING, waiting.OWN_WAY] * 2 * waiting.ROUNDS and busy == [len(seen) // 2, len(seen)]
+    assert (alone.ours, alone.other, alone.ratio) == (3000, 4000, 3 / 4) and beside.ratio == 9 / 10
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")

@@ -1,0 +1,47 @@
+"""A training step alone and beside other work: how long it takes depends on how OpenMP's threads wait."""
+
+import contextlib
+import statistics
+import subprocess
+import sys
+
+from eecs598 import WAITING
+from eecs598.bench.measuring import Row, in_new_process, seconds
+from eecs598.bench.pairs import captioner_and_data, fast_training_step, load_module
+
+OWN_WAY = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}  # what GNU's and Intel's OpenMP do unless they are told
+ROUNDS, STEPS = 3, 7
+
+
+def waiting_rows(module, sizes, where):
+    """Training steps of N=128 with the variables of `eecs598.WAITING`, against OpenMP's own way."""
+    sizes = sizes._replace(N=128)
+    for busy in (False, True):
+        with _other_work() if busy else contextlib.nullcontext():
+            rounds = [[in_new_process(_time_steps, module.__file__, sizes, where, environment=variables)
+                       for variables in (WAITING, OWN_WAY)] for _ in range(ROUNDS)]  # fmt: skip
+        ratios = sorted(ours / other for ours, other in rounds)
+        ours, other = (1e3 * statistics.median(side) for side in zip(*rounds))
+        name = f"training step, {'beside a busy loop' if busy else 'alone'}"
+        yield Row(name, f"N={sizes.N} {sizes.grid}x{sizes.grid}", "threads that spin while they wait",
+                  ours, other, ratios[len(ratios) // 2], ratios[0], ratios[-1])  # fmt: skip
+
+
+def _time_steps(module_file, sizes, where):
+    """Seconds of a step, the median."""
+    ours, _, batch = captioner_and_data(load_module(module_file), sizes, "attn", 0.42, where)
+    step = fast_training_step(ours, batch)
+    step()
+    return statistics.median(seconds(step, where) for _ in range(STEPS))
+
+
+@contextlib.contextmanager
+def _other_work():
+    """Inside, another process keeps a core busy, as a browser may, at the lowest priority."""
+    busy = "import os\nif hasattr(os, 'nice'): os.nice(19)\nwhile True: pass"
+    process = subprocess.Popen([sys.executable, "-c", busy])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
