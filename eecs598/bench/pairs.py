@@ -88,10 +88,37 @@ class PlainCaptioner(nn.Module):
 
 
 def layer_pairs(module, sizes, where):
-    """`eecs598.fast`'s layers, full length, every gradient."""
-    from eecs598 import fast
+    """`eecs598.fast`'s layers, full length, every gradient; and how long their matrix products take by themselves."""
+    for pair in _layer_pairs(fast_layers(), sizes, where):
+        yield pair
+        if pair.name in ("LSTM", "RNN"):
+            products = _products(sizes, {"LSTM": 4, "RNN": 1}[pair.name] * sizes.H, where)
+            yield pair._replace(name=f"{pair.name}, its products alone", ours=products)
 
-    return _layer_pairs(fast, sizes, where)
+
+def fast_layers():
+    from eecs598 import fast  # which a student edition lacks
+
+    return fast
+
+
+def _products(sizes, columns, where):
+    """The products of a layer whose weights have so many columns, forward and backward: no layer can be faster."""
+    from eecs598.fast.arithmetic import add_product_, product
+
+    N, T, W, H = sizes[:4]
+    shapes = {"x": (N * T, W), "h": (N * T, H), "a": (N * T, columns), "Wx": (W, columns), "Wh": (H, columns)}
+    x, h, a, Wx, Wh = (torch.randn(shape, device=where) / 100 for shape in shapes.values())
+
+    def products():
+        product(x, Wx)
+        for h_t, a_t in zip(h.split(N), a.split(N)):
+            add_product_(torch.empty_like(a_t), h_t, Wh)
+        for a_t in a.split(N):
+            product(a_t, Wh.t())
+        product(a, Wx.t()), product(x.t(), a), product(h.t(), a)
+
+    return products
 
 
 def plain_pairs(module, sizes, where):
@@ -230,13 +257,26 @@ def training_step(loss_of, batch, precision="float32"):
 
 
 def precision_pairs(module, sizes, where):
-    """The same training step, products in bfloat16 and in float32."""
+    """The LSTM in bfloat16 against torch.nn's; and a training step, products in bfloat16 and in float32."""
+    lstm = next(_layer_pairs(fast_layers(), sizes, where))
+    yield lstm._replace(
+        name="LSTM, bfloat16", against="torch.nn.LSTM, bfloat16",
+        ours=_in_bfloat16(lstm.ours, where), other=_in_bfloat16(lstm.other, where),
+    )  # fmt: skip
     ours, _, batch = captioner_and_data(module, sizes, "attn", 0.42, where)
     best = solver.best_precision(where)
     yield Pair(
         "bfloat16", f"V={sizes.V} 7x7; this machine trains in {best}", "the same in float32",
         fast_training_step(copy.deepcopy(ours), batch, "bfloat16"), fast_training_step(ours, batch),
     )  # fmt: skip
+
+
+def _in_bfloat16(step, where):
+    def run():
+        with solver.autocast(where, "bfloat16"):
+            step()
+
+    return run
 
 
 def beam_pairs(module, sizes, where, pictures=256):

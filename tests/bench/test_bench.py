@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from support import ROOT
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import rnn_lstm_captioning as rlc
 from eecs598 import WAITING, bench, choosing, fast, features, vis
@@ -62,8 +63,10 @@ def test_the_plain_captioner_is_the_same_captioner(cell_type):
 
 
 LAYERS = ["LSTM", "RNN", "attention LSTM", "attention LSTM"]
+PRODUCTS = [f"{name}, its products alone" for name in LAYERS[:2]]
 ROWS = {
-    "layers": LAYERS, "plain": [f"plain {name}" for name in LAYERS] + 5 * ["plain training step"],
+    "layers": [LAYERS[0], PRODUCTS[0], LAYERS[1], PRODUCTS[1], *LAYERS[2:]],
+    "plain": [f"plain {name}" for name in LAYERS] + 5 * ["plain training step"],
     "growth": [f"LSTM, H={H}" for H in (64, 128, 256, 512)] + [f"LSTM, T={T}" for T in (4, 8, 16, 32)],
 }  # fmt: skip
 
@@ -77,6 +80,29 @@ def test_both_sides_of_a_layer_take_the_same_gradients(group):
         pair.other()
     names = [re.sub("step, .*", "step", pair.name) for pair in found]
     assert names == ROWS[group]
+
+
+class Multiplications(TorchDispatchMode):
+    """Inside, counts the multiplications of matrix products."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.__name__ in ("mm.default", "addmm_.default"):
+            a, b = args[-2:]
+            self.count += a.shape[0] * a.shape[1] * b.shape[1]
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("name", "columns"), [("LSTM", 4 * SMALL.H), ("RNN", SMALL.H)])
+def test_the_products_alone_are_those_of_the_layer(monkeypatch, name, columns):
+    for what in ("product", "added product"):
+        monkeypatch.setitem(choosing.DECIDED, what, "torch")
+    found = {pair.name: pair.ours for pair in bench.PAIRS["layers"](rlc, SMALL, "cpu")}
+    for step in (found[name], found[f"{name}, its products alone"]):
+        with Multiplications() as seen:
+            step()
+        assert seen.count == 3 * SMALL.N * SMALL.T * (SMALL.W + SMALL.H) * columns  # forward, and back to both factors
 
 
 def test_plain_rows_are_the_modules_and_the_others_eecs598_fasts(monkeypatch):
