@@ -29,13 +29,3 @@ For the instructor:
 Nothing here imports `rnn_lstm_captioning` or `helpers`: what a function needs of them is passed as an argument, so that
 a student's own `rnn_lstm_captioning.py` can be dropped in.
 """
-
-import os as _os
-
-# How threads of OpenMP, GNU's and Intel's, wait for each other: asleep. A thread that spins while it waits takes the
-# core from the one it waits for, as soon as anything else runs on the machine. Read when torch is imported, so it is
-# set here, unless the user has. docs/speed.md has what it gains and costs.
-WAITING = {"GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
-if "OMP_WAIT_POLICY" not in _os.environ:
-    for _name, _value in WAITING.items():
-        _os.environ.setdefault(_name, _value)

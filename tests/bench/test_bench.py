@@ -15,7 +15,7 @@ from support import ROOT
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rnn_lstm_captioning as rlc
-from eecs598 import WAITING, bench, choosing, fast, features, vis
+from eecs598 import bench, choosing, fast, features, vis
 from eecs598.bench import command, measuring, memory, pairs, waiting
 from eecs598.fast import arithmetic
 from eecs598.training import solver
@@ -198,7 +198,7 @@ def test_waiting_is_measured_alone_and_beside_other_work(monkeypatch):
     monkeypatch.setattr(waiting.subprocess, "Popen", lambda command: busy.append(len(seen)) or SimpleNamespace(
         kill=lambda: busy.append(len(seen)), wait=lambda: None))
     alone, beside = waiting.waiting_rows(rlc, SMALL, "cpu")
-    assert seen == [WAITING, waiting.OWN_WAY] * 2 * waiting.ROUNDS and busy == [len(seen) // 2, len(seen)]
+    assert seen == [waiting.SHORT, waiting.LONG] * 2 * waiting.ROUNDS and busy == [len(seen) // 2, len(seen)]
     assert (alone.ours, alone.other, alone.ratio) == (3000, 4000, 3 / 4) and beside.ratio == 9 / 10
 
 
