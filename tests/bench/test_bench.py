@@ -194,6 +194,7 @@ def test_a_process_of_its_own_has_the_variables_that_it_is_given(monkeypatch):
 
 def test_waiting_is_measured_alone_and_beside_other_work(monkeypatch):
     seen, busy = [], []
+    monkeypatch.setattr(waiting, "ROUNDS", 3)
     monkeypatch.setattr(waiting, "in_new_process", lambda *args, environment: seen.append(environment) or len(seen))
     monkeypatch.setattr(waiting.subprocess, "Popen", lambda command: busy.append(len(seen)) or SimpleNamespace(
         kill=lambda: busy.append(len(seen)), wait=lambda: None))
