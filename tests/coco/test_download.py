@@ -347,7 +347,10 @@ def pauses(monkeypatch):
     made, real = [], threading.Event.wait
 
     def wait(event, timeout=None):
-        return real(event) if timeout is None else made.append(timeout)
+        if timeout is None or threading.current_thread() is not threading.main_thread():
+            return real(event, timeout)
+        made.append(timeout)
+        return False
 
     monkeypatch.setattr(threading.Event, "wait", wait)
     return made
