@@ -38,8 +38,7 @@ def run(tmp_path_factory):
 
 @pytest.mark.parametrize("habit", published_files.RIGHT)
 def test_a_published_file_runs_from_top_to_bottom(run, habit):
-    usual = published_files.RIGHT[habit] is published_files.USUAL
-    cells = run(published_files.RIGHT[habit], None if usual else untimed_cells())
+    cells = run(published_files.RIGHT[habit], untimed_cells())
     assert not {name: error for name, (_, error) in cells.items() if error}
     texts = {name: text for name, (text, _) in cells.items()}
     left_out = [name for name, text in texts.items() if "this cell is left out" in text and "photos-" not in name]
@@ -61,5 +60,5 @@ def test_our_own_file_leaves_out_nothing_but_photographs(run):
 def test_a_mistake_is_still_a_check_that_misses(run):
     """Only what is missing is left out: what is wrong is said as ever."""
     _, source = published_files.WRONG["gate order"]
-    cells = run(source)
+    cells = run(source, [name for name in untimed_cells() if not name.startswith("photos-")][:60])
     assert cells["cell-077"][1].startswith("CheckError") and "gates" in cells["cell-077"][1]
