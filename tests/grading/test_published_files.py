@@ -23,6 +23,13 @@ def grade():
         yield lambda source, parts=PUBLISHED_PARTS: grader.grade(Submission("student", source.encode()), parts)
 
 
+@pytest.fixture(scope="module")
+def grade_here():
+    """The same without a sandbox, in this process."""
+    grader = in_process.Grader(SOLUTION)
+    return lambda source, parts=PUBLISHED_PARTS: grader.grade(Submission("student", source.encode()), parts)
+
+
 def explain(report):
     return grading.format_report(report, dict.fromkeys(report.results, 1))
 
@@ -38,15 +45,22 @@ def test_there_are_twelve_of_each_and_no_two_alike():
 
 
 @pytest.mark.parametrize("habit", published_files.RIGHT)
-def test_a_file_that_passes_the_published_cells_has_full_marks(grade, habit):
-    report = grade(published_files.RIGHT[habit])
+def test_a_file_that_passes_the_published_cells_has_full_marks(grade_here, habit):
+    report = grade_here(published_files.RIGHT[habit])
     assert not lost(report), explain(report)
 
 
+@pytest.mark.parametrize("habit", list(published_files.RIGHT)[::5])
+def test_a_sandbox_changes_no_verdict(grade, grade_here, habit):
+    reports = (grader(published_files.RIGHT[habit]) for grader in (grade, grade_here))
+    first, second = ({part: result.label for part, result in report.results.items()} for report in reports)
+    assert first == second
+
+
 @pytest.mark.parametrize("mistake", published_files.WRONG)
-def test_a_usual_mistake_loses_its_own_part_alone(mistake):
+def test_a_usual_mistake_loses_its_own_part_alone(grade_here, mistake):
     parts, source = published_files.WRONG[mistake]
-    report = in_process.Grader(SOLUTION).grade(Submission("student", source), PUBLISHED_PARTS)
+    report = grade_here(source)
     assert set(lost(report)) == set(parts), explain(report)
     assert all(report.results[part].verdict == WRONG for part in parts), explain(report)
     assert all(len(report.results[part].text.splitlines()) >= 2 for part in parts), "a miss without a cause"
