@@ -17,6 +17,7 @@ For the tinkerer, who trains on more data and captions photographs:
     training     solver, objective, options, checkpoints, self-critical training, processes, recipes
     bench        the speed tables                         cli       the commands
     commands     what all commands share                  files     files that are written whole or not at all
+    choosing     the fastest of several ways, by trying
 
 # INSTRUCTORS ONLY
     fast         the lesson's mathematics for speed: layers, packing, loss, arithmetic, kernels
