@@ -28,7 +28,7 @@ def product(a, b):
 
 def add_product_(out, a, b):
     """out + a b, in place."""
-    if _onednn_multiplies(a, b) and choose("added product", partial(_ways_to_add, a, b), *_sizes(a, b)) == "onednn":
+    if _onednn_multiplies(a, b) and choose("added-product", partial(_ways_to_add, a, b), *_sizes(a, b)) == "onednn":
         return out.add_(_multiply_by_onednn(a, b))
     return out.addmm_(a, b)
 

@@ -96,7 +96,7 @@ class Multiplications(TorchDispatchMode):
 
 @pytest.mark.parametrize(("name", "columns"), [("LSTM", 4 * SMALL.H), ("RNN", SMALL.H)])
 def test_the_products_alone_are_those_of_the_layer(monkeypatch, name, columns):
-    for what in ("product", "added product"):
+    for what in ("product", "added-product"):
         monkeypatch.setitem(choosing.DECIDED, what, "torch")
     found = {pair.name: pair.ours for pair in bench.PAIRS["layers"](rlc, SMALL, "cpu")}
     for step in (found[name], found[f"{name}, its products alone"]):

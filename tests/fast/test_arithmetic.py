@@ -36,7 +36,7 @@ def choose(monkeypatch):
     """Decide by which library matrices are multiplied, and by which function tanh is computed."""
 
     def choose(onednn):
-        for what in ("product", "added product"):
+        for what in ("product", "added-product"):
             monkeypatch.setitem(choosing.DECIDED, what, "onednn" if onednn else "torch")
         monkeypatch.setitem(choosing.DECIDED, "tanh", "sigmoid" if onednn else "torch")
 
