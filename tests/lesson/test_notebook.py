@@ -5,6 +5,7 @@ import builtins
 import http.server
 import importlib.metadata
 import importlib.util
+import inspect
 import itertools
 import json
 import os
@@ -23,7 +24,9 @@ import pytest
 from packaging.requirements import Requirement
 from support import ROOT
 
+import rnn_lstm_captioning
 from eecs598.checks import CHECKS
+from eecs598.fast import lstm
 
 NOTEBOOK = ROOT / "notebooks" / "rnn_lstm_captioning.ipynb"
 CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
@@ -106,6 +109,32 @@ def test_what_needs_fast_code_is_tagged():
 
 def test_every_check_is_called_in_the_order_of_the_lesson():
     assert re.findall(r"^check\(\"(\w+)\", rlc\)$", "\n".join(map(source, CODE)), re.MULTILINE) == list(CHECKS)
+
+
+def test_every_name_in_a_source_that_is_shown_has_been_explained():
+    """In the prose, by a check or by its own source: what the project defines, and the captioner's methods."""
+    known = ""
+    for cell in CELLS:
+        if cell["cell_type"] == "markdown":
+            known += source(cell)
+            continue
+        known += "".join(f"`{name}`" for name in re.findall(r"check\(\"(\w+)\"", source(cell)))
+        for shown in re.findall(r"^show_source\((.+)\)$", source(cell), re.MULTILINE):
+            known += f"`{shown.split('.')[-1]}`"
+            assert not {name for name in names_to_explain(shown) if f"`{name}`" not in known}, shown
+
+
+def names_to_explain(shown):
+    """Of the names that a shown source uses, those that the project defines."""
+    place = {"rlc": rnn_lstm_captioning, **vars(lstm)}
+    tree = ast.parse(textwrap.dedent(inspect.getsource(eval(shown, place))))
+    module = vars(inspect.getmodule(eval(shown, place)))
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    called = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    ours = ("rnn_lstm_captioning", "eecs598")
+    methods = {name for name in vars(rnn_lstm_captioning.CaptioningRNN) if not name.startswith("_")} - {"forward"}
+    return {name for name in names if getattr(module.get(name), "__module__", "").startswith(ours)} | called & methods
+
 
 
 # --- the set-up cells -------------------------------------------------------------------------------------
