@@ -16,7 +16,7 @@ NO_PHOTOGRAPHS := --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.r
 
 run: .venv/ready  ## execute the notebook on the embedded data, write build/rnn_lstm_captioning.html; PHOTOS=FILE
 	$(EXECUTE) --output-dir build $(NOTEBOOK)
-	$(TIDY) --to html build/rnn_lstm_captioning.ipynb
+	.venv/bin/python -m nbconvert --to eecs598.vis.page.Page build/rnn_lstm_captioning.ipynb
 	@echo "open build/rnn_lstm_captioning.html"
 
 test: .venv/ready  ## run the tests, a process a core

@@ -156,11 +156,11 @@ def plot_ratios(rows, machine=None):
     spread = np.array([[row.ratio - row.low, row.high - row.ratio] for row in rows]).T
     colours = [GOOD if ratio <= 1 else BAD for ratio in ratios]
     ax.barh(places, ratios, 0.6, color=colours, xerr=spread, error_kw={"lw": 1.2, "capsize": 2, "ecolor": GREY})
-    for place, row in zip(places, rows):
-        text = f" {row.ratio:.2f}: {row.ours:,.3g} / {row.other:,.3g} {row.unit}"
-        ax.annotate(text, (max(row.high, row.ratio), place), va="center", fontsize=8, annotation_clip=False)
+    for place, row in zip(places, rows):  # in a column of their own, where they cross neither a bar nor the line at 1
+        text = f"{row.ratio:.2f}: {row.ours:,.3g} / {row.other:,.3g} {row.unit}"
+        ax.text(1.02, place, text, transform=ax.get_yaxis_transform(), va="center", fontsize=8)
     ax.set_xscale("log")
-    ax.set_xlim(min(0.5, 0.7 * ratios.min()), max(1.5, 1.3 * ratios.max()))
+    ax.set_xlim(min(0.5, 0.7 * ratios.min()), max(1.5, 1.1 * ratios.max(), 1.05 * max(row.high for row in rows)))
     ax.axvline(1, color=INK, lw=1)
     ax.set_yticks(places, labels, fontsize=8, parse_math=False)
     ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))

@@ -286,6 +286,12 @@ def test_bars_and_whiskers_show_the_ratios():
     axes = vis.plot_ratios(rows, "a machine").axes[-1]
     assert [bar.get_width() for bar in axes.patches] == [0.9, 0.05]
     assert axes.get_xscale() == "log" and axes.get_xlim()[0] < 0.05
+    figure = vis.plot_ratios(rows)
+    axes, renderer = figure.axes[-1], figure.canvas.get_renderer()
+    figure.draw(renderer)
+    labels = [text.get_window_extent(renderer) for text in axes.texts]
+    assert len(labels) == len(rows) and min(box.x0 for box in labels) > axes.bbox.x1  # clear of the bars
+    assert max(box.x1 for box in labels) < figure.bbox.x1
     with pytest.raises(ValueError, match="got no rows"):
         vis.plot_ratios([])
 

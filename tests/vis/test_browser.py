@@ -9,6 +9,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -261,7 +262,7 @@ def test_screen_readers_find_names_and_roles(view):
 
 def luminance(colour):
     """Relative luminance as WCAG defines it, of a computed colour such as rgb(1, 2, 3)."""
-    parts = np.array([int(part) for part in colour[4:-1].split(",")]) / 255
+    parts = np.array([float(part) for part in re.findall(r"[\d.]+", colour)[:3]]) / 255
     return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
 
 
@@ -445,14 +446,70 @@ def test_viewer_answers_in_jupyterlab(run_notebook):
 
 
 def test_exported_html_shows_the_same(run_notebook, project, open_page):
-    command = [sys.executable, "-m", "nbconvert", "--to", "html", f"notebooks/{NOTEBOOK}"]
-    subprocess.run(command, cwd=project, check=True, capture_output=True, timeout=120)
-    page = open_page((project / "notebooks" / NOTEBOOK).with_suffix(".html").as_uri(), 1200, 900)
+    page = open_page(export(project / "notebooks" / NOTEBOOK).as_uri(), 1200, 900)
     take_screenshot(page, "exported")
     seen = [other.locator("img[src^='data:image/png']").count() for other in (run_notebook, page)]
     assert seen[0] == seen[1]
     assert_figures(page)
     assert_viewer_answers(page, "exported-viewer")
+
+
+# --- the page that `make run` writes ------------------------------------------------------------------------
+
+
+def export(notebook):
+    """The notebook's page, as `make run` writes it."""
+    pytest.importorskip("latex2mathml", reason="latex2mathml is missing: pip install -e '.[dev]'")
+    command = [sys.executable, "-m", "nbconvert", "--to", "eecs598.vis.page.Page", str(notebook)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    return notebook.with_suffix(".html")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The page of the committed notebook."""
+    return export(Path(shutil.copy(ROOT / "notebooks" / NOTEBOOK, tmp_path_factory.mktemp("page"))))
+
+
+def test_the_page_stands_alone(browser, exported):
+    """No request leaves it, and every formula is drawn: no dollar sign and no backslash is left in the prose."""
+    assert exported.stat().st_size < 4e6
+    with browser.new_context(offline=True) as context:
+        page, requests = context.new_page(), []
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(exported.as_uri())
+        assert [url for url in requests if url.startswith("http")] == []
+        prose = page.locator(".jp-MarkdownCell").evaluate_all(
+            "cells => cells.map(cell => { const copy = cell.cloneNode(true);"
+            " copy.querySelectorAll('code, pre').forEach(node => node.remove()); return copy.textContent; })")
+        assert [text for text in prose if "$" in text or "\\" in text] == []
+        sizes = page.locator("math").evaluate_all("all => all.map(each => each.getBoundingClientRect().width)")
+        assert len(sizes) > 150 and sum(width > 3 for width in sizes) > 0.9 * len(sizes)  # the others are folded away
+
+
+@pytest.mark.parametrize("width", [800, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_can_be_read_in_light_and_dark_wide_and_narrow(open_page, exported, scheme, width):
+    page = open_page(exported.as_uri(), width, 900, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    back = luminance(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert back > 0.9 if scheme == "light" else back < 0.05
+    for part in ("h1", ".jp-MarkdownCell p", "math", ".jp-InputArea pre", ".jp-OutputArea pre"):
+        ink = luminance(page.locator(part).first.evaluate("part => getComputedStyle(part).color"))
+        assert (max(ink, back) + 0.05) / (min(ink, back) + 0.05) >= 4.5, part
+    assert_not_blank(take_screenshot(page, f"page-{scheme}-{width}"))
+
+
+def test_the_page_shows_sources_in_a_fixed_width_font_and_progress_bars_as_they_ended(open_page, exported):
+    page = open_page(exported.as_uri(), 1200, 900)
+    sources = page.locator(".jp-OutputArea .jp-RenderedMarkdown pre")
+    fonts = sources.evaluate_all("all => all.map(each => getComputedStyle(each).fontFamily)")
+    assert len(fonts) > 20 and all(font.endswith("monospace") for font in fonts)
+    widths = sources.first.evaluate("""pre => { pre.style.display = "inline-block"; return ["iiiiiiii", "mmmmmmmm"].map(
+        text => { pre.textContent = text; return pre.getBoundingClientRect().width; }); }""")
+    assert widths[0] == widths[1]
+    bars = page.get_by_text("batch/s").all_inner_texts()
+    assert all(text.count("%|") == 1 and "100%|" in text for text in bars) and len(bars) >= 5
 
 
 def test_a_notebook_that_is_not_trusted_shows_the_still_picture(lab, project, open_page):

@@ -1,0 +1,77 @@
+"""Four ways to inflate BLEU-4: each does what it says, and nothing else."""
+
+import pytest
+from support.captioner import CELLS, VOCABULARY, WORDS, batch, make_model
+
+from eecs598.metrics import inflation, score_captions
+
+CAPTIONS = [["a", "dog", "runs", "on", "sand"], ["two", "men", "play"]]
+REFERENCES = [[["a", "dog", "runs", "on", "a", "beach"], ["the", "dog"]], [["two", "men", "play", "football"]]]
+
+
+def test_bleu4_is_the_score_of_the_texts():
+    texts = [" ".join(words) for words in CAPTIONS]
+    references = [[" ".join(words) for words in several] for several in REFERENCES]
+    assert inflation.bleu4(CAPTIONS, REFERENCES) == pytest.approx(score_captions(texts, references)["BLEU-4"])
+    assert 0.1 < inflation.bleu4(CAPTIONS, REFERENCES) < 0.9
+
+
+def test_a_full_stop_adds_one_right_word_to_each_caption():
+    captions, references = inflation.add_full_stop(CAPTIONS, REFERENCES)
+    assert captions[1] == ["two", "men", "play", "."] and references[1] == [["two", "men", "play", "football", "."]]
+    assert inflation.bleu4(captions, references) == pytest.approx(inflation.bleu4(CAPTIONS, REFERENCES), abs=0.2)
+    unigrams = [inflation._score(*both)[0][0] for both in ((CAPTIONS, REFERENCES), (captions, references))]
+    assert unigrams[1] > unigrams[0]  # 7 right words of 8 become 9 of 10
+    assert CAPTIONS[1][-1] == "play"  # the originals are left as they were
+
+
+def test_the_references_choose_the_best_of_several():
+    worse = [["some", "words"], ["two", "men"]]
+    candidates = [[bad, good] for bad, good in zip(worse, CAPTIONS)]
+    assert inflation.choose_by_references(candidates, REFERENCES) == CAPTIONS
+    assert inflation.choose_by_references([[["x"], ["y"]]], [[["z"]]]) == [["x"]]  # equal: the first
+
+
+@CELLS
+def test_teacher_forcing_takes_the_likeliest_word_after_a_persons_words(cell_type, monkeypatch):
+    monkeypatch.setattr(inflation, "BATCH", 3)  # so that there are two batches
+    model, (images, captions) = make_model(cell_type), batch(5)
+    model.word_embedding.W_embed.data *= 20  # so that the words before matter
+    vocab = {"idx_to_token": WORDS, "token_to_idx": VOCABULARY}
+    forced = inflation.teacher_force(model, images, captions, vocab)
+    for words, image, caption in zip(forced, images, captions):
+        count, expected = int((caption == VOCABULARY["<END>"]).nonzero()), []
+        state = model.begin(image[None])
+        for word in caption[:count]:  # from <START> to the last word before <END>
+            scores, state, _ = model.step(word[None], state)
+            expected.append(WORDS[scores.argmax()])
+        expected = [inflation.tokenize(word) for word in expected if word != "<END>"]
+        assert words == [word for each in expected for word in each]
+    assert len({tuple(words) for words in forced}) > 2
+
+
+def test_each_row_compares_the_same_captioner_with_itself():
+    model, (images, captions) = make_model("attn"), batch(6)
+    model.output_projection.bias.data[VOCABULARY["<NULL>"]] = model.output_projection.bias.data[3] = -50
+    references = [["a red ball", "a ball on grass"]] * 6
+    data = {"val_images": images, "train_images": images, "val_captions": captions, "val_references": references,
+            "train_references": references, "vocab": {"idx_to_token": WORDS, "token_to_idx": VOCABULARY}}  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inflation, "BEAM", 2)
+        ways = inflation.inflate_bleu(model, data, pictures=4)
+    assert list(ways) == ["full stop", "best of several", "train pictures", "teacher forcing"]
+    assert ways["train pictures"].honest == ways["train pictures"].inflated  # here they are the same pictures
+    assert ways["best of several"].inflated >= ways["best of several"].honest
+    assert ways["full stop"].honest == ways["teacher forcing"].honest == ways["train pictures"].honest
+    assert ways["teacher forcing"].inflated != ways["teacher forcing"].honest
+    table = inflation.format_inflation({"a way": inflation.Inflated(0.1234, 0.15), "b": inflation.Inflated(0.2, 0.1)})
+    assert table.splitlines()[1:] == ["a way    12.3      15.0    +2.7", "b        20.0      10.0   -10.0"]
+
+
+def test_splits_with_another_number_of_references_are_compared_with_equally_many():
+    model, (images, captions) = make_model("rnn"), batch(4)
+    data = {"val_images": images, "train_images": images, "val_captions": captions,
+            "val_references": [["a ball", "a red ball on grass"]] * 4, "train_references": [["a ball"]] * 4,
+            "vocab": {"idx_to_token": WORDS, "token_to_idx": VOCABULARY}}  # fmt: skip
+    honest, inflated = inflation.inflate_bleu(model, data)["train pictures"]
+    assert honest == inflated
