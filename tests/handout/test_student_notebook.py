@@ -9,6 +9,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from support import ROOT
 from support.editions import NAMES, PUBLISHED, SENTENCE, SOLUTION, definitions, fill, make
 from support.notebook_run import write_scenes
 
@@ -16,6 +17,8 @@ from eecs598.checks import CHECKS
 from eecs598.handout import notebook
 from eecs598.handout.edition import NOTEBOOK, SOURCE, write_edition
 from eecs598.handout.parts import GROUPS, PARTS
+
+SOLUTION_CELLS = nbformat.read(ROOT / NOTEBOOK, as_version=4).cells
 
 
 def code_of(folder):
@@ -36,6 +39,21 @@ def test_the_notebook_has_no_outputs_no_answers_and_nothing_that_needs_the_fast_
     ]
     sources = ["".join(cell["source"]) for cell in notebook.cut_notebook({"cells": cells}, ["Due: today"])["cells"]]
     assert sources == ["# Title\n\n> Due: today\ntext", "import helpers", notebook.HOW_TO_WORK, notebook.KEEP_UP]
+
+
+@pytest.mark.parametrize("kind", ["edition", "published"])
+def test_every_question_has_a_place_for_the_answer_and_no_model_answer(kind, request):
+    """Two questions a part, each followed by a cell to write in; model answers and rubrics are the instructors'."""
+    cells = code_of(request.getfixturevalue(kind))[0].cells
+    asked = [k for k, cell in enumerate(cells) if re.search(r"\*\*Question \d\.\d\.\*\*", cell.source)]
+    names = [re.search(r"Question (\d\.\d)", cells[k].source)[1] for k in asked]
+    assert names == [f"{part}.{number}" for part in range(1, 7) for number in (1, 2)]
+    assert all(cells[k + 1].source == "*Your answer here.*" for k in asked)
+    answers = [cell for cell in SOLUTION_CELLS if cell.id.startswith("question-") and cell.id.endswith("-answer")]
+    assert len(answers) == len(asked)
+    text = "\n".join(cell.source for cell in cells)
+    assert "Rubric" not in text and "Model answer" not in text
+    assert not [cell.id for cell in answers if cell.source.split("\n\n")[1][:60] in text]
 
 
 @pytest.mark.parametrize("kind", ["edition", "published", *GROUPS])
@@ -83,7 +101,7 @@ def test_the_published_edition_keeps_the_published_lesson(published, edition):
 
 SLOW = re.compile(r"\b(overfit|train|show_examples|caption_pictures|show_strip|plot_losses|judge|encoder_for|Timer"
                   r"|check_whole_gradient|cached_features|score_attention|print_looks|plot_similarity|score_captioner"
-                  r"|new_captioner|explain_captions|watch_gates|rank_captions"
+                  r"|new_captioner|explain_captions|watch_gates|rank_captions|inflate_bleu"
                   r"|format_scores|read_photographs|decode_pictures|show_captions|show_source)\(")  # fmt: skip
 
 

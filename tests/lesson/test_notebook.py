@@ -137,6 +137,19 @@ def names_to_explain(shown):
 
 
 
+def test_every_question_has_a_model_answer_with_a_rubric_for_its_points():
+    places = [k for k, cell in enumerate(CELLS) if re.search(r"\*\*Question \d\.\d\.\*\*", source(cell))]
+    assert len(places) == 2 * 6
+    for k in places:
+        (number,) = re.findall(r"\*\*Question (\d\.\d)\.\*\*", source(CELLS[k]))
+        place, answer = CELLS[k + 1 : k + 3]
+        assert source(place) == "*Your answer here.*" and tags(place) == set() and tags(answer) == {"answer"}
+        text, rubric = source(answer).split("*Rubric (2 points):*")
+        assert f"Model answer to question {number}" in text and rubric.count("1 point for") == 2
+        assert len(re.findall(r"\w{2,}[.?](?=\s)", text)) >= 3  # sentences
+        assert text.count("<details>") == rubric.count("</details>") == 1
+
+
 # --- the set-up cells -------------------------------------------------------------------------------------
 
 
@@ -348,7 +361,7 @@ def test_colab_keeps_its_own_packages(colab):
 
 def test_colab_without_a_network_goes_on(colab):
     missing = " ".join(name.replace("_", "-") for name in MISSING)
-    assert colab() == f"no network: the notebook goes on without {missing}\n"
+    assert colab() == f"no network: continuing without {missing}\n"
     assert colab.list() == ON_COLAB
 
 

@@ -31,7 +31,7 @@ def learn(runner, folder, seed, photographs=None):
     ran = runner.run(source, folder, cells, changes, environment)
     if errors := [error for _, _, error in ran if error]:
         raise SystemExit(errors[0])
-    ends = re.findall(r"(\w+): ([\d.]+) at the end, ([\d.]+) without a look", "".join(text for _, text, _ in ran))
+    ends = re.findall(r"(\w+): ([\d.]+) at the end, ([\d.]+) without looking", "".join(text for _, text, _ in ran))
     return {cell_type: (float(loss), float(limit)) for cell_type, loss, limit in ends}
 
 
