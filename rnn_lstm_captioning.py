@@ -7,12 +7,12 @@ Symbols, used everywhere in this file:
     V   words in the vocabulary         W   size of a word vector
     C   channels of the image features  h, w  rows and columns of the image grid, L = h * w cells
     A   projected image features, an H-vector for each cell of the grid, (N, H, h, w)
-    a   a step's activations before the nonlinearity
+    a   pre-activations: a step's values before the nonlinearity
 
-The gradient of the loss with respect to q is called dq and has the shape of q. The LSTM's gates lie side by
-side in the order i, f, o, g (input, forget, output, candidate), so its weights are (D, 4H) and (H, 4H).
+The gradient of the loss with respect to q is called dq and has the shape of q. The LSTM's gates are stored side
+by side in the order i, f, o, g (input, forget, output, candidate), so its weights are (D, 4H) and (H, 4H).
 
-Each forward function stands above its backward function. The models train with these functions as they stand:
+Each forward function is followed by its backward function. The models train with exactly these functions:
 `by_hand(forward, backward, ...)` makes a pair of them one node of autograd's graph.
 """
 
@@ -63,7 +63,7 @@ def rnn_forward(x, h0, Wx, Wh, b):
     """A vanilla RNN over a whole sequence.
 
     x (N, T, D), h0 (N, H), Wx (D, H), Wh (H, H), b (H,). Returns the state after each step, h (N, T, H), and
-    a cache: the steps' caches, in order.
+    a cache, the list of the steps' caches.
     """
     h, caches, state = [], [], h0
     for t in range(x.shape[1]):
@@ -76,15 +76,15 @@ def rnn_forward(x, h0, Wx, Wh, b):
 def rnn_backward(dh, cache):
     """Gradient of `rnn_forward`: backpropagation through time.
 
-    dh (N, T, H): the gradient that each state receives from outside the RNN. What it receives from the step
-    after it is added here. Returns dx (N, T, D), dh0 (N, H), dWx, dWh, db.
+    dh (N, T, H): the gradient of each state from outside the RNN, such as from the loss. The gradient from the
+    following step is added here. Returns dx (N, T, D), dh0 (N, H), dWx, dWh, db.
     """
     dx, dprev_h, dweights = [], torch.zeros_like(dh[:, 0]), (0, 0, 0)
     for t in reversed(range(dh.shape[1])):
-        dh_t = dh[:, t] + dprev_h  # from the loss, and from step t + 1
+        dh_t = dh[:, t] + dprev_h  # from outside, and from step t + 1
         dx_t, dprev_h, *step = rnn_step_backward(dh_t, cache[t])
         dx.insert(0, dx_t)
-        dweights = [total + part for total, part in zip(dweights, step)]  # every step used the same weights
+        dweights = [total + part for total, part in zip(dweights, step)]  # all steps share the weights
     return torch.stack(dx, dim=1), dprev_h, *dweights
 
 
@@ -125,11 +125,11 @@ def lstm_step_forward(x, prev_h, prev_c, Wx, Wh, b):
 def lstm_step_backward(dnext_h, dnext_c, cache):
     """Gradient of one LSTM step. dnext_h, dnext_c (N, H). Returns dx, dprev_h, dprev_c, dWx, dWh, db."""
     x, prev_h, prev_c, Wx, Wh, i, f, o, g, next_c = cache
-    # 1. next_h = o * tanh(next_c). The cell is reached by two ways: from step t + 1, and through next_h.
+    # 1. next_h = o * tanh(next_c). The loss depends on next_c twice: through step t + 1 and through next_h.
     tanh_c = torch.tanh(next_c)
     do = dnext_h * tanh_c
     dc = dnext_c + dnext_h * o * (1 - tanh_c**2)
-    # 2. next_c = f * prev_c + i * g. Each factor of a product receives the other one.
+    # 2. next_c = f * prev_c + i * g. The gradient of a factor is dc times the other factor.
     di, df, dg, dprev_c = dc * g, dc * prev_c, dc * i, dc * f
     # 3. Through the nonlinearities: sigmoid' = s (1 - s), tanh' = 1 - tanh^2.
     da = torch.cat([di * i * (1 - i), df * f * (1 - f), do * o * (1 - o), dg * (1 - g**2)], dim=1)  # (N, 4H)
@@ -156,11 +156,11 @@ def lstm_forward(x, h0, c0, Wx, Wh, b):
 
 
 def lstm_backward(dh, cache):
-    """Gradient of `lstm_forward`. dh (N, T, H), from outside. Returns dx, dh0, dc0, dWx, dWh, db."""
+    """Gradient of `lstm_forward`. dh (N, T, H), as for `rnn_backward`. Returns dx, dh0, dc0, dWx, dWh, db."""
     dx, dweights = [], (0, 0, 0)
     dprev_h = dprev_c = torch.zeros_like(dh[:, 0])
     for t in reversed(range(dh.shape[1])):
-        dh_t = dh[:, t] + dprev_h  # from the loss, and from step t + 1
+        dh_t = dh[:, t] + dprev_h  # from outside, and from step t + 1
         dx_t, dprev_h, dprev_c, *step = lstm_step_backward(dh_t, dprev_c, cache[t])
         dx.insert(0, dx_t)
         dweights = [total + part for total, part in zip(dweights, step)]
@@ -174,11 +174,12 @@ def lstm_backward(dh, cache):
 
 
 def dot_product_attention(prev_h, A):
-    """Where to look: score each cell of the grid by its product with the state, and average the cells.
+    """Attend to an image grid: score each cell by its dot product with the state, and average the cells.
 
         weights = softmax(prev_h . A / sqrt(H)) over the cells;  attn = sum over the cells of weights * A
 
-    prev_h (N, H), A (N, H, h, w). Returns attn (N, H) and attn_weights (N, h, w), each picture's sum 1.
+    prev_h (N, H), A (N, H, h, w). Returns attn (N, H) and attn_weights (N, h, w), which sum to 1 over
+    each grid.
     """
     H = A.shape[1]
     cells = A.flatten(2)  # (N, H, h, w) -> (N, H, L)
@@ -195,22 +196,22 @@ def dot_product_attention_backward(dattn, prev_h, A, attn_weights):
     dweights = torch.einsum("nh,nhl->nl", dattn, cells)
     dscores = weights * (dweights - (weights * dweights).sum(1, keepdim=True))  # the softmax's Jacobian
     dprev_h = torch.einsum("nl,nhl->nh", dscores, cells) / math.sqrt(H)
-    # A cell is reached by two ways: as a value, in the average, and as a key, in the scores.
+    # Each cell is used in two ways: as a value in the average, and as a key in the scores.
     dvalues = torch.einsum("nh,nl->nhl", dattn, weights)
     dkeys = torch.einsum("nh,nl->nhl", prev_h, dscores) / math.sqrt(H)
     return dprev_h, (dvalues + dkeys).unflatten(2, A.shape[2:])
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Attention LSTM: before each step it looks at the picture, and what it sees is one more input
+# Attention LSTM: before each step it attends to the image, and the result is one more input of the step
 # ---------------------------------------------------------------------------------------------------------
 
 
 def attention_lstm_step_forward(x, prev_h, prev_c, attn, Wx, Wh, Wattn, b):
     """One step of an attention LSTM: a = x Wx + prev_h Wh + attn Wattn + b, then as in an LSTM.
 
-    So it is an LSTM step with the input [x, attn] and the weight Wx above Wattn. x (N, D), prev_h, prev_c and
-    attn (N, H), Wx (D, 4H), Wh and Wattn (H, 4H), b (4H,). Returns next_h, next_c (N, H) and a cache.
+    This is an LSTM step with the input [x, attn] and the weight Wx stacked on Wattn. x (N, D); prev_h, prev_c
+    and attn (N, H); Wx (D, 4H); Wh and Wattn (H, 4H); b (4H,). Returns next_h, next_c (N, H) and a cache.
     """
     seen = torch.cat([x, attn], dim=1)  # (N, D + H)
     return lstm_step_forward(seen, prev_h, prev_c, torch.cat([Wx, Wattn]), Wh, b)
@@ -220,7 +221,7 @@ def attention_lstm_step_backward(dnext_h, dnext_c, cache):
     """Gradient of `attention_lstm_step_forward`. Returns dx, dprev_h, dprev_c, dattn, dWx, dWh, dWattn, db."""
     dseen, dprev_h, dprev_c, dW, dWh, db = lstm_step_backward(dnext_h, dnext_c, cache)
     D = dseen.shape[1] - dnext_h.shape[1]
-    dx, dattn = dseen[:, :D], dseen[:, D:]  # what the forward step put side by side comes apart again
+    dx, dattn = dseen[:, :D], dseen[:, D:]  # split what the forward step concatenated
     dWx, dWattn = dW[:D], dW[D:]
     return dx, dprev_h, dprev_c, dattn, dWx, dWh, dWattn, db
 
@@ -233,7 +234,7 @@ class AttentionLSTMCache(NamedTuple):
 
 
 def attention_lstm_forward(x, A, Wx, Wh, Wattn, b):
-    """An attention LSTM over a whole sequence; each step looks with the state that the step before left.
+    """An attention LSTM over a whole sequence; each step attends with the state of the previous step.
 
     x (N, T, D), A (N, H, h, w), Wx (D, 4H), Wh and Wattn (H, 4H), b (4H,); h0 = c0 = mean of A over the grid.
     Returns h (N, T, H), attn_weights (N, T, h, w) and a cache.
@@ -256,10 +257,10 @@ def attention_lstm_backward(dh, cache):
     dx, dA, dweights = [], torch.zeros_like(A), (0, 0, 0, 0)
     dprev_h = dprev_c = torch.zeros_like(dh[:, 0])
     for t in reversed(range(dh.shape[1])):
-        dh_t = dh[:, t] + dprev_h  # from the loss, and from step t + 1
+        dh_t = dh[:, t] + dprev_h  # from outside, and from step t + 1
         dx_t, dprev_h, dprev_c, dattn, *step = attention_lstm_step_backward(dh_t, dprev_c, steps[t])
         dlook, dA_t = dot_product_attention_backward(dattn, states[t], A, weights[t])
-        dprev_h, dA = dprev_h + dlook, dA + dA_t  # the state before was used twice: in the step, and to look
+        dprev_h, dA = dprev_h + dlook, dA + dA_t  # the state is used twice: in the step, and to look
         dx.insert(0, dx_t)
         dweights = [total + part for total, part in zip(dweights, step)]
     L = A.shape[2] * A.shape[3]
@@ -273,15 +274,15 @@ def attention_lstm_backward(dh, cache):
 
 
 def word_embedding_forward(x, W_embed):
-    """Look words up. x (N, T) int64 ids, W_embed (V, W). Returns out (N, T, W) and a cache."""
+    """Look up word vectors. x (N, T) int64 ids, W_embed (V, W). Returns out (N, T, W) and a cache."""
     return W_embed[x], (x, len(W_embed))
 
 
 def word_embedding_backward(dout, cache):
-    """Gradient of the look-up: each word's row gathers the gradients of its occurrences. Returns dW_embed (V, W)."""
+    """Gradient of the look-up: a row accumulates the gradients of its word's occurrences. Returns dW_embed (V, W)."""
     x, V = cache
     dW_embed = dout.new_zeros(V, dout.shape[-1])
-    return dW_embed.index_add_(0, x.flatten(), dout.flatten(0, -2))  # words repeat: add up
+    return dW_embed.index_add_(0, x.flatten(), dout.flatten(0, -2))  # words repeat, so add
 
 
 def temporal_affine_forward(h, W, b):
@@ -301,8 +302,8 @@ def temporal_softmax_loss(x, y, ignore_index=None):
 
         loss = - (1 / N) sum over n, t of log softmax(x[n, t])[y[n, t]]
 
-    x (N, T, V) scores, y (N, T) int64 ids. Steps where y is ignore_index do not count. Returns a scalar, in
-    float32 at least.
+    x (N, T, V) scores, y (N, T) int64 ids. Steps where y is ignore_index are ignored. Returns a scalar,
+    in float32 or better.
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     return by_hand(_softmax_loss, _softmax_loss_backward, x, y, ignore_index)
@@ -315,7 +316,7 @@ def temporal_softmax_backward(x, y, ignore_index=None):
     """
     target, mask = _target_and_mask(y, ignore_index)
     dx = torch.softmax(x, dim=2)
-    dx.scatter_add_(2, target, -torch.ones_like(target, dtype=x.dtype))  # 1 less at each right word
+    dx.scatter_add_(2, target, -torch.ones_like(target, dtype=x.dtype))  # subtract 1 at each correct word
     return dx * mask / len(x)
 
 
@@ -330,19 +331,19 @@ def _softmax_loss_backward(dloss, cache):
 
 
 def _target_and_mask(y, ignore_index):
-    """y as an index (N, T, 1), and a mask of the steps that count (N, T, 1); the others point at word 0."""
+    """Return y as an index (N, T, 1), 0 where it is ignored, and a mask (N, T, 1) that is true where it counts."""
     y = y.unsqueeze(2)
     mask = torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
     return y.where(mask, 0), mask
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Modules: they hold the weights; `by_hand` lets autograd call the functions above
+# Modules: they hold the weights, and `by_hand` lets autograd call the functions above
 # ---------------------------------------------------------------------------------------------------------
 
 
 def _weight(rows, columns):
-    """A random matrix whose product with an input of unit variance has unit variance."""
+    """Return a random matrix whose product with an input of unit variance has unit variance."""
     return nn.Parameter(torch.randn(rows, columns) / math.sqrt(rows))
 
 
@@ -383,7 +384,7 @@ class LSTM(nn.Module):
 
 
 class AttentionLSTM(nn.Module):
-    """An LSTM layer that looks at an image grid: parameters Wx (D, 4H), Wh and Wattn (H, 4H), b (4H,)."""
+    """An LSTM layer that attends to an image grid, with parameters Wx (D, 4H), Wh and Wattn (H, 4H), b (4H,)."""
 
     def __init__(self, input_dim, hidden_dim):
         super().__init__()
@@ -404,7 +405,7 @@ class AttentionLSTM(nn.Module):
 
 
 class WordEmbedding(nn.Module):
-    """A word vector for each word of the vocabulary: parameter W_embed (V, W)."""
+    """A trainable vector for each word of the vocabulary: parameter W_embed (V, W)."""
 
     def __init__(self, vocab_size, embed_size):
         super().__init__()
@@ -420,7 +421,7 @@ def _word_embedding_gradients(dout, cache):
 
 
 class Affine(nn.Linear):
-    """An affine map of the last dimension, h W + b: PyTorch's nn.Linear, its weight W^T, differentiated by hand."""
+    """An affine map of the last dimension, h W + b: PyTorch's nn.Linear (weight W^T), with a gradient by hand."""
 
     def forward(self, h):
         """h (..., D). Returns (..., M)."""
@@ -433,7 +434,7 @@ class Affine(nn.Linear):
 
 
 class DecoderState(NamedTuple):
-    """What a captioner carries from word to word: h (N, H); for LSTMs c (N, H); for attention A (N, H, h, w)."""
+    """A captioner's state between two words: h (N, H); for LSTMs also c (N, H); for attention also A (N, H, h, w)."""
 
     h: Tensor
     c: Tensor | None = None
@@ -441,13 +442,13 @@ class DecoderState(NamedTuple):
 
 
 class CaptioningRNN(nn.Module):
-    """An image encoder, and a recurrent decoder that writes a caption one word at a time.
+    """An image encoder, and a recurrent decoder that generates a caption one word at a time.
 
-    The image features become the first hidden state (rnn, lstm) or the grid that is attended to (attn). Each
-    step takes the word before and scores every word of the vocabulary as the next.
+    The image features become the initial hidden state (rnn, lstm) or the grid to attend to (attn). Each step
+    reads the previous word and scores every word of the vocabulary as the next one.
 
     word_to_idx: dict from word to id, with <NULL>, <START> and <END>. input_dim: channels of the encoder's
-    features, C. ignore_index: the id whose steps do not count in the loss, usually that of <NULL>.
+    features, C. ignore_index: the target id that the loss ignores, usually that of <NULL>.
     """
 
     def __init__(
@@ -467,26 +468,26 @@ class CaptioningRNN(nn.Module):
         self.output_projection = Affine(hidden_dim, len(word_to_idx))
 
     def encode(self, images):
-        """What the decoder begins with: h0 (N, H), or for attn the grid A (N, H, h, w)."""
+        """Return the decoder's initial state h0 (N, H), or for attn the grid A (N, H, h, w)."""
         features = self.image_encoder(images).to(self.feature_projection.weight.dtype)  # (N, C, h, w)
         if self.cell_type == "attn":
-            return self.feature_projection(features.movedim(1, -1)).movedim(-1, 1)  # each cell by itself
+            return self.feature_projection(features.movedim(1, -1)).movedim(-1, 1)  # each cell separately
         return self.feature_projection(features.mean(dim=(2, 3)))
 
     def forward(self, images, captions):
-        """The captioning loss, `temporal_softmax_loss`: summed over a caption's words, averaged over the captions.
+        """The captioning loss, `temporal_softmax_loss`: summed over the words of a caption, averaged over the batch.
 
         images (N, 3, H, W), uint8 or float in [0, 1]; captions (N, T + 1) int64, each <START> words <END>
-        <NULL>... The words before (T) predict the words after (T).
+        <NULL>... The first T tokens are the inputs, the last T the targets.
         """
-        before, after = captions[:, :-1], captions[:, 1:]
-        x = self.word_embedding(before)  # (N, T, W)
+        inputs, targets = captions[:, :-1], captions[:, 1:]
+        x = self.word_embedding(inputs)  # (N, T, W)
         h = self.cell(x, self.encode(images))  # (N, T, H)
         scores = self.output_projection(h)  # (N, T, V)
-        return temporal_softmax_loss(scores, after, self.ignore_index)
+        return temporal_softmax_loss(scores, targets, self.ignore_index)
 
     def begin(self, images):
-        """The state from which a caption of each picture begins."""
+        """Return the decoder's state before the first word of each picture's caption."""
         start = self.encode(images)
         if self.cell_type == "attn":
             mean = start.mean(dim=(2, 3))
@@ -494,7 +495,7 @@ class CaptioningRNN(nn.Module):
         return DecoderState(start, torch.zeros_like(start) if self.cell_type == "lstm" else None)
 
     def step(self, words, state):
-        """Advance by one word, words (N,) int64.
+        """Advance by one word. words (N,) int64: the previous words.
 
         Returns the scores of the next word (N, V), the next state, and attn_weights (N, h, w) or None.
         """
@@ -510,7 +511,7 @@ class CaptioningRNN(nn.Module):
 
     @torch.no_grad()
     def sample(self, images, max_length=15):
-        """Caption pictures greedily: at each step the word with the highest score.
+        """Generate captions greedily: at each step, take the word with the highest score.
 
         images (N, 3, H, W). Returns captions (N, max_length) int64, <NULL> after <END>; for attn also the
         weights (N, max_length, h, w) on the CPU, zero after <END>.
@@ -538,20 +539,20 @@ class CaptioningRNN(nn.Module):
 def captioning_gradients(model, features, captions):
     """The captioning loss, and its gradient with respect to every parameter of the decoder.
 
-    Each link of the chain is one of the functions above. model: a CaptioningRNN; features (N, C, h, w);
+    The loss is a chain of the functions above. model: a CaptioningRNN; features (N, C, h, w);
     captions (N, T + 1). Returns the loss and a dict from each decoder parameter's name to its gradient.
     """
-    before, after = captions[:, :-1], captions[:, 1:]
+    inputs, targets = captions[:, :-1], captions[:, 1:]
     W_feature, W_out = model.feature_projection.weight.t(), model.output_projection.weight.t()
-    # Forward: picture -> first state or grid -> states -> scores -> loss.
+    # Forward: image features -> initial state or grid -> states -> scores -> loss.
     seen = features.movedim(1, -1) if model.cell_type == "attn" else features.mean(dim=(2, 3))
     start, cache_feature = temporal_affine_forward(seen, W_feature, model.feature_projection.bias)
-    x, cache_embed = word_embedding_forward(before, model.word_embedding.W_embed)
+    x, cache_embed = word_embedding_forward(inputs, model.word_embedding.W_embed)
     h, cache_cell = _cell_forward(model, x, start)
     scores, cache_out = temporal_affine_forward(h, W_out, model.output_projection.bias)
-    loss = temporal_softmax_loss(scores, after, model.ignore_index)
-    # Backward: the same links, last to first.
-    dscores = temporal_softmax_backward(scores, after, model.ignore_index)
+    loss = temporal_softmax_loss(scores, targets, model.ignore_index)
+    # Backward: through the same functions in reverse.
+    dscores = temporal_softmax_backward(scores, targets, model.ignore_index)
     dh, dW_out, db_out = temporal_affine_backward(dscores, cache_out)
     dx, dstart, dcell = _cell_backward(model, dh, cache_cell)
     dW_embed = word_embedding_backward(dx, cache_embed)
@@ -564,7 +565,7 @@ def captioning_gradients(model, features, captions):
 
 
 def _cell_forward(model, x, start):
-    """The model's cell over x (N, T, W), from the projected features. Returns h (N, T, H) and a cache."""
+    """Run the model's cell over x (N, T, W), from the projected features. Returns h (N, T, H) and a cache."""
     weights = model.cell.parameters()
     if model.cell_type == "rnn":
         return rnn_forward(x, start, *weights)
@@ -579,7 +580,7 @@ def _cell_backward(model, dh, cache):
     if model.cell_type == "rnn":
         dx, dstart, *dweights = rnn_backward(dh, cache)
     elif model.cell_type == "lstm":
-        dx, dstart, _, *dweights = lstm_backward(dh, cache)  # c0 is zero for every picture
+        dx, dstart, _, *dweights = lstm_backward(dh, cache)  # c0 is always zero
     else:
         dx, dA, *dweights = attention_lstm_backward(dh, cache)
         dstart = dA.movedim(1, -1)

@@ -12,19 +12,19 @@ from eecs598.handout.parts import GROUPS, PARTS, HandoutError, choose_parts
 def _parser():
     parser = commands.Parser(prog="eecs598.handout", description="Make the student edition from the solution.")
     add = parser.add_argument
-    add("out", nargs="?", type=Path, metavar="OUT", help="the folder to write; OUT.zip, for Drive, comes beside it")
+    add("out", nargs="?", type=Path, metavar="OUT", help="the folder to write; OUT.zip, for Drive, goes next to it")
     chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--parts", nargs="+", metavar="NAME", help="parts or groups left to the student (all)")
-    chosen.add_argument("--published", action="store_true", help="leave the published assignment's parts; what goes "
-                        "beyond them and would give them away is left out")  # fmt: skip
-    add("--due", default="", metavar="TEXT", help="a line on when it is due, for the notebook's head and the source's")
-    add("--ai-use", default="", metavar="TEXT", help="a line on what use of AI is allowed, in the same places")
-    add("--list", action="store_true", help="list the parts and their groups")
+    chosen.add_argument("--parts", nargs="+", metavar="NAME", help="parts or groups that the student writes (all)")
+    chosen.add_argument("--published", action="store_true", help="the student writes the published assignment's "
+                        "parts; whatever goes beyond them and would give them away is left out")  # fmt: skip
+    add("--due", default="", metavar="TEXT", help="due date, shown at the top of the notebook and of the source")
+    add("--ai-use", default="", metavar="TEXT", help="which use of AI is allowed, shown in the same places")
+    add("--list", action="store_true", help="list the parts and their groups, and exit")
     return parser
 
 
 def _choose(options):
-    """The edition that the options ask for. Raises HandoutError."""
+    """Return the edition that the options describe. Raises HandoutError."""
     if options.published:
         absent = [name for name, part in PARTS.items() if not part.published]
         return Edition([name for name in PARTS if name not in absent], absent, options.due, options.ai_use)
@@ -46,7 +46,7 @@ def main(arguments=None):
         _print_parts()
         return 0
     if options.out is None:
-        parser.error("OUT is missing: name the folder to write, before the parts")
+        parser.error("OUT is missing: give the folder to write, before --parts")
     try:
         edition = _choose(options)
         files = edition_files(edition, ROOT)
@@ -54,7 +54,7 @@ def main(arguments=None):
     except (HandoutError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{options.out}: {len(files)} files, {len(edition.todo)} parts to do; {archive} holds the same")
+    print(f"{options.out}: {len(files)} files, {len(edition.todo)} parts to do; {archive} has the same")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The student edition as files: the source, the notebook, and what both editions share, in a folder and in a zip."""
+"""The student edition as files: the source, the notebook, and what both editions share; a folder and a zip."""
 
 import ast
 import contextlib
@@ -17,10 +17,10 @@ from eecs598.handout.source import cut_source, head_source, lost_names
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = "rnn_lstm_captioning.py"
 NOTEBOOK = "notebooks/rnn_lstm_captioning.ipynb"
-STAMP = ".handout.json"  # by this file an earlier handout is known
+STAMP = ".handout.json"  # marks a folder as an earlier handout
 FOLDER = "rnn_lstm_captioning"  # the folder in the zip
 
-# What is copied besides the source, the notebook and some tests. Left out: the answers, what is for instructors.
+# Copied besides the source, the notebook and some tests. Left out: the answers, and what is for instructors.
 COPIED = ("README.md", "LICENSE", "Makefile", "pyproject.toml", ".gitignore", "helpers.py", "datasets/README.md",
           "datasets/.gitignore", "docs/*", "eecs598/**/*.py", "eecs598/**/*.html")  # fmt: skip
 LEFT_OUT = ("fast", "handout", "grading", "instructors")
@@ -28,7 +28,7 @@ INSTRUCTORS_LINES = re.compile(r"^.*\bINSTRUCTORS ONLY\b(?:.*\n)+?.*\bEND INSTRU
 
 
 class Edition(NamedTuple):
-    """Which edition to make: the parts left to the student, those left out altogether, and two lines of text."""
+    """Which edition to make: parts that the student writes, parts that are left out altogether, and two notices."""
 
     todo: list[str]
     absent: list[str]
@@ -37,7 +37,7 @@ class Edition(NamedTuple):
 
 
 def edition_files(edition, root):
-    """The edition as a dict from path to bytes. Raises HandoutError and OSError."""
+    """Return the edition as a dict from path to bytes. Raises HandoutError and OSError."""
     source = (root / SOURCE).read_text(encoding="utf-8")
     notices = _notices(edition)
     try:
@@ -56,14 +56,14 @@ def edition_files(edition, root):
 
 
 def _notices(edition):
-    """The lines that head the notebook and the source."""
+    """Return the notices at the top of the notebook and of the source."""
     texts = (("Due", edition.due), ("Use of AI", edition.ai_use))
-    lines = [f"Student edition: {len(edition.todo)} parts are to do, each in a box marked TODO."]
+    lines = [f"Student edition: {len(edition.todo)} parts to write, each in a box marked TODO."]
     return lines + [f"{label}: {' '.join(text.split())}" for label, text in texts if text]
 
 
 def _copied_files(root):
-    """The files that both editions share."""
+    """Return the files that both editions share."""
     paths = [path for pattern in COPIED for path in sorted(root.glob(pattern))]
     files = {}
     for path in [path for path in paths if not _is_left_out(path.relative_to(root))] + _copied_tests(root):
@@ -77,13 +77,13 @@ def _copied_files(root):
 
 
 def _refuse_answers(path, content):
-    """Raise HandoutError for a file with a function that is a student's to write, as a copy of the solution has."""
+    """Raise HandoutError for a file that defines a function that students write, such as a copy of the solution."""
     try:
         defined = {getattr(node, "name", "") for node in ast.parse(content).body}
     except SyntaxError:
         return
     if given := sorted(defined & {name for name in answers() if "." not in name}):
-        raise HandoutError(f"{path} would be handed out, and defines {given[0]}: move it out of this folder")
+        raise HandoutError(f"{path} would be handed out, but defines {given[0]}: move it out of this folder")
 
 
 def _is_left_out(path):
@@ -91,7 +91,7 @@ def _is_left_out(path):
 
 
 def _copied_tests(root):
-    """The tests that need nothing that is left out, and the files that they share."""
+    """Return the tests that need nothing that is left out, and their support files."""
     support = {path: path.read_text(encoding="utf-8") for path in sorted((root / "tests" / "support").glob("*.py"))}
     tests = {path: path.read_text(encoding="utf-8") for path in sorted((root / "tests").rglob("test_*.py"))}
     telling = re.compile(rf"rnn_lstm_captioning|\bstudent\b|eecs598(\.| import .*\b)({'|'.join(LEFT_OUT)})\b")
@@ -106,7 +106,7 @@ def _copied_tests(root):
 
 
 def _needed(text, support):
-    """Of the files in tests/support those that a test comes to by its imports."""
+    """Return the files in tests/support that a test imports, directly or not."""
     needed, texts = set(), [text]
     while texts:
         lines = re.findall(r"^\s*(?:from|import) support\b.*", texts.pop(), re.MULTILINE)
@@ -118,9 +118,9 @@ def _needed(text, support):
 
 
 def write_edition(files, out):
-    """Write an edition to the folder `out` and to a zip beside it, both or neither. Returns the zip's path.
+    """Write an edition to the folder `out` and to a zip next to it, both or neither. Returns the zip's path.
 
-    An earlier handout is replaced. Raises HandoutError if there is anything else in the way, and OSError.
+    An earlier handout is replaced. Raises HandoutError if anything else is in the way, and OSError.
     """
     out = Path(out).absolute()
     archive = out.with_name(f"{out.name}.zip")
@@ -146,13 +146,13 @@ def write_edition(files, out):
 
 
 def _require_free(out, archive):
-    """Refuse to write over anything but an earlier handout."""
+    """Raise HandoutError rather than overwrite anything but an earlier handout."""
     if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise HandoutError(f"{out}: not a folder; name one that is new, empty or an earlier handout")
+        raise HandoutError(f"{out}: not a folder; give one that is new, empty or an earlier handout")
     if out.is_dir() and any(out.iterdir()) and not (out / STAMP).is_file():
-        raise HandoutError(f"{out}: neither empty nor an earlier handout; name another folder")
+        raise HandoutError(f"{out}: neither empty nor an earlier handout; give another folder")
     if archive.exists() and not _is_handout(archive):
-        raise HandoutError(f"{archive}: in the way, and no earlier handout's zip; move it or name another folder")
+        raise HandoutError(f"{archive}: in the way, and no earlier handout's zip; move it, or give another folder")
 
 
 def _is_handout(archive):
@@ -164,7 +164,7 @@ def _is_handout(archive):
 
 
 def _write_zip(files, path):
-    """One folder in a zip; the same files give the same zip."""
+    """Write the files to a zip, in one folder. The same files give the same bytes."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in sorted(files.items()):
             entry = zipfile.ZipInfo(f"{FOLDER}/{name}")

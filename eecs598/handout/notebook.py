@@ -1,4 +1,4 @@
-"""The student's notebook: the solution's without outputs, without answers, and without what its source file lacks."""
+"""The student's notebook: the solution's, without outputs, answers, and cells that need what the source file lacks."""
 
 import ast
 import itertools
@@ -7,8 +7,9 @@ import re
 from eecs598.handout.source import definitions, used_names
 
 HOW_TO_WORK = """\
-Write your answers into `rnn_lstm_captioning.py`, in the boxes marked TODO. A change there counts from the next cell \
-that you run: there is nothing to restart. A cell that comes to a part still to do stops and says where it is."""
+Write your code in `rnn_lstm_captioning.py`, in the boxes marked TODO. A change takes effect with the next cell that \
+you run; there is no need to restart. A cell that needs a part you have not written yet stops and says where it is. \
+Answer the questions at the end of each part in words, in the cells marked *Your answer here.*"""
 KEEP_UP = """\
 %load_ext autoreload
 %autoreload 2
@@ -16,10 +17,10 @@ helpers.explain_todos()"""
 
 
 def cut_notebook(notebook, notices, gone=(), absent=()):
-    """A notebook (a dict) without outputs, headed by `notices`, and without the cells of the tags `answer` and `fast`.
+    """Return a notebook (a dict) without outputs and without cells tagged `answer` or `fast`, headed by `notices`.
 
-    gone: names that the student's source lacks; absent: parts that it lacks. Cells that need them go, and those of the
-    tag `beyond`.
+    gone: names that the student's source lacks; absent: parts that it lacks. Cells that need them are removed. If any
+    part is absent, so are cells tagged `beyond`.
     """
     left_out = {"answer", "fast", *(["beyond"] if absent else [])}
     cells = [cell for cell in notebook["cells"] if not left_out & set(_tags(cell))]
@@ -51,13 +52,13 @@ def _tags(cell):
 
 
 def _cleared(cell):
-    """A cell without its outputs, and without what its last run left in its metadata."""
+    """Return a cell without its outputs and without the metadata of its last run."""
     cell = dict(cell, metadata={key: value for key, value in cell["metadata"].items() if key != "execution"})
     return cell | {"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else cell
 
 
 def _without_absent(cells, gone, absent):
-    """Without the code cells that need what is absent, and without the prose that only these followed."""
+    """Remove the code cells that need what is absent, and the prose that introduces only such cells."""
     kept, known = [], set()
     for cell in cells:
         if cell["cell_type"] == "code":
@@ -74,14 +75,14 @@ def _without_absent(cells, gone, absent):
 
 
 def _assigned(code):
-    """The names that a cell gives to the cells after it."""
+    """Return the names that a cell defines for later cells."""
     tree = ast.parse(code)
     targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
     return {name for target in targets for name in used_names(target)} | {name for name, _ in definitions(tree)}
 
 
 def _without_lonely_prose(cells, kept):
-    """Drop a markdown cell if it has code below it, up to the next, and nothing of that is kept."""
+    """Remove a markdown cell if there is code between it and the next one, and none of that code is kept."""
     result = []
     for i, cell in enumerate(kept):
         below = list(itertools.takewhile(lambda k: cells[k]["cell_type"] == "code", range(i + 1, len(cells))))

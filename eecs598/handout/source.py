@@ -1,7 +1,7 @@
-"""The student's source file: the solution with a TODO box in the place of each answer.
+"""The student's source file: the solution with a TODO box in place of each answer.
 
-`cut_source` works on the syntax tree, so the solution carries no marks. What only answers use goes with them: private
-functions, caches, constants, imports.
+`cut_source` works on the syntax tree, so the solution needs no markers. What only the answers use is removed with them:
+private functions, caches, constants, imports.
 """
 
 import ast
@@ -16,7 +16,7 @@ WIDTH = 110
 
 
 def definitions(tree):
-    """(name, node) of the functions and classes of a module, and of their methods, as LSTM.forward."""
+    """Yield (name, node) of the functions and classes of a module, and of their methods, such as LSTM.forward."""
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             yield node.name, node
@@ -26,33 +26,33 @@ def definitions(tree):
 
 
 def constants(tree):
-    """(name, node) of the assignments of a module, as ROWS = 512."""
+    """Return (name, node) of the assignments of a module, such as ROWS = 512."""
     return [(node.targets[0].id, node) for node in tree.body
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)]  # fmt: skip
 
 
 def imports(tree):
-    """(name, node, alias) of what a module imports, by the name that it has here."""
+    """Return (name, node, alias) of what a module imports, under the name that it has there."""
     return [((alias.asname or alias.name).split(".")[0], node, alias) for node in tree.body
             if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names]  # fmt: skip
 
 
 def used_names(tree):
-    """Every name and attribute that a piece of code uses, each time."""
+    """Return every name and attribute that a piece of code uses, repetitions included."""
     return [node.id if isinstance(node, ast.Name) else node.attr
             for node in ast.walk(tree) if isinstance(node, (ast.Name, ast.Attribute))]  # fmt: skip
 
 
 def first_line(node):
-    """A definition's first line, with its decorators. Lines are numbered from 1."""
+    """Return the first line of a definition, decorators included. Lines are numbered from 1."""
     return min(part.lineno for part in (node, *getattr(node, "decorator_list", ())))
 
 
 def cut_source(source, todo, absent=()):
-    """The solution without its answers.
+    """Return the solution without its answers.
 
-    todo: names of parts whose answers become TODO boxes. absent: of parts whose functions are left out, with all that
-    uses them. The other parts stay as they are. Raises HandoutError where the source has not all the answers.
+    todo: names of parts whose answers become TODO boxes. absent: names of parts whose functions are removed, along with
+    everything that uses them. The other parts stay as they are. Raises HandoutError if the source lacks an answer.
     """
     found, lines, gone = _find_answers(source), source.splitlines(), set()
     for part, answer, node in sorted(found, key=lambda entry: -entry[2].lineno):
@@ -67,13 +67,13 @@ def cut_source(source, todo, absent=()):
 
 
 def _find_answers(source):
-    """(part, answer, its function's node) of every answer. Raises HandoutError if one is not there, or not written."""
+    """Return (part, answer, the function's node) of every answer. Raises HandoutError if one is missing."""
     nodes, found = dict(definitions(ast.parse(source))), []
     for name, (part, answer) in answers().items():
         if name not in nodes:
-            raise HandoutError(f"there is no {name} in it; a student edition is made from the solution")
+            raise HandoutError(f"it lacks {name}; a student edition is made from the complete solution")
         if _is_undone(nodes[name], name):
-            raise HandoutError(f"{name} is still to do in it; a student edition is made from the solution")
+            raise HandoutError(f"{name} is still to do in it; a student edition is made from the complete solution")
         found.append((part, answer, nodes[name]))
     return found
 
@@ -83,18 +83,18 @@ def _is_undone(node, name):
 
 
 def _answer_line(answer, node):
-    """The line where an answer begins: after the docstring, or after the last statement that is given."""
+    """Return the line where an answer begins: after the docstring, or after the last statement that is given."""
     given = [statement for statement in node.body if isinstance(statement, ast.Assign)
              and answer.given in [getattr(target, "attr", None) for target in statement.targets]]  # fmt: skip
     if answer.given and not given:
-        raise HandoutError(f"{answer.name} assigns no self.{answer.given}, after which its answer begins")
+        raise HandoutError(f"{answer.name} does not assign self.{answer.given}, after which its answer begins")
     if given or ast.get_docstring(node) is not None:
         return (given or node.body)[0].end_lineno + 1
     return node.body[0].lineno
 
 
 def _delete(lines, first, last):
-    """Delete the lines from `first` to `last`, with the blank ones before them."""
+    """Delete the lines from `first` to `last`, and the blank lines before them."""
     while not lines[first - 2].strip():
         first -= 1
     del lines[first - 1 : last]
@@ -106,7 +106,7 @@ def _delete(lines, first, last):
 
 
 def _without_classes(lines, gone):
-    """Without the classes that serve only parts that are gone."""
+    """Remove the classes that serve only parts that are gone."""
     for name, node in reversed(list(definitions(ast.parse("\n".join(lines))))):
         if name in gone:
             _delete(lines, first_line(node), node.end_lineno)
@@ -114,7 +114,7 @@ def _without_classes(lines, gone):
 
 
 def _prune(lines, gone):
-    """Delete what uses a name of `gone`, and private functions, caches and constants that nothing uses."""
+    """Remove what uses a name in `gone`, and private functions, caches and constants that nothing uses."""
     while True:
         tree = ast.parse("\n".join(lines))
         used = used_names(tree)
@@ -124,7 +124,7 @@ def _prune(lines, gone):
             if ("." not in name and gone & set(inside)) or (private and used.count(short) == inside.count(short)):
                 gone = gone | {name}
                 _delete(lines, first_line(node), node.end_lineno)
-                break  # the others have moved
+                break  # the line numbers have changed
         else:
             return lines
 
@@ -141,7 +141,7 @@ def _drop_unused_imports(lines):
 
 
 def _drop_empty_sections(lines):
-    """Without the sections (a heading between two rules, and what follows it) in which only comments are left."""
+    """Remove the sections (a heading between two rules, and what follows) in which only comments are left."""
     rule = re.compile(r"# -{20,}$")
     rules = [i for i, line in enumerate(lines) if rule.match(line)][::2]
     starts = [0, *rules, len(lines)]
@@ -151,7 +151,7 @@ def _drop_empty_sections(lines):
 
 
 def lost_names(source, student):
-    """The functions and classes that only the solution has, and methods of such a name that no class has any more."""
+    """Return the functions and classes that the student's source lost, and method names that no class has any more."""
     before, after = ({name for name, _ in definitions(ast.parse(text))} for text in (source, student))
     short = {name.split(".")[-1] for name in after}
     lost = {name for name in before - after if name.split(".")[0] in after or "." not in name}
@@ -164,7 +164,7 @@ def lost_names(source, student):
 
 
 def _add_boxes(lines):
-    """With a box above each statement that says that a function is still to do."""
+    """Put a box above each statement that says that a function is still to do."""
     tree, known = ast.parse("\n".join(lines)), answers()
     present = {name for name, _ in definitions(tree)} | {name for name, _, _ in imports(tree)}
     boxes = {node.body[-1].lineno: _box(*known[name], node, present) for name, node in definitions(tree)
@@ -173,7 +173,7 @@ def _add_boxes(lines):
 
 
 def _box(part, answer, node, present):
-    """The comment lines that say what is to do. present: the names that the student's file has."""
+    """Return the comment lines that say what to do. present: the names that the student's file has."""
     indent = " " * node.body[-1].col_offset
     rule = f"{indent}# {'-' * (WIDTH - 2 - len(indent))}"
     lines = [rule, f"{indent}# TODO {answer.name}"]
@@ -186,7 +186,7 @@ def _box(part, answer, node, present):
 
 
 def _describe(part, answer, node, present):
-    """What the box says: label -> text, from the docstring and the table."""
+    """Return what the box says, label -> text, from the docstring and the table."""
     task, formula, rest = _read_docstring(ast.get_docstring(node) or "", not answer.task)
     checks = ", ".join(f'check("{name}", rlc)' for name in part.checks)
     box = {"Task": answer.task or task, "Shapes": rest, "Formula": answer.formula or formula,
@@ -195,13 +195,13 @@ def _describe(part, answer, node, present):
 
 
 def _without_absent(text, present):
-    """A text without the sentences that quote a `name` that is not there."""
+    """Remove the sentences that quote a `name` which the student's file lacks."""
     sentences = re.split(r"(?<=\.) ", text)
     return " ".join(sentence for sentence in sentences if set(re.findall(r"`(\w+)`", sentence)) <= present)
 
 
 def _read_docstring(text, has_task):
-    """A docstring's task (the first sentence), formula (indented lines, or what follows a colon), and the rest."""
+    """Split a docstring into task (the first sentence), formula (indented, or after a colon), and the rest."""
     paragraphs = re.split(r"\n\s*\n", text)
     formulas = [textwrap.dedent(paragraph) for paragraph in paragraphs if paragraph.startswith(" ")]
     plain = " ".join(" ".join(paragraph.split()) for paragraph in paragraphs if not paragraph.startswith(" "))
@@ -220,7 +220,7 @@ def _read_docstring(text, has_task):
 
 
 def head_source(source, notices):
-    """The source with `notices` in its docstring, below the first line."""
+    """Return the source with `notices` in its docstring, below the first line."""
     first = ast.parse(source).body[0].lineno
     safe = [line.replace("\\", "\\\\").replace('"""', r"\"\"\"") for line in notices]
     wrapped = [line for notice in safe for line in textwrap.wrap(notice, WIDTH)]

@@ -36,7 +36,7 @@ def test_a_copy_of_the_solution_is_not_handed_out(tmp_path):
     everything = edition_module.Edition(list(PARTS), [])
     assert "eecs598/__init__.py" in edition_module.edition_files(everything, tmp_path)
     shutil.copy(ROOT / SOURCE, tmp_path / "eecs598" / "old_version.py")
-    with pytest.raises(HandoutError, match=r"old_version.py would be handed out, and defines \w+: move it"):
+    with pytest.raises(HandoutError, match=r"old_version.py would be handed out, but defines \w+: move it"):
         edition_module.edition_files(everything, tmp_path)
 
 
@@ -195,9 +195,9 @@ def test_a_failure_leaves_the_earlier_handout(step, tmp_path, capsys, monkeypatc
 
 def test_wrong_usage_is_one_line(tmp_path, capsys):
     status, error = run(capsys, tmp_path / "x", "--parts", "rnn,rmn_forward")
-    assert status == 1 and error.startswith("error: no part is named 'rmn_forward'; groups are rnn, words, ")
+    assert status == 1 and error.startswith("error: there is no part 'rmn_forward'; groups are rnn, words, ")
     assert all(part in error for part in PARTS) and "\n" not in error
-    assert run(capsys) == (2, "error: OUT is missing: name the folder to write, before the parts; see --help")
+    assert run(capsys) == (2, "error: OUT is missing: give the folder to write, before --parts; see --help")
     assert run(capsys, tmp_path / "x", "--parts", "rnn", "--published")[0] == 2
     assert not list(tmp_path.iterdir())
 
@@ -205,7 +205,7 @@ def test_wrong_usage_is_one_line(tmp_path, capsys):
 def test_a_student_edition_makes_no_student_edition(edition, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(command, "ROOT", edition)
     status, error = run(capsys, tmp_path / "x")
-    assert status == 1 and "is still to do in it; a student edition is made from the solution" in error
+    assert status == 1 and "is still to do in it; a student edition is made from the complete solution" in error
     assert not list(tmp_path.iterdir())
 
 

@@ -37,5 +37,5 @@ def test_parts_are_chosen_by_their_names_and_by_their_groups_in_the_tables_order
     assert parts.choose_parts(["lstm", "rnn_forward"]) == [
         "rnn_forward", *(part for part in PARTS if PARTS[part].group == "lstm")]  # fmt: skip
     assert parts.choose_parts(GROUPS) == list(PARTS)
-    with pytest.raises(parts.HandoutError, match=r"no part is named 'rmn'; groups are rnn, words, lstm, "):
+    with pytest.raises(parts.HandoutError, match=r"there is no part 'rmn'; groups are rnn, words, lstm, "):
         parts.choose_parts(["rmn"])

@@ -50,8 +50,8 @@ def test_no_mark_in_the_source_says_what_an_answer_is():
 
 
 @pytest.mark.parametrize("old, new, said", [
-    ("def rnn_forward(", "def rnn_foward(", "there is no rnn_forward in it"),
-    ("self.image_encoder = ", "self.encoder = ", "CaptioningRNN.__init__ assigns no self.image_encoder, after which"),
+    ("def rnn_forward(", "def rnn_foward(", "it lacks rnn_forward"),
+    ("self.image_encoder = ", "self.encoder = ", "CaptioningRNN.__init__ does not assign self.image_encoder, after"),
 ], ids=["renamed", "given"])  # fmt: skip
 def test_a_source_that_lacks_an_answer_is_an_error(old, new, said):
     with pytest.raises(HandoutError, match=re.escape(said)):

@@ -146,7 +146,7 @@ def test_every_question_has_a_model_answer_with_a_rubric_for_its_points():
         assert source(place) == "*Your answer here.*" and tags(place) == set() and tags(answer) == {"answer"}
         text, rubric = source(answer).split("*Rubric (2 points):*")
         assert f"Model answer to question {number}" in text and rubric.count("1 point for") == 2
-        assert len(re.findall(r"\w{2,}[.?](?=\s)", text)) >= 3  # sentences
+        assert len(text) > 400
         assert text.count("<details>") == rubric.count("</details>") == 1
 
 
