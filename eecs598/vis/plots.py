@@ -146,9 +146,11 @@ def plot_ratios(rows, machine=None):
     names = [f"{row.name} ({row.size})" if row.size else row.name for row in rows]
     labels = [f"{name}\nagainst {row.against}" for name, row in zip(names, rows)]
     left = 0.15 + max(text_width(line, 8) for label in labels for line in label.split("\n"))
-    head = wrap(machine, left + 5, 9)
+    times = [f"{row.ratio:.2f}: {_three_digits(row.ours)} / {_three_digits(row.other)} {row.unit}" for row in rows]
+    right = 4.15 + max(text_width(text, 8) for text in times)
+    head = wrap(machine, left + right - 0.4, 9)
     top = 0.12 + text_height(head, 9)
-    fig = new_figure(left + 5.4, top + 0.42 * len(rows) + 0.6)
+    fig = new_figure(left + right, top + 0.42 * len(rows) + 0.6)
     write_lines(fig, 0.1, 0.04, head, 9)
     ax = place_axes(fig, left, top, 3.9, 0.42 * len(rows))
     places = np.arange(len(rows))[::-1]
@@ -156,8 +158,7 @@ def plot_ratios(rows, machine=None):
     spread = np.array([[row.ratio - row.low, row.high - row.ratio] for row in rows]).T
     colours = [GOOD if ratio <= 1 else BAD for ratio in ratios]
     ax.barh(places, ratios, 0.6, color=colours, xerr=spread, error_kw={"lw": 1.2, "capsize": 2, "ecolor": GREY})
-    for place, row in zip(places, rows):  # in a column of their own, where they cross neither a bar nor the line at 1
-        text = f"{row.ratio:.2f}: {row.ours:,.3g} / {row.other:,.3g} {row.unit}"
+    for place, text in zip(places, times):  # in a column of their own, where they cross neither a bar nor the line at 1
         ax.text(1.02, place, text, transform=ax.get_yaxis_transform(), va="center", fontsize=8)
     ax.set_xscale("log")
     ax.set_xlim(min(0.5, 0.7 * ratios.min()), max(1.5, 1.1 * ratios.max(), 1.05 * max(row.high for row in rows)))
@@ -196,6 +197,10 @@ def plot_growth(rows):
         ax.set(xlabel=name, ylabel=f"{points[0][1].unit}, forward and backward" if k == 0 else "")
         ax.legend(frameon=False)
     return fig
+
+
+def _three_digits(value):
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _finite(values):
