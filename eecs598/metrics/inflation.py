@@ -1,12 +1,12 @@
-"""Four ways to raise a captioner's BLEU-4 without making its captions any better; each has been published.
+"""Four ways to raise a captioner's BLEU without making its captions any better; each occurs in published code.
 
     full stop         the final full stop counts as a word, in the captions and in the references: a word that is always
-                      right, and so are the runs of words that end with it
-    best of several   of several captions of a picture, the one that is scored is chosen by the references
-    train pictures    the pictures that are scored were in the training set, as happens where pairs of picture and
-                      caption are split at random: most of the other captions of each picture are then trained on
-    teacher forcing   each word that is scored was predicted from a person's words before it, and the caption is as long
-                      as that person's
+                      correct
+    best of several   of several captions of a picture, the one to be scored is chosen with the references
+    train pictures    the pictures that are scored were in the training set, as happens if pairs of picture and caption
+                      are split at random: most of the other captions of each picture are then trained on
+    teacher forcing   each word that is scored was predicted from a person's previous words, and the caption is as
+                      long as that person's
 """
 
 from typing import NamedTuple
@@ -21,43 +21,50 @@ BATCH = 100
 
 
 class Inflated(NamedTuple):
-    """BLEU-4 as it should be measured, and as this way measures it; fractions."""
+    """BLEU-1 to 4, as fractions: as they should be measured, and as one of the four ways measures them."""
 
-    honest: float
-    inflated: float
+    proper: list[float]
+    inflated: list[float]
 
 
 def inflate_bleu(model, data, pictures=500):
-    """The four ways, on a data file's first validation pictures (and training pictures): {name: Inflated}.
+    """The four ways, with a data file's first validation pictures (and training pictures): {name: Inflated}.
 
-    model: a captioner with `begin` and `step`; data: the data file's dict; pictures: at most so many of each split.
+    model: a captioner with `begin` and `step`; data: the data file's dict; pictures: how many of each split, at most.
     Raises ValueError, ImportError.
     """
-    rows = range(min(pictures, len(data["val_images"]), len(data["train_images"])))
-    references = {split: [[tokenize(text) for text in texts] for texts in people(data, rows, split)]
-                  for split in ("val", "train")}  # fmt: skip
-    images, known = data["val_images"][rows.start : rows.stop], references["val"]
+    count = _count(data, pictures)
+    images, known = data["val_images"][:count], _references(data, "val", count)
     greedy = _caption(model, images, data)
-    honest = bleu4(greedy, known)
+    proper = bleu(greedy, known)
     beam = decode_pictures(model, images, beam_size=BEAM).words
-    candidates = [[tokenize(text) for text in decode_captions(words, data["vocab"]["idx_to_token"], specials=False)]
-                  for words in beam]  # fmt: skip
-    forced = teacher_force(model, images, data["val_captions"][rows.start : rows.stop], data["vocab"])
-    seen = _caption(model, data["train_images"][rows.start : rows.stop], data)
-    count = min(len(texts) for split in references.values() for texts in split)  # equally many for both splits
-    val, train = ([texts[:count] for texts in references[split]] for split in ("val", "train"))
+    several = [[tokenize(text) for text in decode_captions(words, data["vocab"]["idx_to_token"], specials=False)]
+               for words in beam]  # fmt: skip
+    most_probable = [captions[0] for captions in several]
+    forced = teacher_force(model, images, data["val_captions"][:count], data["vocab"])
     return {
-        "full stop": Inflated(honest, bleu4(*add_full_stop(greedy, known))),
-        "best of several": Inflated(
-            bleu4([texts[0] for texts in candidates], known), bleu4(choose_by_references(candidates, known), known)),
-        "train pictures": Inflated(bleu4(greedy, val), bleu4(seen, train)),
-        "teacher forcing": Inflated(honest, bleu4(forced, known)),
-    }  # fmt: skip
+        "full stop": Inflated(proper, bleu(*add_full_stop(greedy, known))),
+        "best of several": Inflated(bleu(most_probable, known), bleu(choose_by_references(several, known), known)),
+        "train pictures": leak_pictures(model, data, pictures),
+        "teacher forcing": Inflated(proper, bleu(forced, known)),
+    }
 
 
-def bleu4(captions, references):
-    """BLEU-4 over all pictures. captions: lists of words; references: for each picture, lists of words."""
-    return _score(captions, references)[0][3]
+def leak_pictures(model, data, pictures=500):
+    """The third way alone: Inflated, validation pictures against training pictures.
+
+    Both have the same number of references. Raises ValueError, ImportError.
+    """
+    count, splits = _count(data, pictures), ("val", "train")
+    references = {split: _references(data, split, count) for split in splits}
+    least = min(len(texts) for split in splits for texts in references[split])
+    captions = {split: _caption(model, data[f"{split}_images"][:count], data) for split in splits}
+    return Inflated(*(bleu(captions[split], [texts[:least] for texts in references[split]]) for split in splits))
+
+
+def bleu(captions, references):
+    """BLEU-1 to 4 over all pictures. captions: lists of words; references: for each picture, lists of words."""
+    return _score(captions, references)[0]
 
 
 def add_full_stop(captions, references):
@@ -66,7 +73,7 @@ def add_full_stop(captions, references):
 
 
 def choose_by_references(candidates, references):
-    """Of each picture's candidates, the one with the highest BLEU-4 of its own; the first of equal ones."""
+    """For each picture, the candidate with the highest BLEU-4 by itself; of equal ones, the first."""
     chosen = []
     for several, known in zip(candidates, references):
         each = _score(several, [known] * len(several))[1][3]
@@ -75,7 +82,7 @@ def choose_by_references(candidates, references):
 
 
 def teacher_force(model, images, captions, vocab):
-    """The likeliest word at each place of people's captions, given their words before it: lists of words.
+    """The most probable word at each position of people's captions, given their previous words: lists of words.
 
     images (n, 3, H, W); captions (n, T + 1) int64, as in a data file.
     """
@@ -85,18 +92,28 @@ def teacher_force(model, images, captions, vocab):
         explained = explain_captions(model, images[part], texts[part], vocab, num_alternatives=1)
         for words, probabilities, others in zip(explained.captions, explained.probabilities, explained.alternatives):
             pairs = zip(words, probabilities, (other for (other,) in others))
-            likeliest = [word if p >= q else other for word, p, (other, q) in pairs]
-            forced.append(tokenize(" ".join(word for word in likeliest if word != "<END>")))
+            predicted = [word if p >= q else other for word, p, (other, q) in pairs]
+            forced.append(tokenize(" ".join(word for word in predicted if word != "<END>")))
     return forced
 
 
 def format_inflation(ways):
-    """A table of what `inflate_bleu` returns, as text, times 100."""
+    """A table of what `inflate_bleu` returns, as text: BLEU-1 and BLEU-4, times 100."""
     width = max(map(len, ways))
-    lines = [f"{'BLEU-4':<{width}}  honest  inflated    gain"]
-    for name, (honest, inflated) in ways.items():
-        lines.append(f"{name:<{width}}  {100 * honest:6.1f}  {100 * inflated:8.1f}  {100 * (inflated - honest):+6.1f}")
+    columns = f"{'proper':>8}{'inflated':>10}{'gain':>7}"
+    lines = [f"{'':{width}}{'BLEU-1':>{len(columns)}}{'BLEU-4':>{len(columns)}}", f"{'':{width}}{columns}{columns}"]
+    for name, (proper, inflated) in ways.items():
+        pairs = [(100 * proper[n], 100 * inflated[n]) for n in (0, 3)]
+        lines.append(f"{name:{width}}" + "".join(f"{a:8.1f}{b:10.1f}{b - a:+7.1f}" for a, b in pairs))
     return "\n".join(lines)
+
+
+def _count(data, pictures):
+    return min(pictures, len(data["val_images"]), len(data["train_images"]))
+
+
+def _references(data, split, count):
+    return [[tokenize(text) for text in texts] for texts in people(data, range(count), split)]
 
 
 def _caption(model, images, data):
@@ -105,7 +122,7 @@ def _caption(model, images, data):
 
 
 def _score(captions, references):
-    """BLEU-1 to 4 over all captions, and of each one."""
+    """BLEU-1 to 4 over all captions, and of each caption."""
     scorer = import_scorers()[0](n=4)
     for words, texts in zip(captions, references):
         scorer += " ".join(words), [" ".join(text) for text in texts]

@@ -101,7 +101,7 @@ def test_the_published_edition_keeps_the_published_lesson(published, edition):
 
 SLOW = re.compile(r"\b(overfit|train|show_examples|caption_pictures|show_strip|plot_losses|judge|encoder_for|Timer"
                   r"|check_whole_gradient|cached_features|score_attention|print_looks|plot_similarity|score_captioner"
-                  r"|new_captioner|explain_captions|watch_gates|rank_captions|inflate_bleu"
+                  r"|new_captioner|explain_captions|watch_gates|rank_captions|inflate_bleu|leak_pictures"
                   r"|format_scores|read_photographs|decode_pictures|show_captions|show_source)\(")  # fmt: skip
 
 

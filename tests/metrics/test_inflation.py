@@ -9,19 +9,18 @@ CAPTIONS = [["a", "dog", "runs", "on", "sand"], ["two", "men", "play"]]
 REFERENCES = [[["a", "dog", "runs", "on", "a", "beach"], ["the", "dog"]], [["two", "men", "play", "football"]]]
 
 
-def test_bleu4_is_the_score_of_the_texts():
+def test_bleu_is_the_score_of_the_texts():
     texts = [" ".join(words) for words in CAPTIONS]
     references = [[" ".join(words) for words in several] for several in REFERENCES]
-    assert inflation.bleu4(CAPTIONS, REFERENCES) == pytest.approx(score_captions(texts, references)["BLEU-4"])
-    assert 0.1 < inflation.bleu4(CAPTIONS, REFERENCES) < 0.9
+    scores = score_captions(texts, references)
+    assert inflation.bleu(CAPTIONS, REFERENCES) == pytest.approx([scores[f"BLEU-{n}"] for n in (1, 2, 3, 4)])
+    assert 0.1 < scores["BLEU-4"] < scores["BLEU-1"] < 0.9
 
 
 def test_a_full_stop_adds_one_right_word_to_each_caption():
     captions, references = inflation.add_full_stop(CAPTIONS, REFERENCES)
     assert captions[1] == ["two", "men", "play", "."] and references[1] == [["two", "men", "play", "football", "."]]
-    assert inflation.bleu4(captions, references) == pytest.approx(inflation.bleu4(CAPTIONS, REFERENCES), abs=0.2)
-    unigrams = [inflation._score(*both)[0][0] for both in ((CAPTIONS, REFERENCES), (captions, references))]
-    assert unigrams[1] > unigrams[0]  # 7 right words of 8 become 9 of 10
+    assert inflation.bleu(captions, references)[0] > inflation.bleu(CAPTIONS, REFERENCES)[0]  # 9 of 10, not 7 of 8
     assert CAPTIONS[1][-1] == "play"  # the originals are left as they were
 
 
@@ -60,12 +59,12 @@ def test_each_row_compares_the_same_captioner_with_itself():
         patch.setattr(inflation, "BEAM", 2)
         ways = inflation.inflate_bleu(model, data, pictures=4)
     assert list(ways) == ["full stop", "best of several", "train pictures", "teacher forcing"]
-    assert ways["train pictures"].honest == ways["train pictures"].inflated  # here they are the same pictures
-    assert ways["best of several"].inflated >= ways["best of several"].honest
-    assert ways["full stop"].honest == ways["teacher forcing"].honest == ways["train pictures"].honest
-    assert ways["teacher forcing"].inflated != ways["teacher forcing"].honest
-    table = inflation.format_inflation({"a way": inflation.Inflated(0.1234, 0.15), "b": inflation.Inflated(0.2, 0.1)})
-    assert table.splitlines()[1:] == ["a way    12.3      15.0    +2.7", "b        20.0      10.0   -10.0"]
+    assert ways["train pictures"].proper == ways["train pictures"].inflated  # here they are the same pictures
+    assert ways["best of several"].inflated[3] >= ways["best of several"].proper[3]
+    assert ways["full stop"].proper == ways["teacher forcing"].proper == ways["train pictures"].proper
+    assert ways["teacher forcing"].inflated != ways["teacher forcing"].proper
+    table = inflation.format_inflation({"a way": inflation.Inflated([0.5, 0, 0, 0.1234], [0.4, 0, 0, 0.15])})
+    assert table.splitlines()[-1].split() == ["a", "way", "50.0", "40.0", "-10.0", "12.3", "15.0", "+2.7"]
 
 
 def test_splits_with_another_number_of_references_are_compared_with_equally_many():
@@ -73,5 +72,5 @@ def test_splits_with_another_number_of_references_are_compared_with_equally_many
     data = {"val_images": images, "train_images": images, "val_captions": captions,
             "val_references": [["a ball", "a red ball on grass"]] * 4, "train_references": [["a ball"]] * 4,
             "vocab": {"idx_to_token": WORDS, "token_to_idx": VOCABULARY}}  # fmt: skip
-    honest, inflated = inflation.inflate_bleu(model, data)["train pictures"]
-    assert honest == inflated
+    proper, inflated = inflation.leak_pictures(model, data)
+    assert proper == inflated
