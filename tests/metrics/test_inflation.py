@@ -1,6 +1,7 @@
 """Four ways to inflate BLEU-4: each does what it says, and nothing else."""
 
 import pytest
+import torch
 from support.captioner import CELLS, VOCABULARY, WORDS, batch, make_model
 
 from eecs598.metrics import inflation, score_captions
@@ -74,3 +75,14 @@ def test_splits_with_another_number_of_references_are_compared_with_equally_many
             "vocab": {"idx_to_token": WORDS, "token_to_idx": VOCABULARY}}  # fmt: skip
     proper, inflated = inflation.leak_pictures(model, data)
     assert proper == inflated
+
+
+def test_the_leak_scores_the_pictures_of_each_split_against_their_own_references(monkeypatch):
+    said = ["a red ball on grass", "a dog runs on sand", "two men play a game", "a dog runs on sand"]
+    monkeypatch.setattr(inflation, "caption_pictures", lambda model, images, words: [said[i] for i in images])
+    data = {"val_images": torch.tensor([0, 1]), "train_images": torch.tensor([2, 3]), "vocab": {"idx_to_token": WORDS},
+            "val_references": [["a red ball on a lawn"], ["the cat"]], "train_references": [[text] for text in said[2:]]}
+    proper, inflated = inflation.leak_pictures(None, data)
+    assert inflated == pytest.approx([1, 1, 1, 1])
+    assert proper == inflation.bleu([text.split() for text in said[:2]], [[["a", "red", "ball", "on", "a", "lawn"]],
+                                                                          [["the", "cat"]]])  # fmt: skip
