@@ -81,7 +81,8 @@ def test_the_leak_scores_the_pictures_of_each_split_against_their_own_references
     said = ["a red ball on grass", "a dog runs on sand", "two men play a game", "a dog runs on sand"]
     monkeypatch.setattr(inflation, "caption_pictures", lambda model, images, words: [said[i] for i in images])
     data = {"val_images": torch.tensor([0, 1]), "train_images": torch.tensor([2, 3]), "vocab": {"idx_to_token": WORDS},
-            "val_references": [["a red ball on a lawn"], ["the cat"]], "train_references": [[text] for text in said[2:]]}
+            "val_references": [["a red ball on a lawn"], ["the cat"]],
+            "train_references": [[text] for text in said[2:]]}  # fmt: skip
     proper, inflated = inflation.leak_pictures(None, data)
     assert inflated == pytest.approx([1, 1, 1, 1])
     assert proper == inflation.bleu([text.split() for text in said[:2]], [[["a", "red", "ball", "on", "a", "lawn"]],
