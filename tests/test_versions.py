@@ -29,6 +29,13 @@ def test_a_warning_from_another_package_is_none():
         warnings.warn_explicit("old", DeprecationWarning, "array.py", 1, module="numpy.array")
 
 
+def test_a_command_begins_without_torchvision():
+    """Whose import takes as long as all the others together."""
+    program = "import runpy, sys; runpy.run_path('helpers.py'); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "torch" in done.stdout.split() and "torchvision" not in done.stdout.split()
+
+
 @pytest.mark.parametrize("command", [
     ["helpers.py", "--help"], ["-m", "eecs598.coco", "--help"],
     ["-c", "import helpers, eecs598.bench, eecs598.vis.viewer"],

@@ -161,9 +161,17 @@ def test_the_library_offers_the_published_names(signature):
         assert_offers(LIBRARY[signature], signature)
 
 
-def test_the_students_file_imports_where_helpers_was_imported():
-    """As in the notebook, in a fresh interpreter, from a folder with the student's file in it."""
-    program = "import helpers, rnn_lstm_captioning; print(rnn_lstm_captioning.__file__)"
+NOTEBOOK = "import helpers, rnn_lstm_captioning; print(rnn_lstm_captioning.__file__)"
+COMMAND = f"""
+import inspect, runpy
+captioner_class = runpy.run_path({str(ROOT / "helpers.py")!r})["_captioner_class"]()
+print(inspect.getfile(captioner_class))
+"""
+
+
+@pytest.mark.parametrize("program", [NOTEBOOK, COMMAND], ids=["notebook", "command"])
+def test_the_students_file_is_imported_with_its_torchvision(program):
+    """In a fresh interpreter, from a folder with the student's file in it."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=STUDENT.parent, env=environment, capture_output=True, text=True
