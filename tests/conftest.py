@@ -13,6 +13,7 @@ import functools
 import http.server
 import importlib.util
 import shutil
+import signal
 import subprocess
 import threading
 from pathlib import Path
@@ -121,6 +122,14 @@ def small_disk(tmp_path):
 @pytest.fixture
 def mean_encoder():
     return MeanEncoder()
+
+
+@pytest.fixture
+def heard():
+    """SIGINT raises KeyboardInterrupt, also where the tests run in the background, whose processes ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 # --- tables after the tests -------------------------------------------------------------------------------

@@ -33,11 +33,14 @@ def explain(table, formula, value, case, missed, got, want):
     value: `formula.values` or `formula.derivatives`.
     """
     found, same = [], max(SAME, limit_at_level(formula))
-    for (sentence, _), wrong in zip(formula.mistakes, _mistaken_values(formula, value, case)):
-        alike = {name for name in want if _alike(got[name], wrong[name], same)}
+    mistaken = _mistaken_values(formula, value, case)
+    matches = {name: _alike_each([wrong[name] for wrong in mistaken], got[name], same) for name in want}
+    for i, (sentence, _) in enumerate(formula.mistakes):
+        alike = {name for name in want if i in matches[name]}
         # Zeros tell little: they count where the mistake gives all the other outputs too.
         telling = {name for name in alike if got[name].any() or len(alike) == len(want)}
-        found.append((sentence, {name for name in telling if not _alike(wrong[name], want[name], same)}, len(alike)))
+        names = {name for name in telling if not _alike(mistaken[i][name], want[name], same)}
+        found.append((sentence, names, len(alike)))
     left = set(missed)
     while left:
         sentence, names, _ = max(found, key=lambda entry: (len(entry[1] & left), entry[2]))
@@ -65,6 +68,17 @@ def _mistaken_values(formula, value, case):
 
 def _alike(got, wrong, same=SAME):
     return got.shape == wrong.shape and rel_error(got, wrong) < same
+
+
+def _alike_each(values, got, same):
+    """The indices of those values that `_alike` would call alike, all compared at once."""
+    indices = [i for i, value in enumerate(values) if value.shape == got.shape]
+    if not indices or not got.numel() or got.is_complex():
+        return {i for i in indices if _alike(values[i], got, same)}
+    stacked = torch.stack([values[i] for i in indices]).reshape(len(indices), -1).double()
+    got = got.reshape(1, -1).double()
+    errors = (stacked - got).abs().amax(1) / (stacked.abs() + got.abs()).amax(1).clamp(min=1e-10)
+    return {i for i, error in zip(indices, errors.tolist()) if error < same}
 
 
 def describe_sizes(formula, case):

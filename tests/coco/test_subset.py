@@ -258,7 +258,7 @@ def test_too_few_pictures_are_no_subset(host, build, tmp_path):
 
 
 @pytest.mark.parametrize("position", [3, 140])
-def test_after_an_interruption_the_next_call_goes_on(position, host, build, tmp_path):
+def test_after_an_interruption_the_next_call_goes_on(position, host, build, tmp_path, heard):
     host.at_picture = {position: _thread.interrupt_main}
     with pytest.raises(KeyboardInterrupt):
         build(120, 30)

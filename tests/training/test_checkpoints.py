@@ -485,14 +485,6 @@ def test_a_disk_that_is_really_read_only(small_disk, capsys):
 # --- interrupts -------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def heard():
-    """SIGINT raises KeyboardInterrupt, also where the tests run in the background, whose processes ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 class Interrupted(Noisy):
     def stop(self):
         os.kill(os.getpid(), signal.SIGINT)
