@@ -17,6 +17,7 @@ import helpers
 from eecs598 import captioner, cli, encoders, features, metrics
 from eecs598.captioner import CELL_TYPES
 from eecs598.coco import build_data, build_vocabulary, encode_captions, save_data
+from eecs598.metrics import meteor
 from eecs598.training.recipes import RECIPES
 from eecs598.utils import reset_seed
 from rnn_lstm_captioning import CaptioningRNN
@@ -32,6 +33,22 @@ def _exact_features_beside_the_tests(tmp_path_factory):
         patch.setattr(features, "FEATURES_FOLDER", tmp_path_factory.mktemp("features"))
         patch.setattr(features, "fast_dtype", lambda device: torch.float32)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_java(request, monkeypatch):
+    """Java takes 15 s to start: only tests that use the fixture `java` start it."""
+    if "java" not in request.fixturenames:
+
+        def fail():
+            raise metrics.MeteorError("no Java in this test")
+
+        monkeypatch.setattr(meteor, "find_java", fail)
+
+
+@pytest.fixture
+def java():
+    """For tests that start the METEOR program."""
 
 
 @pytest.fixture(scope="module")
@@ -294,13 +311,35 @@ def test_evaluate_scores_against_all_references(trained, photos, captioned, tmp_
     captions = [f"a {colour} picture" for colour in photos.values()]
     references = [[f"A {colour} picture.", f"It's a {colour} one, isn't it?"] for colour in photos.values()]
     wanted = metrics.evaluate_captions(captions, references)
-    assert status == 0 and said[0] == f"8 pictures, 16 captions by people; decoding: {how}"
+    assert status == 0 and said[0] == f"8 pictures, 16 reference captions; decoding: {how}"
     assert said[1:3] == metrics.format_scores({"rnn": wanted.scores}).splitlines()
     written = json.loads(report.read_text())
     assert written["scores"] == pytest.approx(wanted.scores) and wanted.scores["BLEU-1"] == pytest.approx(1)
     assert [picture["caption"] for picture in written["pictures"]] == captions
     assert [picture["image_id"] for picture in written["pictures"]] == [7 * i for i in range(8)]
     assert [picture["CIDEr-D"] for picture in written["pictures"]] == pytest.approx(wanted.pictures["CIDEr-D"])
+
+
+def test_evaluate_reports_meteor_where_there_is_java(java, trained, captioned, tmp_path, capsys):
+    if shutil.which("java") is None:
+        pytest.skip("needs Java")
+    status, said, _ = evaluate(capsys, trained / "rnn.pt", captioned, "--json", tmp_path / "scores.json", "--show", 0)
+    written = json.loads((tmp_path / "scores.json").read_text())
+    assert status == 0 and len(said) == 4 and said[1].split()[-1] == "METEOR"
+    assert float(said[2].split()[-1]) == pytest.approx(100 * written["scores"]["METEOR"], abs=0.05) == 100
+    assert [picture["METEOR"] for picture in written["pictures"]] == [1] * 8
+
+
+def test_a_meteor_program_that_fails_costs_only_meteor(java, trained, captioned, tmp_path, capsys, monkeypatch):
+    if os.name == "nt":
+        pytest.skip("a shell script is no program on Windows")
+    (tmp_path / "java").write_text("#!/bin/sh\necho no room for a heap >&2\nexit 1\n")
+    (tmp_path / "java").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    status, said, _ = evaluate(capsys, trained / "rnn.pt", captioned, "--json", tmp_path / "scores.json", "--show", 0)
+    assert status == 0 and said[4:] == ["METEOR is left out: the METEOR program stopped (no room for a heap)"]
+    assert set(json.loads((tmp_path / "scores.json").read_text())["scores"]) == set(metrics.SCORES)
+    assert said[1].split() == ["model", *metrics.SCORES]
 
 
 def test_evaluate_shows_the_best_and_the_worst(trained, photos, captioned, capsys):
@@ -318,7 +357,7 @@ def test_evaluate_shows_the_best_and_the_worst(trained, photos, captioned, capsy
 def test_evaluate_of_some_pictures(trained, captioned, capsys):
     (captioned[0] / "grey.png").unlink()
     status, said, errors = evaluate(capsys, trained / "rnn.pt", captioned, "--limit", 3, "--show", 0)
-    assert status == 0 and said[0].startswith("3 pictures, 6 captions by people") and len(said) == 4
+    assert status == 0 and said[0].startswith("3 pictures, 6 reference captions") and len(said) == 5
     assert any("1 of 8 pictures are not in" in line and "grey.png" in line for line in errors)
 
 
@@ -337,7 +376,7 @@ def test_evaluate_of_a_split(trained, photos, captioned, tmp_path, capsys):
         for split, count in {"test": 5, "val": 1}.items():
             place = captioned[0], path
             status, said, errors = evaluate(capsys, trained / "rnn.pt", place, "--split", split, *options)
-            assert status == 0 and said[0].startswith(f"{count} pictures, {count} captions by people")
+            assert status == 0 and said[0].startswith(f"{count} pictures, {count} reference captions")
             assert any(told in line for line in errors)
         status, said, errors = evaluate(capsys, trained / "rnn.pt", place, *options)
         assert_one_error(status, errors[-1:], "say which one (--split)")
