@@ -42,7 +42,7 @@ def decode(
     """Captions by beam search or, given a temperature, top_k or top_p, drawn at random. Returns Captions.
 
     num_captions: how many of each picture; if None, the whole beam, or one that is drawn. beam_size,
-    length_penalty: see `beam_search`. temperature, top_k, top_p, generator: see `draw_captions`. no_repeat_ngram: no
+    length_penalty: see `beam_search`. temperature, top_k, top_p, generator: see `sample_captions`. no_repeat_ngram: no
     run of so many words occurs twice in a caption; 0: no such rule. Raises ValueError for options that are out of
     range or do not go together.
     """
@@ -54,7 +54,7 @@ def decode(
         seen = ", ".join(f"{name} {value}" for name, value in (searching | drawing).items())
         raise ValueError(f"{seen}: these do not go together, either search for the best captions or draw some")
     if drawing:
-        return draw_captions(
+        return sample_captions(
             model, images, max_length, 1 if num_captions is None else num_captions, **drawing,
             no_repeat_ngram=no_repeat_ngram, generator=generator,
         )  # fmt: skip
@@ -80,7 +80,7 @@ def _check_lengths(max_length, no_repeat_ngram):
     _check("no_repeat_ngram", no_repeat_ngram, _is_whole(no_repeat_ngram, 0), "a whole number from 0")
 
 
-def _check_drawing(temperature, top_k, top_p):
+def _check_sampling(temperature, top_k, top_p):
     positive = isinstance(temperature, Real) and 0 < temperature < math.inf
     _check("temperature", temperature, positive, "a positive number; for the likeliest words leave it out")
     _check("top_k", top_k, top_k is None or _is_whole(top_k, 1), "a whole number from 1")
@@ -301,7 +301,7 @@ def _weights(maps, words, origins, null):
 
 
 @torch.no_grad()
-def draw_captions(
+def sample_captions(
     model, images, max_length=15, num_captions=1, temperature=1.0, top_k=None, top_p=None, no_repeat_ngram=0,
     generator=None,
 ):  # fmt: skip
@@ -316,12 +316,12 @@ def draw_captions(
     """
     _check_lengths(max_length, no_repeat_ngram)
     _check("num_captions", num_captions, _is_whole(num_captions, 1), "a whole number from 1")
-    _check_drawing(temperature, top_k, top_p)
+    _check_sampling(temperature, top_k, top_p)
     with evaluating(model):
-        return _draw(model, images, max_length, num_captions, no_repeat_ngram, (temperature, top_k, top_p, generator))
+        return _sample(model, images, max_length, num_captions, no_repeat_ngram, (temperature, top_k, top_p, generator))
 
 
-def _draw(model, images, T, K, no_repeat_ngram, how):
+def _sample(model, images, T, K, no_repeat_ngram, how):
     state = model.begin(images)
     rows = torch.arange(len(images), device=images.device).repeat_interleave(K)
     state = _follow(state, state, rows, same=K == 1)
@@ -331,7 +331,7 @@ def _draw(model, images, T, K, no_repeat_ngram, how):
     for t in range(T):
         scores, state, weights = model.step(words, state)
         next_log_probs = _next_log_probs(model, scores, written[live, :t], no_repeat_ngram)
-        words = draw_words(next_log_probs, *how)
+        words = sample_words(next_log_probs, *how)
         written[live, t], log_probs[live, t] = words, next_log_probs.gather(1, words.unsqueeze(1)).squeeze(1)
         if weights is not None:
             maps.append(weights.new_zeros(len(images) * K, *weights.shape[1:]))
@@ -347,11 +347,11 @@ def _draw(model, images, T, K, no_repeat_ngram, how):
     return Captions(words, log_probs, log_probs.sum(2), _weights(maps, words, origins, model.null))
 
 
-def draw_words(log_probs, temperature=1.0, top_k=None, top_p=None, generator=None):
-    """Draw a word for each row of log_probs (R, V), as `draw_captions` does. Returns (R,) int64."""
+def sample_words(log_probs, temperature=1.0, top_k=None, top_p=None, generator=None):
+    """Draw a word for each row of log_probs (R, V), as `sample_captions` does. Returns (R,) int64."""
     probs = ((log_probs - log_probs.amax(1, keepdim=True)) / temperature).softmax(1)
     if top_k is None and top_p is None:
-        return _draw_columns(probs, generator)
+        return _sample_columns(probs, generator)
     if top_k is None:
         probs, words = probs.sort(dim=1, descending=True)
     else:
@@ -359,10 +359,10 @@ def draw_words(log_probs, temperature=1.0, top_k=None, top_p=None, generator=Non
     if top_p is not None and top_p < 1:
         before = probs.cumsum(1) - probs  # what the likelier words have together
         probs = probs.masked_fill(before >= top_p * probs.sum(1, keepdim=True), 0)
-    return words.gather(1, _draw_columns(probs, generator).unsqueeze(1)).squeeze(1)
+    return words.gather(1, _sample_columns(probs, generator).unsqueeze(1)).squeeze(1)
 
 
-def _draw_columns(probs, generator):
+def _sample_columns(probs, generator):
     """A column for each row of probs (R, V), which need not sum to 1: where a uniform number falls among their sums.
 
     One random number a row; torch.multinomial takes one a column, a third of the time to draw a caption.

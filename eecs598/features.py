@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
 from eecs598.encoders import EfficientNetLite, ImageEncoder, PublishedForm, check_pictures, find_encoder
-from eecs598.files import STALE_LOCK, page_releaser, taking_turns, write_whole
+from eecs598.files import STALE_LOCK, page_releaser, file_lock, write_whole
 
 FEATURES_VERSION = 3  # to be raised when encode_images gives other numbers: older files are then not read
 UNREADABLE = (ValueError, OSError, EOFError)  # what a damaged file of features raises, or one that is not there
@@ -170,7 +170,7 @@ def cached_features(encoder, images, folder=None, batch_size=None, device="cpu",
         return _map_features(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with taking_turns(path, partial(_report_waiting, path)):
+        with file_lock(path, partial(_report_waiting, path)):
             if (features := _read_if_finished(path)) is not None:
                 return features
             for part in path.parent.glob(f".{path.name}.*.part"):  # of a run that was killed while it wrote them

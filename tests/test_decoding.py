@@ -296,7 +296,7 @@ def test_words_are_drawn_from_the_distribution_of_the_definition(probs, temperat
     log_probs = torch.tensor(probs, dtype=torch.float64).log().log_softmax(0)
     expected = torch.tensor(kept_by_definition(log_probs.tolist(), temperature, top_k, top_p), dtype=torch.float64)
     draws, generator = 4000, torch.Generator().manual_seed(seed)
-    drawn = decoding.draw_words(log_probs.expand(draws, -1), temperature, top_k, top_p, generator)
+    drawn = decoding.sample_words(log_probs.expand(draws, -1), temperature, top_k, top_p, generator)
     shares = drawn.bincount(minlength=len(probs)) / draws
     assert not shares[expected == 0].any()
     assert (shares - expected).abs().max() < 5 * (expected * (1 - expected) / draws).sqrt().max() + 1e-9
@@ -306,7 +306,7 @@ def test_a_word_that_must_not_be_said_is_never_drawn_and_a_cold_draw_is_the_like
     log_probs = torch.tensor([[-math.inf, -1.0, -2.0, -math.inf]]).expand(1000, -1)
     for temperature, words in ((1e-40, {1}), (1e30, {1, 2})):
         for top_k, top_p in ((None, None), (4, None), (None, 1.0), (4, 0.9999)):
-            assert set(decoding.draw_words(log_probs, temperature, top_k, top_p).tolist()) == words
+            assert set(decoding.sample_words(log_probs, temperature, top_k, top_p).tolist()) == words
 
 
 @CELLS
@@ -315,7 +315,7 @@ def test_drawn_captions_have_their_own_probabilities(make_model, cell_type):
     model, images, max_length = make_model(cell_type), pictures(2), 2
     for word in (NULL, START, UNK):
         model.output_projection.bias.data[word] = -1e3
-    drawn = decoding.draw_captions(model, images, max_length, 4000, generator=torch.Generator().manual_seed(0))
+    drawn = decoding.sample_captions(model, images, max_length, 4000, generator=torch.Generator().manual_seed(0))
     for n, image in enumerate(images):
         rows = [tuple(spoken(row)) for row in drawn.words[n]]
         for words in all_captions(max_length):
@@ -478,7 +478,7 @@ class Teller(nn.Module):
 def test_any_state_that_is_a_tuple(named):
     model, images = Teller(named), torch.tensor([0.1, -0.7, 0.4, 0.9], dtype=torch.float64)
     together = decoding.beam_search(model, images, 7, 3)
-    drawn = decoding.draw_captions(model, images, 7, 3, top_k=1)
+    drawn = decoding.sample_captions(model, images, 7, 3, top_k=1)
     greedy = decoding.beam_search(model, images, 7, 1)
     for n in range(4):
         single = decoding.beam_search(model, images[n : n + 1], 7, 3)

@@ -30,7 +30,7 @@ from eecs598.coco.forms import (
 )
 from eecs598.coco.pictures import prepare_in_order
 from eecs598.files import save_whole
-from eecs598.metrics.scripts import find_undivided
+from eecs598.metrics.scripts import find_unsegmented
 
 SHARD = 64  # pictures that are decoded between two saves
 CACHE = Path(__file__).parents[2] / "datasets" / "coco_images"
@@ -118,7 +118,7 @@ def join_splits(splits, preprocessing, min_count):
 
 def _check_words(pictures, told):
     """Refuse captions whose words nothing divides: each sentence would be a word of its own."""
-    found = find_undivided(word for picture in pictures for text in picture.captions for word in text.split())
+    found = find_unsegmented(word for picture in pictures for text in picture.captions for word in text.split())
     if found:
         language, example = found
         raise DataError(

@@ -30,7 +30,7 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-from eecs598.files import STALE_LOCK, taking_turns
+from eecs598.files import STALE_LOCK, file_lock
 
 COURSE_FILE_URLS = (  # 378 MB; no hash of it was ever published
     "http://web.eecs.umich.edu/~justincj/teaching/eecs498/coco.pt",
@@ -177,7 +177,7 @@ def _fetch(urls, task):
         if _is_complete(task):
             return task.path
         task.path.parent.mkdir(parents=True, exist_ok=True)
-        with taking_turns(task.path, partial(_wait_for_others, task)):
+        with file_lock(task.path, partial(_wait_for_others, task)):
             if not _is_complete(task):  # another process may have fetched it meanwhile
                 _fetch_from_any([urls] if isinstance(urls, str) else list(urls), task)
     except DownloadError:

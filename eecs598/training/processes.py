@@ -76,7 +76,7 @@ class Processes:
             dist.barrier()
 
     @contextlib.contextmanager
-    def one_after_the_first(self):
+    def first_before_the_rest(self):
         """A block that the first process of each machine goes through before the others: they find what it wrote."""
         leader = int(os.environ.get("LOCAL_RANK", 0)) == 0
         if not leader:

@@ -122,7 +122,7 @@ def test_train_prints_captions_next_to_peoples(data_file, tmp_path, capsys):
 
 def test_train_ends_with_a_table_of_scores(data_file, tmp_path, capsys):
     status, said, _ = train(capsys, data_file, tmp_path, "--cell", "lstm", "rnn")
-    table = said.index("4 val pictures, greedy, against all that people said of each") + 1
+    table = said.index("4 validation pictures, greedy captions against all references") + 1
     data = helpers.load_coco_captions(data_file)
     models = {cell: helpers.load_captioner(tmp_path / f"{cell}.pt")[0] for cell in ("lstm", "rnn")}
     scores = {cell: helpers.score_captioner(model, data)[1].scores for cell, model in models.items()}
@@ -198,7 +198,7 @@ def test_train_with_all_its_options(data_file, tmp_path, capsys):
                "--score", "--sharpen", 1, "--tie-embeddings", "--doubly-stochastic", 0.5, "--scheduled-sampling", 0.1,
                "--weight-decay", 0.01, "--checkpoint-dir", tmp_path / "kept"]  # fmt: skip
     status, said, _ = train(capsys, data_file, tmp_path, *options)
-    assert status == 0 and "self-critical: 5 captions of each of 8 pictures, 1 epochs" in said  # 4, and mirrored
+    assert status == 0 and "self-critical: 8 pictures, 5 samples each, 1 epochs" in said  # 4, and mirrored
     assert len([line for line in said if line.startswith("val, greedy: ")]) == 2  # once a phase
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {"attn", "attn-self-critical"}
     model, _, _ = helpers.load_captioner(tmp_path / "attn.pt")
@@ -473,7 +473,7 @@ def test_photos_are_prepared_like_the_training_pictures(trained, photos, monkeyp
 def test_caption_draws_where_it_looked(trained, photos, tmp_path, capsys):
     out, photos = tmp_path / "new" / "maps", list(photos)[:3]
     status, said, _ = run(capsys, "caption", "--checkpoint", trained / "attn.pt", "--out", out, *photos)
-    assert status == 0 and said[4::5] == [f"  where it looked: {out / photo.stem}.png" for photo in photos]
+    assert status == 0 and said[4::5] == [f"  attention maps: {out / photo.stem}.png" for photo in photos]
     assert {path.name for path in out.iterdir()} == {f"{photo.stem}.png" for photo in photos}
     for path in out.iterdir():
         with Image.open(path) as figure:
@@ -495,7 +495,7 @@ def test_a_beam_prints_several_captions_with_their_probabilities(trained, tmp_pa
     Image.new("RGB", (90, 31), COLOURS["red"]).save(photo)
     status, (name, *said), errors = run(capsys, "caption", "--checkpoint", checkpoint, "--beam", 3, photo)
     assert (status, errors, name) == (0, [], f"{photo}:")
-    drawn = [f"  where it looked: {Path('build', 'captions', 'red.png')}"] if cell_type == "attn" else []
+    drawn = [f"  attention maps: {Path('build', 'captions', 'red.png')}"] if cell_type == "attn" else []
     assert said[0].endswith("  a red picture") and said[3:] == drawn
     probabilities = [float(line.split()[0]) for line in said[:3]]
     assert probabilities == sorted(probabilities, reverse=True) and 0 < sum(probabilities) <= 1.01
@@ -562,13 +562,13 @@ def test_results_are_written_before_examples_are_shown(trained, captioned, tmp_p
 
 def test_an_output_that_is_an_input_or_a_folder_is_refused(trained, captioned, data_file, tmp_path, capsys):
     before = captioned[1].read_bytes()
-    for out, told in ((captioned[1], "is the file that the command reads"), (tmp_path, "is a folder")):
+    for out, told in ((captioned[1], "is an input of this command"), (tmp_path, "is a folder")):
         status, _, errors = evaluate(capsys, trained / "rnn.pt", captioned, "--json", out)
         assert_one_error(status, errors, out, told)
     (tmp_path / "data").mkdir()
     shutil.copy(data_file, tmp_path / "data" / "attn.pt")
     status, _, errors = train(capsys, tmp_path / "data" / "attn.pt", tmp_path / "data")
-    assert_one_error(status, errors, tmp_path / "data" / "attn.pt", "is the file that the command reads")
+    assert_one_error(status, errors, tmp_path / "data" / "attn.pt", "is an input of this command")
     assert captioned[1].read_bytes() == before
     assert (tmp_path / "data" / "attn.pt").read_bytes() == data_file.read_bytes()
 
@@ -577,7 +577,7 @@ def test_a_place_for_the_captioner_is_checked_before_the_training(data_file, tmp
     monkeypatch.setattr(os, "access", lambda path, *mode: path != tmp_path)
     monkeypatch.setattr(cli.train, "train_captioner", None)
     status, _, errors = train(capsys, data_file, tmp_path)
-    assert_one_error(status, errors, tmp_path, "no file can be written in this folder")
+    assert_one_error(status, errors, tmp_path, "this folder is not writable")
 
 
 def test_a_photo_that_cannot_be_read_does_not_end_the_list(trained, photos, tmp_path, capsys):
@@ -634,7 +634,7 @@ def test_captions_that_are_cut_are_counted(data_file, tmp_path, capsys):
     data["train_references"][0].append("a red picture " * 6)
     save_data(data, tmp_path / "long.pt")
     _, said, _ = train(capsys, tmp_path / "long.pt", tmp_path, "--cell", "rnn", "--captions", "all")
-    assert "note: 1 captions of more than 15 words are cut there, and do not teach where to end" in said
+    assert "note: 1 captions are cut to 15 words, without <END>" in said
     captions, _ = helpers.all_captions(data)
     ends = (captions == data["vocab"]["token_to_idx"]["<END>"]).sum(1)
     assert ends.tolist() == [1, 1, 0, *[1] * 6] and (captions[2] != 0).sum() == 16
@@ -650,7 +650,7 @@ def test_what_is_no_captioner_is_told_by_what_it_is(data_file, photos, tmp_path,
 
 def test_a_device_that_is_not_there_is_a_short_line(capsys):
     status, _, errors = run(capsys, "caption", "--device", "mps", "a.jpg")
-    assert_one_error(status, errors, "'mps' is not to be had here") if not torch.backends.mps.is_available() else None
+    assert_one_error(status, errors, "'mps' is not available here") if not torch.backends.mps.is_available() else None
     assert len(errors[-1]) < 300
 
 
