@@ -90,7 +90,7 @@ def test_an_entry_that_is_no_choice_is_named(clock, monkeypatch, entry):
 def test_an_implementation_that_does_not_exist_is_named_with_those_that_do(clock, monkeypatch):
     monkeypatch.setenv("EECS598_CHOICES", "it=third")
     for _ in range(2):
-        with pytest.raises(ValueError, match="EECS598_CHOICES sets it to 'third'; it must be own or other$"):
+        with pytest.raises(ValueError, match=r"EECS598_CHOICES sets it to 'third'; it must be own or other$"):
             choose("it", ways(clock, own=1.0, other=0.1)[0])
 
 

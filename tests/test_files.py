@@ -18,7 +18,7 @@ from support import ROOT, resident_memory
 
 from eecs598 import files
 from eecs598.coco.datafile import load_data
-from eecs598.files import page_releaser, save_whole, file_lock
+from eecs598.files import file_lock, page_releaser, save_whole
 
 OLD, NEW = {"old": torch.arange(3)}, {"new": torch.arange(500_000)}  # 4 MB, more than torch's writer buffers
 

@@ -262,7 +262,7 @@ def test_the_command_prints_a_table_and_writes_what_it_is_asked_for(tmp_path, mo
 
 @pytest.mark.parametrize("arguments, said", [
     (["--rows", "speed"], "invalid choice: 'speed'"),
-    (["--rounds", "0"], "wanted a whole number from 1"),
+    (["--rounds", "0"], "wanted a whole number, at least 1"),
     (["--module", "nowhere.py"], "nowhere.py is not a file"),
 ])
 def test_wrong_usage_is_one_line(arguments, said, capsys):

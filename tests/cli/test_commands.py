@@ -460,7 +460,7 @@ def test_caption_takes_a_web_address(trained, tmp_path, serve, capsys):
     status, said, _ = run(capsys, *command, f"{address}/red.png")
     assert status == 0 and said[1].endswith("  a red picture")
     status, said, errors = run(capsys, *command, f"{address}/none.png")
-    assert status == 1 and said == [] and errors[-1].startswith(f"error: {address}/none.png: cannot be fetched")
+    assert status == 1 and said == [] and errors[-1].startswith(f"error: {address}/none.png: cannot be downloaded")
 
 
 def test_photos_are_prepared_like_the_training_pictures(trained, photos, monkeypatch, capsys):
@@ -514,7 +514,7 @@ def test_options_that_do_not_go_together(trained, tmp_path, capsys):
     Image.new("RGB", (90, 31), COLOURS["red"]).save(photo)
     command = ["caption", "--checkpoint", trained / "rnn.pt", "--beam", 3, "--temperature", 1.0, photo]
     status, _, errors = run(capsys, *command)
-    assert_one_error(status, errors, "do not go together")
+    assert_one_error(status, errors, "cannot be combined")
 
 
 def test_photos_that_are_no_pictures(trained, tmp_path, capsys):
