@@ -372,7 +372,7 @@ def test_evaluate_of_a_split(trained, photos, captioned, tmp_path, capsys):
     (tmp_path / "test.txt").write_text("".join(f"{photo.name}\n" for photo in list(photos)[3:]))
     (tmp_path / "val.txt").write_text(f"{list(photos)[2].name}\n")
     lists = ["--split-lists", tmp_path / "test.txt", tmp_path / "val.txt"]
-    for path, options, told in [(karpathy, [], "a Karpathy split file"), (table, lists, "a table by commas")]:
+    for path, options, told in [(karpathy, [], "a Karpathy split file"), (table, lists, "a table separated by commas")]:
         for split, count in {"test": 5, "val": 1}.items():
             place = captioned[0], path
             status, said, errors = evaluate(capsys, trained / "rnn.pt", place, "--split", split, *options)

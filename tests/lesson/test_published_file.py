@@ -100,7 +100,7 @@ def test_without_photographs_their_cells_are_left_out_whatever_the_file(session,
     session.shell.user_ns["rlc"] = ours
     session.begin()
     text, _, error = session.run("photos = helpers.open_photographs()\nwords = photos['vocab']")
-    why = "EECS598_PHOTOS=none: no photographs are looked for\nthere are no photographs"
+    why = "EECS598_PHOTOS=none: photographs are skipped\nthere are no photographs"
     assert (text, error) == (f"{why}: this cell is left out\n", None)
     for name in ("photos", "words"):
         assert session.run(f"len({name})") == left_out(f"{name} would come from a cell that was left out")
