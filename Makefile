@@ -12,7 +12,7 @@ TIDY := .venv/bin/jupyter nbconvert --CoalesceStreamsPreprocessor.enabled=True
 # The photographs are not this project's to hand on: of the cells that show them, no output is kept.
 NO_PHOTOGRAPHS := --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_all_outputs_tags=pictures
 
-.PHONY: run test lab notebook bench lint clean
+.PHONY: run test lab notebook bench badge lint clean
 
 run: .venv/ready  ## execute the notebook on the embedded data, write build/rnn_lstm_captioning.html; PHOTOS=FILE
 	$(EXECUTE) --output-dir build $(NOTEBOOK)
@@ -60,6 +60,9 @@ oldest:  ## run the tests with the oldest releases that pyproject.toml admits; P
 	$(PYTHON) -m venv build/oldest
 	build/oldest/bin/python -m pip install -q $$(grep -oE '"[a-z0-9-]+>=[0-9.]+"' pyproject.toml | tr -d '"' | sed 's/>=/==/' | sort -u)
 	build/oldest/bin/python -m pytest -n auto --dist loadscope
+
+badge: .venv/ready  ## add an "Open in Colab" badge to README.md and the notebook; REPO=owner/name BRANCH=main
+	.venv/bin/python -m eecs598.badge "$(REPO)" --branch "$(or $(BRANCH),main)"
 
 lint: .venv/ready
 	.venv/bin/ruff check .

@@ -1,11 +1,11 @@
-"""What the notebook calls to load, train, decode and show; and the same as commands.
+"""Functions that the notebook calls to load data, train, decode and display, and the commands.
 
     python helpers.py train --data FILE --out DIR [--cell rnn lstm attn]
     python helpers.py evaluate --checkpoint FILE --images DIR --captions JSON
     python helpers.py caption [--checkpoint FILE] PHOTO...
 
-`load_coco_captions`, `train_captioner` and `decode_captions` are the published assignment's. The work is done in
-`eecs598`: `captioner`, `notebook`, `training` and, for the commands, `cli`.
+`load_coco_captions`, `train_captioner` and `decode_captions` have the signatures of the published assignment. The
+implementation is in `eecs598`: `captioner`, `notebook`, `training` and, for the commands, `cli`.
 """
 
 import hashlib
@@ -42,12 +42,12 @@ DATASETS = Path(__file__).resolve().parent / "datasets"
 
 
 def load_coco_captions(path=DATASETS / "coco.pt"):
-    """Open a data file, check it and print what is in it. Returns its dict; the pictures stay on disk until used."""
+    """Open a data file, check it and print a summary. Returns its dict, with the pictures memory-mapped."""
     return open_data_file(path)
 
 
 def open_data(name="scenes", num_train=10_000, num_val=500):
-    """The data by one switch: "scenes", drawn here once; or the path of a data file."""
+    """Open a data set. name: "scenes" for the embedded scenes, which are drawn on first use, or a data file's path."""
     if name != "scenes":
         return load_coco_captions(name)
     path = DATASETS / f"scenes-{num_train}-{num_val}.pt"
@@ -56,16 +56,16 @@ def open_data(name="scenes", num_train=10_000, num_val=500):
         try:
             coco.save_data(drawn, path)
         except coco.DataError as error:
-            print(f"note: the scenes are not kept, and drawn anew each time ({error})")
+            print(f"note: the scenes cannot be saved and are drawn again each time ({error})")
             return print_summary(drawn)
     return load_coco_captions(path)
 
 
 def open_photographs(folder=None, num_train=10_000, num_val=500, minutes=5):
-    """A data file of photographs, from whatever source has one, opened as by `load_coco_captions`.
+    """A data file of photographs from the first source that has one, opened as by `load_coco_captions`.
 
-    folder: keeps what is fetched; None: datasets/coco_images. See eecs598.coco.find_photographs, which says in a line
-    each what it tries. Raises PhotographsError, which leaves a notebook's cell out, and those that need its data.
+    folder: for downloads; None: datasets/coco_images. eecs598.coco.find_photographs prints each source that it tries.
+    Raises PhotographsError, upon which a notebook skips the cell and the cells that need its data.
     """
     path = coco.find_photographs(folder, num_train, num_val, minutes)
     if path is None:
@@ -74,9 +74,9 @@ def open_photographs(folder=None, num_train=10_000, num_val=500, minutes=5):
 
 
 def encoder_for(data, captioner_class=None):
-    """The image encoder that suits a data file's dict, in a form that the captioner's class takes; it is printed.
+    """The image encoder for a data file's dict, adapted to the captioner's class. Prints which one it is.
 
-    See eecs598.encoders.encoder_for and, for a class of a student's file, eecs598.captioner.fit_encoder.
+    See eecs598.encoders.encoder_for and, for the class in a student's file, eecs598.captioner.fit_encoder.
     """
     encoder = encoders.encoder_for(data)
     return encoder if captioner_class is None else captioner.fit_encoder(captioner_class, encoder, data["train_images"])
@@ -86,16 +86,15 @@ def train_captioner(
     model, image_data, caption_data, num_epochs, batch_size, learning_rate, lr_decay=1, device=None, *,
     image_index=None, val_data=None, freeze_encoder=None, fast=False, checkpoint_dir=None, options=None,
 ):  # fmt: skip
-    """Train a captioner; all examples are seen once an epoch, in a new order. Returns model, loss_history.
+    """Train a captioner. Each epoch visits all examples once, in a new random order. Returns model, loss_history.
 
-    image_data (n, 3, H, W) pictures; caption_data (m, T + 1) int64; image_index (m,): each caption's picture, where m
-    is not n. device: CUDA where there is a GPU, if None. val_data: (pictures, captions), for the validation loss after
-    each epoch. freeze_encoder: train the decoder alone, on features that are computed once; if None, on a CPU yes and
-    elsewhere no. fast: compute the same loss faster, with `eecs598.fast`; False: by the model's own forward and
-    backward. checkpoint_dir: a folder for this run's checkpoints, from which the same call goes on. options: an
-    `Options`, with a field for each option beyond the published recipe.
-    loss_history: the loss of every iteration. In a notebook it is drawn at the end.
-    Raises ValueError and eecs598.training.solver.TrainingError; see eecs598.training.run.train_captioner.
+    image_data (n, 3, H, W): pictures. caption_data (m, T + 1) int64. image_index (m,): the index of each caption's
+    picture, if m is not n. device: if None, CUDA if available. val_data: (pictures, captions), for the validation loss
+    after each epoch. freeze_encoder: train only the decoder, on features computed once; if None, True on a CPU. fast:
+    compute the same loss faster, with `eecs598.fast`, instead of the model's own forward and backward. checkpoint_dir:
+    a folder for the checkpoints of this run, from which the same call resumes. options: an `Options`, for all options
+    beyond the published recipe. loss_history: the loss of every iteration, which a notebook plots at the end. Raises
+    ValueError and eecs598.training.solver.TrainingError; see eecs598.training.run.train_captioner.
     """
     options = options or Options()
     history = run.train_captioner(
@@ -109,27 +108,27 @@ def train_captioner(
 
 
 def load_captioner(path):
-    """Read what `save_captioner` wrote. Returns model, idx_to_token, preprocessing. Raises DataError."""
+    """Load a captioner saved by `save_captioner`. Returns model, idx_to_token, preprocessing. Raises DataError."""
     return captioner.load_captioner(path, _captioner_class())
 
 
 def fingerprint(module, data):
-    """8 digits that change with a module's source and with the captions: a run of old code is not gone on with."""
+    """8 hex digits of a hash of a module's source and the captions, so that changed code starts a new run."""
     digest = hashlib.sha256(Path(module.__file__).read_bytes())
     digest.update(checkpoints.hash_tensors([data["train_captions"]]).encode())
     return digest.hexdigest()[:8]
 
 
 def main(arguments=None):
-    """Run a command, train, evaluate or caption, for this folder's captioner; returns the exit status."""
+    """Run `train`, `evaluate` or `caption` with the CaptioningRNN of this folder. Returns the exit status."""
     return cli.main(arguments, _captioner_class())
 
 
 def _captioner_class():
-    """CaptioningRNN of the rnn_lstm_captioning.py that is found, ours or a student's."""
+    """Import CaptioningRNN from the rnn_lstm_captioning.py on the path, ours or a student's."""
     try:
         from rnn_lstm_captioning import CaptioningRNN
-    except RuntimeError:  # from its own `import torchvision`, whose operators may not fit torch
+    except RuntimeError:  # a student's `import torchvision`, whose operators may not match torch
         encoders.import_torchvision()
         from rnn_lstm_captioning import CaptioningRNN
     return CaptioningRNN
@@ -137,5 +136,5 @@ def _captioner_class():
 
 if __name__ == "__main__":
     sys.exit(main())
-elif __name__ == "helpers":  # in a notebook: now, so that a student's own `import torchvision` works after it
+elif __name__ == "helpers":  # in a notebook: so that a later `import torchvision` in a student's file works
     encoders.import_torchvision()

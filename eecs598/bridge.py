@@ -1,4 +1,4 @@
-"""The bridge to autograd: a forward and a backward that are written by hand, as one node of its graph."""
+"""The bridge to autograd: a hand-written forward and backward as one node of its graph."""
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -6,12 +6,12 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 
 def by_hand(forward, backward, *inputs):
-    """forward(*inputs), which autograd then differentiates by `backward` and by nothing else.
+    """Call forward(*inputs) as one differentiable operation, whose gradient autograd computes with `backward`.
 
-    forward(*inputs) returns an output, whatever else, and last a cache: tensors and other values in any nest of
-    tuples, lists and dicts. backward(doutput, cache) returns the gradient of each input, or a single tensor for one
-    input; inputs at the end that have no gradient may be left out. Products keep the precision of the inputs, under
-    autocast too, so that forward and backward compute alike.
+    forward(*inputs) returns the output first and a cache last: tensors and other values in nested tuples, lists and
+    dicts. backward(doutput, cache) returns the gradient of each input, or a single tensor for one input; trailing
+    inputs without a gradient may be left out. Autocast is off inside, so that forward and backward use the same
+    precision.
     """
     device = next(value for value in inputs if torch.is_tensor(value)).device
     with torch.autocast(device.type, enabled=False):
@@ -23,7 +23,7 @@ class _ByHand(torch.autograd.Function):
     def forward(ctx, forward, backward, *inputs):
         output, *_, cache = forward(*inputs)
         leaves, ctx.structure = tree_flatten(cache)
-        # Tensors go through save_for_backward, so that autograd frees them and notices weights changed in between.
+        # With save_for_backward, autograd frees the tensors, and detects in-place changes before the backward.
         ctx.save_for_backward(*(leaf if torch.is_tensor(leaf) else None for leaf in leaves))
         ctx.others = [None if torch.is_tensor(leaf) else leaf for leaf in leaves]
         ctx.backward_by_hand, ctx.count = backward, len(inputs)

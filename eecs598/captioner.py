@@ -1,6 +1,6 @@
 """Make, save and load a captioner, and caption pictures with it.
 
-The class of the captioner, CaptioningRNN of this project's or of a student's rnn_lstm_captioning.py, is an argument.
+The captioner's class is an argument: the CaptioningRNN of this project or of a student's rnn_lstm_captioning.py.
 """
 
 import contextlib
@@ -19,23 +19,23 @@ from eecs598.encoders import PublishedForm
 from eecs598.files import save_whole
 
 CELL_TYPES = ("rnn", "lstm", "attn")
-BUILD = Path("build")  # where the README's commands write checkpoints, and where the last one is looked for
-TRAIN = f"`python helpers.py train --data FILE --out {BUILD / 'mine'}` makes one"
+BUILD = Path("build")  # where the commands in README.md write captioners, and where the latest one is looked for
+TRAIN = f"`python helpers.py train --data FILE --out {BUILD / 'mine'}` trains one"
 
 
 class StepsError(ValueError):
-    """A captioner for the published assignment was asked for more than greedy captions; the message says so."""
+    """A captioner without `begin` and `step`, as in the published assignment, cannot do more than greedy decoding."""
 
 
 def default_device():
-    """CUDA where there is a GPU, else the CPU."""
+    """CUDA if available, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def make_captioner(captioner_class, data, cell_type, encoder, hidden_dim=512, wordvec_dim=256):
-    """An untrained captioner for a data file's dict, with `encoder` in place of its RegNet, which is not even made.
+    """An untrained captioner for a data file's dict, with `encoder` instead of its RegNet, which is not created.
 
-    Raises ValueError for a vocabulary or sizes that make no sense.
+    Raises ValueError for an invalid vocabulary or size.
     """
     token_to_idx = data["vocab"]["token_to_idx"]
     _check_vocabulary(token_to_idx)
@@ -51,12 +51,12 @@ def make_captioner(captioner_class, data, cell_type, encoder, hidden_dim=512, wo
 
 
 def fit_encoder(captioner_class, encoder, images):
-    """`encoder`, or that in the published assignment's form where a student's file takes no other; a line says so.
+    """`encoder`, or a version of it that gives features of the published size, if a student's file needs that.
 
-    The published pictures have features of 400 channels on a grid of 4 x 4, and some files have these numbers written
-    in. So a small captioner of each cell is tried on features of the encoder's size; then on such of a 4 x 4 grid, and
-    on such of 400 channels too. The first size wins with which most cells work. images: (n, 3, H, W), like those that
-    will be captioned.
+    The published encoder gives 400 channels on a 4 x 4 grid, and some files have these numbers hard-coded. So a small
+    captioner of each cell type is tried on features of the encoder's size, then on a 4 x 4 grid, then also with 400
+    channels, and the first size that works for most cell types is used. A line is printed if the features are changed.
+    images: (n, 3, H, W), like those to be captioned.
     """
     forms = [encoder, PublishedForm(encoder), PublishedForm(encoder, PublishedForm.CHANNELS)]
     with torch.no_grad(), decoding.evaluating(encoder):
@@ -69,14 +69,14 @@ def fit_encoder(captioner_class, encoder, images):
             break
     best = working.index(max(working))
     if best:
-        told = f"{f'{sizes[2][0]} channels' if best == 2 else 'features'} on a grid of 4 x 4"
-        print(f"{captioner_class.__name__} takes {told} alone: the encoder's features, {sizes[0][0]} channels on "
-              f"{h} x {w}, are brought to that form")  # fmt: skip
+        size = f"{f'{sizes[2][0]} channels' if best == 2 else 'features'} on a 4 x 4 grid"
+        print(f"{captioner_class.__name__} only takes {size}: the encoder's features, {sizes[0][0]} channels on "
+              f"{h} x {w}, are converted")  # fmt: skip
     return forms[best]
 
 
 def takes_features(captioner_class, cell_type, size):
-    """Whether a small captioner trains on, and captions, features (C, h, w), and looks at every cell of the grid."""
+    """Whether a small captioner can train on and caption features (C, h, w), and uses every cell of the grid."""
     words = {"vocab": {"token_to_idx": {word: i for i, word in enumerate((NULL, START, END, "a", "thing"))}}}
     captions = torch.tensor([[1, 3, 4, 2], [1, 4, 2, 0]])
     with torch.random.fork_rng(devices=[]):
@@ -87,7 +87,7 @@ def takes_features(captioner_class, cell_type, size):
             model = make_captioner(captioner_class, words, cell_type, stand_in, hidden_dim=12, wordvec_dim=5)
             (gradient,) = torch.autograd.grad(model(seen, captions), seen)
             model.eval().sample(seen.detach(), max_length=3)
-        except Exception:  # whatever a student's code raises
+        except Exception:  # a student's code may raise anything
             return False
     return bool((gradient != 0).any(dim=1).all())
 
@@ -108,7 +108,7 @@ def _check_vocabulary(token_to_idx):
 
 
 def save_captioner(model, path, data, hidden_dim, wordvec_dim):
-    """Write a captioner and all that captioning a new picture takes: vocabulary, encoder, picture preparation."""
+    """Save a captioner with all that is needed to caption new pictures: vocabulary, encoder, preprocessing."""
     side, encoder = data["train_images"].shape[-1], encoders.get_encoder(model)
     checkpoint = {
         "model": {"cell_type": model.cell_type, "hidden_dim": hidden_dim, "wordvec_dim": wordvec_dim},
@@ -122,7 +122,7 @@ def save_captioner(model, path, data, hidden_dim, wordvec_dim):
 
 
 def load_captioner(path, captioner_class):
-    """Read what `save_captioner` wrote. Returns model, idx_to_token, preprocessing. Raises DataError."""
+    """Load a captioner saved by `save_captioner`. Returns model, idx_to_token, preprocessing. Raises DataError."""
     checkpoint = _read_checkpoint(Path(path))
     try:
         sizes, vocab = checkpoint["model"], checkpoint["vocab"]
@@ -131,33 +131,33 @@ def load_captioner(path, captioner_class):
         model = make_captioner(captioner_class, {"vocab": vocab}, encoder=encoder, **sizes)
         model.load_state_dict(checkpoint["state"])
     except ImportError as error:
-        raise DataError(f"{path}: its image encoder cannot be made here ({error})") from None
-    except Exception as error:  # a part that is not what it should be raises anything
+        raise DataError(f"{path}: its image encoder is not available ({error})") from None
+    except Exception as error:  # malformed contents may raise anything
         raise DataError(f"{path}: not a captioner's checkpoint, or a damaged one ({type(error).__name__})") from None
     return model.eval(), vocab["idx_to_token"], preparation
 
 
 def _read_checkpoint(path):
     if path.is_dir():
-        raise DataError(f"{path} is a folder: name the captioner's file in it, such as {path / 'attn.pt'}")
+        raise DataError(f"{path} is a folder; name a captioner's file in it, such as {path / 'attn.pt'}")
     if not path.is_file():
         raise DataError(f"{path}: no such checkpoint; {TRAIN}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on a file that is refused next
+            warnings.simplefilter("ignore")  # about files that are rejected anyway
             checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # whatever the unpickler raises
+    except Exception as error:  # the unpickler may raise anything
         raise DataError(f"{path}: not a captioner's checkpoint, or a damaged one ({type(error).__name__})") from None
     if isinstance(checkpoint, dict) and {"identity", "run"} <= checkpoint.keys():
-        raise DataError(f"{path}: a training run's checkpoint, to resume from; captioners lie in the folder of --out")
+        raise DataError(f"{path}: a checkpoint to resume training from; captioners are in the folder given by --out")
     return checkpoint
 
 
 def last_captioner(folder=BUILD):
-    """The checkpoint that `train` wrote last, in a folder or in one of its folders. Raises DataError."""
+    """The captioner that `train` saved most recently in a folder or its subfolders. Raises DataError."""
     found = [path for cell_type in CELL_TYPES for place in ("", "*/") for path in folder.glob(f"{place}{cell_type}.pt")]
     if not found:
-        raise DataError(f"no captioner in {folder} nor in its folders; {TRAIN}, or name one: --checkpoint FILE")
+        raise DataError(f"no captioner in {folder} or its subfolders; {TRAIN}, or name one with --checkpoint FILE")
     return max(found, key=lambda path: path.stat().st_mtime)
 
 
@@ -169,13 +169,14 @@ def last_captioner(folder=BUILD):
 def decode_captions(captions, idx_to_word, specials=True):
     """Captions as text. captions (N, T) or (T,) ids, idx_to_word a list or dict from id to word.
 
-    A caption ends with <END>; <NULL> is left out; without `specials`, <START> and <END> are left out too.
-    Returns a list of N strings, or one string for one caption. Raises ValueError for ids that are no word's.
+    A caption ends with <END>; <NULL> is left out, and without `specials`, <START> and <END> too. Returns a list
+    of N strings, or one string for a single caption. Raises ValueError for invalid ids.
     """
-    captions = torch.as_tensor(captions)  # numpy's arrays, too
+    captions = torch.as_tensor(captions)  # numpy arrays too
     ids = idx_to_word if isinstance(idx_to_word, dict) else range(len(idx_to_word))
     if unknown := [i for i in captions.unique().tolist() if i not in ids or captions.is_floating_point()]:
-        raise ValueError(f"captions ({captions.dtype}) hold {unknown[0]}, which is no word's id; there are {len(ids)}")
+        raise ValueError(f"captions ({captions.dtype}) contain {unknown[0]}, which is not a word id; there are "
+                         f"{len(ids)}")  # fmt: skip
     if captions.ndim == 1:
         return decode_captions(captions[None], idx_to_word, specials)[0]
     hidden = {NULL} if specials else {NULL, START, END}
@@ -189,7 +190,7 @@ def decode_captions(captions, idx_to_word, specials=True):
 
 
 def people(data, rows, split="val"):
-    """The captions that people (or the scenes' grammar) gave pictures: a list of strings for each row."""
+    """The reference captions of some pictures, given by index: a list of strings for each."""
     references = data.get(f"{split}_references")
     if references is None:
         idx_to_word = data["vocab"]["idx_to_token"]
@@ -203,7 +204,7 @@ def people(data, rows, split="val"):
 
 
 def read_photographs(sources, image_size=112, fit="crop"):
-    """Photographs as models see them, uint8 (n, 3, image_size, image_size); each a path, a web address or bytes.
+    """Read and preprocess photographs: uint8 (n, 3, image_size, image_size). Each is a path, a web address or bytes.
 
     image_size, fit: as for the pictures that the model was trained on. Raises DataError.
     """
@@ -216,17 +217,17 @@ def _open_photograph(source):
             answer = requests.get(source, timeout=30)
             answer.raise_for_status()
         except requests.RequestException as error:
-            raise DataError(f"{source}: cannot be fetched ({type(error).__name__}: {error!s:.100})") from None
+            raise DataError(f"{source}: cannot be downloaded ({type(error).__name__}: {error!s:.100})") from None
         file = io.BytesIO(answer.content)
-        file.name = source  # for an error to tell
+        file.name = source  # for error messages
         return file
     return io.BytesIO(source) if isinstance(source, bytes) else source
 
 
 def caption_pictures(model, images, idx_to_word, max_length=16, batch_size=64, **options):
-    """Caption any number of pictures, greedily or by the options of `decode_pictures`. images (n, 3, H, W).
+    """Caption any number of pictures, greedily or with the options of `decode_pictures`. images (n, 3, H, W).
 
-    A frozen encoder computes their features just as it did for training. Returns a list of n strings; for an attention
+    A frozen encoder computes their features exactly as in training. Returns a list of n strings; for an attention
     model also the weights (n, max_length, h, w). Raises ValueError.
     """
     if len(images) == 0:
@@ -242,7 +243,7 @@ def caption_pictures(model, images, idx_to_word, max_length=16, batch_size=64, *
 
 
 def _sample(model, images, max_length):
-    """Captions and attention weights, or None, of a batch; one picture goes twice into a student's squeeze()."""
+    """Captions of a batch, and attention weights or None. A single picture is duplicated, for students' squeeze()."""
     alone = len(images) == 1 and missing_steps(model)
     sampled = model.sample(images.repeat_interleave(2, dim=0) if alone else images, max_length)
     captions, weights = sampled if isinstance(sampled, tuple) else (sampled, None)
@@ -250,22 +251,22 @@ def _sample(model, images, max_length):
 
 
 def decode_pictures(model, images, max_length=16, batch_size=64, *, mirror=False, **options):
-    """Several captions of each of any number of pictures, with their probabilities. images (n, 3, H, W), n at least 1.
+    """Decode several captions for each picture, with their probabilities. images (n, 3, H, W), n at least 1.
 
-    mirror: use each picture's mirror image too, see eecs598.decoding.Mirrored. options: those of
-    eecs598.decoding.decode. Returns eecs598.decoding.Captions, on the CPU. Raises ValueError.
+    mirror: average with the mirror image, see eecs598.decoding.Mirrored. options: of eecs598.decoding.decode. Returns
+    eecs598.decoding.Captions, on the CPU. Raises ValueError.
     """
     require_steps(model)
     if len(images) == 0:
-        raise ValueError("there are no pictures to caption")
-    speaker = decoding.Mirrored(model) if mirror else model
-    decode = functools.partial(decoding.decode, speaker, max_length=max_length, **options)
+        raise ValueError("images is empty; pass at least one picture")
+    decoded = decoding.Mirrored(model) if mirror else model
+    decode = functools.partial(decoding.decode, decoded, max_length=max_length, **options)
     parts = zip(*_in_batches(model, images, batch_size, decode, mirror))
     return decoding.Captions(*(None if part[0] is None else torch.cat(part).cpu() for part in parts))
 
 
 def score_captioner(model, data, max_length=16, **options):
-    """A captioner's captions of a data file's val pictures against all that people said: (captions, Evaluation).
+    """Caption the validation pictures and score the captions against all references: (captions, Evaluation).
 
     options: as for `caption_pictures`. See eecs598.metrics. Raises ValueError.
     """
@@ -275,31 +276,31 @@ def score_captioner(model, data, max_length=16, **options):
 
 
 def captions_alone(captioned):
-    """The captions of `caption_pictures` or of a captioner's `sample`, without an attention model's weights."""
+    """The captions from `caption_pictures` or a captioner's `sample`, without attention weights."""
     return captioned[0] if isinstance(captioned, tuple) else captioned
 
 
 def missing_steps(model):
-    """Which of `begin` and `step` a captioner, or its class, lacks, as one for the published assignment does."""
+    """Which of `begin` and `step` a captioner or its class lacks. Those for the published assignment lack both."""
     return [name for name in ("begin", "step") if not hasattr(model, name)]
 
 
 def require_steps(model):
-    """Raise StepsError for a captioner that can only decode greedily."""
+    """Raise StepsError for a captioner that supports only greedy decoding."""
     if missing := missing_steps(model):
-        raise StepsError(f"{type(model).__name__} has no {' and no '.join(missing)}, which all decoding but greedy "
-                         "takes: caption without options, or with this project's rnn_lstm_captioning.py")  # fmt: skip
+        raise StepsError(f"{type(model).__name__} has no {' and no '.join(missing)} method, so only greedy decoding is "
+                         "possible: leave out the options, or use this project's rnn_lstm_captioning.py")  # fmt: skip
 
 
 @torch.no_grad()
 def _in_batches(model, images, batch_size, decode, mirror=False):
-    """[decode(part) for parts of the images], with the model in evaluation mode and a frozen encoder's features.
+    """[decode(part) for parts of the images], in evaluation mode, with precomputed features if the encoder is frozen.
 
-    mirror: the parts are (N, 2, ...), each picture and its mirror image.
+    mirror: the parts are (N, 2, ...): each picture and its mirror image.
     """
     device, encoder = next(model.parameters()).device, encoders.get_encoder(model)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(decoding.evaluating(model))  # a student's sample() may leave that to its caller
+        stack.enter_context(decoding.evaluating(model))  # a student's sample() may not do that
         views = [images, images.flip(-1)] if mirror else [images]
         if encoders.is_frozen(encoder):
             views = [features.encode_images(encoder, view, device=device, progress=False) for view in views]

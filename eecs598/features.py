@@ -1,7 +1,7 @@
-"""Image features: computed once by a frozen encoder, kept on disk, and given to a captioner in place of pictures.
+"""Image features: computed once by a frozen encoder, cached on disk, and passed to a captioner instead of pictures.
 
-A frozen encoder gives a picture the same features in every epoch. `encode_images` computes them, `cached_features`
-keeps them, and inside `fed_with_features` a captioner takes them where it takes pictures.
+The features of a frozen encoder are the same in every epoch. `encode_images` computes them, `cached_features` also
+caches them, and in the context `fed_with_features` a captioner takes features as its images.
 """
 
 import contextlib
@@ -19,20 +19,20 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
 from eecs598.encoders import EfficientNetLite, ImageEncoder, PublishedForm, check_pictures, find_encoder
-from eecs598.files import STALE_LOCK, page_releaser, taking_turns, write_whole
+from eecs598.files import STALE_LOCK, file_lock, page_releaser, write_whole
 
-FEATURES_VERSION = 3  # to be raised when encode_images gives other numbers: older files are then not read
-UNREADABLE = (ValueError, OSError, EOFError)  # what a damaged file of features raises, or one that is not there
+FEATURES_VERSION = 3  # to be incremented when encode_images changes its results, which invalidates older files
+UNREADABLE = (ValueError, OSError, EOFError)  # raised for a missing or damaged file of features
 FEATURES_FOLDER = Path(__file__).resolve().parent.parent / "datasets" / "features"
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Features in place of pictures
+# Features instead of pictures
 # ---------------------------------------------------------------------------------------------------------
 
 
 class Features(nn.Module):
-    """Stands in for an encoder of so many channels: its input is features already, kept in half precision."""
+    """Replaces an encoder when the input is already features, stored in half precision."""
 
     def __init__(self, dtype, out_channels):
         super().__init__()
@@ -44,7 +44,7 @@ class Features(nn.Module):
 
 @contextlib.contextmanager
 def fed_with_features(model):
-    """Inside, the model takes image features where it takes pictures; its encoder is put back afterwards."""
+    """A context in which the model takes image features as its images. Its encoder is restored afterwards."""
     parent, name = find_encoder(model)
     encoder = getattr(parent, name)
     setattr(parent, name, Features(next(model.parameters()).dtype, encoder.out_channels))
@@ -56,9 +56,9 @@ def fed_with_features(model):
 
 @contextlib.contextmanager
 def without_image_encoder(captioner_class, out_channels):
-    """Inside, the ImageEncoder of the class's file is a stand-in: a student's own may ask for its weights regardless.
+    """A context in which creating the class does not create an ImageEncoder, whose weights might be downloaded.
 
-    A file that has no such name is left as it is.
+    The name ImageEncoder in the module of the class is replaced, if there is one.
     """
 
     class StandIn(Features):
@@ -66,24 +66,24 @@ def without_image_encoder(captioner_class, out_channels):
             super().__init__(torch.float32, out_channels)
 
     names = getattr(captioner_class.__init__, "__globals__", {})
-    own = names.get("ImageEncoder")
-    if own is None:
+    original = names.get("ImageEncoder")
+    if original is None:
         yield
         return
     names["ImageEncoder"] = StandIn
     try:
         yield
     finally:
-        names["ImageEncoder"] = own
+        names["ImageEncoder"] = original
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Computing them
+# Computing features
 # ---------------------------------------------------------------------------------------------------------
 
 
 def fast_dtype(device):
-    """bfloat16 where the device multiplies it faster than float32, else float32."""
+    """bfloat16 if the device has hardware support for it, else float32."""
     if torch.device(device).type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -92,12 +92,12 @@ def fast_dtype(device):
 
 
 def fold_normalization(encoder):
-    """A copy of an encoder for inference alone, faster by half; its features are the same up to rounding.
+    """A copy of an encoder for inference, 1.5 times as fast and with the same features up to rounding.
 
-    In evaluation mode a batch norm is an affine map of a convolution's output: its scale goes into the convolution's
-    weights and its shift into the bias. Activations work in place, and a convolution pads its input itself. Done for
-    the encoders of `eecs598.encoders`, whose modules are registered in the order in which they run; another one, such
-    as a student's, is only copied.
+    In evaluation mode, batch norm is an affine map of the convolution's output, so its scale and shift are folded into
+    the convolution's weights and bias. Activations work in place, and convolutions pad their inputs themselves. This is
+    done for the encoders in `eecs598.encoders`, whose modules are registered in the order in which they run. Others,
+    such as a student's, are only copied.
     """
     encoder = copy.deepcopy(encoder).eval()
     if isinstance(encoder, PublishedForm):
@@ -115,7 +115,7 @@ def fold_normalization(encoder):
 
 
 def _pad_inside(convolution):
-    """EfficientNet-Lite's package copies a convolution's input into a padded one; with stride 1 that can be spared."""
+    """The package pads inputs explicitly; with stride 1, a plain convolution does the same without a copy."""
     if type(convolution) is nn.Conv2d or tuple(convolution.stride) != (1, 1):
         return convolution
     inside = nn.Conv2d(
@@ -127,9 +127,9 @@ def _pad_inside(convolution):
 
 
 def encode_images(encoder, images, batch_size=None, device="cpu", progress=True):
-    """Features of pictures (n, 3, H, W) from a frozen encoder, as float16 on the CPU: (n, C, h, w).
+    """The features of pictures (n, 3, H, W) from a frozen encoder, as float16 on the CPU: (n, C, h, w).
 
-    batch_size: if None, 16 on a CPU, where few activations stay in its caches, and 64 elsewhere. Raises ValueError, see
+    batch_size: if None, 16 on a CPU, so that activations fit into its caches, and 64 elsewhere. Raises ValueError, see
     `eecs598.encoders.check_pictures`.
     """
     if not isinstance(encoder, Features):
@@ -139,29 +139,29 @@ def encode_images(encoder, images, batch_size=None, device="cpu", progress=True)
 
 @torch.inference_mode()
 def _encode_in_batches(encoder, images, batch_size, device, progress):
-    """The features of `encode_images`, a batch at a time; pictures of a mapped file do not stay in memory."""
+    """The features of `encode_images`, batch by batch. Memory-mapped pictures do not stay resident."""
     dtype = fast_dtype(device)
     batch_size = batch_size or (16 if torch.device(device).type == "cpu" else 64)
     frozen = fold_normalization(encoder).to(device=device, dtype=dtype, memory_format=torch.channels_last)
     release_pages = page_releaser(images)
     with tqdm(total=len(images), desc="image features", unit="picture", mininterval=0.5, disable=not progress) as bar:
         for part in images.split(batch_size):
-            yield frozen(part.to(device)).half().cpu().contiguous()  # as from a file: a student may call .view
+            yield frozen(part.to(device)).half().cpu().contiguous()  # for .view in students' code
             bar.update(len(part))
             release_pages()
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Keeping them
+# Caching features
 # ---------------------------------------------------------------------------------------------------------
 
 
 def cached_features(encoder, images, folder=None, batch_size=None, device="cpu", progress=True):
-    """`encode_images`, computed once: kept in `folder` under a hash of the encoder's weights and the pictures.
+    """`encode_images`, cached in `folder` under a hash of the encoder's weights and the pictures.
 
-    folder: FEATURES_FOLDER if None. Returns features (n, C, h, w) in float16, mapped from the file: neither here nor
-    in training need they fit in memory. A damaged file is computed again; what another process computes is waited for;
-    where the folder cannot be written, a line says so and nothing is kept. Raises ValueError, see
+    folder: if None, FEATURES_FOLDER. Returns features (n, C, h, w) in float16, memory-mapped, so that they need not fit
+    in memory. A damaged file is computed again. If another process is computing the same features, this one waits for
+    it. If the folder cannot be written, a line says so and nothing is cached. Raises ValueError, see
     `eecs598.encoders.check_pictures`.
     """
     check_pictures(images)
@@ -170,21 +170,21 @@ def cached_features(encoder, images, folder=None, batch_size=None, device="cpu",
         return _map_features(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with taking_turns(path, partial(_report_waiting, path)):
+        with file_lock(path, partial(_report_waiting, path)):
             if (features := _read_if_finished(path)) is not None:
                 return features
-            for part in path.parent.glob(f".{path.name}.*.part"):  # of a run that was killed while it wrote them
+            for part in path.parent.glob(f".{path.name}.*.part"):  # left by a killed process
                 part.unlink()
             write_whole(path, lambda file: _write_features(
                 file, len(images), _encode_in_batches(encoder, images, batch_size, device, progress)))  # fmt: skip
     except OSError as error:
-        print(f"warning: the image features could not be kept in {path.parent} ({error})", file=sys.stderr)
+        print(f"warning: the image features could not be saved in {path.parent} ({error})", file=sys.stderr)
         return encode_images(encoder, images, batch_size, device, progress)
     return _map_features(path)
 
 
 def _read_if_finished(path):
-    """The features that another process has left by now; None where there are none, or damaged ones."""
+    """The features that another process has saved in the meantime; None if there are none or they are damaged."""
     try:
         return _map_features(path) if path.exists() else None
     except UNREADABLE as error:
@@ -193,12 +193,12 @@ def _read_if_finished(path):
 
 def _report_waiting(path, attempt):
     if attempt == 0:
-        note = f"note: another process is computing {path}; waiting for that one. {STALE_LOCK.format(path)}"
+        note = f"note: waiting for another process that is computing {path}. {STALE_LOCK.format(path)}"
         print(note, file=sys.stderr)
 
 
 def _write_features(file, count, batches):
-    """A .npy file of `count` rows, written as they come."""
+    """Write a .npy file of `count` rows batch by batch."""
     for number, batch in enumerate(batches):
         if number == 0:
             header = {"descr": "<f2", "fortran_order": False, "shape": (count, *batch.shape[1:])}
@@ -207,11 +207,11 @@ def _write_features(file, count, batches):
 
 
 def _map_features(path):
-    return torch.from_numpy(np.load(path, mmap_mode="c"))  # "c": nothing that is written to it reaches the file
+    return torch.from_numpy(np.load(path, mmap_mode="c"))  # "c": copy on write, so the file never changes
 
 
 def _features_key(encoder, images, device):
-    """A name for (weights, structure, pictures, precision): 24 hexadecimal digits."""
+    """24 hex digits of a hash of the encoder's weights and structure, the pictures and the precision."""
     known = (FEATURES_VERSION, encoder, tuple(images.shape), images.dtype, fast_dtype(device))
     digest = hashlib.sha256(repr(known).encode())
     for tensor in encoder.state_dict().values():

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, by one process at a time; and mapped ones that do not fill memory."""
+"""Atomic writes, a lock between processes and machines, and memory-mapped files that do not fill memory."""
 
 import contextlib
 import ctypes
@@ -13,20 +13,20 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-# For whoever waits in `taking_turns`: on some disks a machine that was switched off leaves its lock behind.
+# Shown while `file_lock` waits: on some disks, a machine that was switched off leaves its lock behind.
 STALE_LOCK = "If no such process is running, remove {}.lock"
-STALE = 60.0  # seconds without a sign of life, after which a lock is taken for such a one
+STALE = 60.0  # seconds without a heartbeat after which a lock is considered stale
 
 
 def save_whole(value, path):
-    """torch.save `value` to `path`, whole or not at all: see `write_whole`."""
+    """torch.save `value` to `path` atomically, see `write_whole`."""
     write_whole(path, lambda file: torch.save(value, file))
 
 
 def write_whole(path, write):
-    """`write(file)`, a binary file of a temporary name beside `path`, which is flushed and only then renamed.
+    """Write a file atomically: `write(file)` fills a temporary binary file beside `path`, which is then renamed.
 
-    A failure leaves what was there before and no partial file. Raises OSError, which names `path`.
+    After a failure the old file is still there, and no partial one. Raises an OSError that names `path`.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -37,7 +37,7 @@ def write_whole(path, write):
             os.fsync(file.fileno())
         os.replace(part, path)
     except (OSError, RuntimeError) as error:
-        # After a failed write, as on a full disk, torch's writer raises a RuntimeError of its own over it.
+        # After a failed write, as on a full disk, torch raises a RuntimeError of its own from the OSError.
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError) and cause.errno:
             raise OSError(cause.errno, cause.strerror, str(path)) from None
@@ -48,12 +48,12 @@ def write_whole(path, write):
 
 
 def page_releaser(tensor):
-    """A function that takes what was read of a tensor, mapped from a file, out of this process's memory.
+    """A function that releases the resident pages of a memory-mapped tensor.
 
-    No value changes, and the system may still hold the file in its cache, which gives way to whatever needs memory.
-    But a process that reads here and there in a large file soon has all of it in its own memory: with each value come
-    up to 2 MiB around it. Nothing is done on other systems than Linux, nor for a tensor that is not mapped or was
-    written to before; while the function is in use, the tensor must not be written to.
+    No value changes, and the pages may stay in the system's page cache, which yields to other needs. Without this, a
+    process that reads a large file at random soon has all of it resident, as each access maps up to 2 MiB around it.
+    The function does nothing except on Linux, nor for a tensor that is not mapped or has been written to. While it is
+    in use, the tensor must not be written to.
     """
     first = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
     length = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
@@ -65,7 +65,7 @@ def page_releaser(tensor):
 
 
 def _is_clean_mapping(first, end):
-    """Whether these addresses are all of one mapped file, and nothing there differs from the file."""
+    """Whether this address range lies in a single mapping of a file and has no modified pages."""
     inside = False
     with contextlib.suppress(OSError), open("/proc/self/smaps") as smaps:
         for line in smaps:
@@ -79,37 +79,37 @@ def _is_clean_mapping(first, end):
 
 
 @contextlib.contextmanager
-def taking_turns(path, while_waiting):
-    """Inside, no other process or thread, also on another machine with the same disk, is in such a block for `path`.
+def file_lock(path, while_waiting):
+    """A context that holds the lock for `path`, exclusive among threads, processes and machines that share the disk.
 
-    while_waiting(attempt), the attempts counted from 0, is called twice a second while another one is. A lock that has
-    shown no sign of life for STALE seconds is removed. Raises OSError.
+    while_waiting(attempt), with attempts counted from 0, is called twice a second while the lock is held elsewhere. A
+    lock without a heartbeat for STALE seconds is removed. Raises OSError.
     """
     name = path.with_name(path.name + ".lock")
-    lock, last_sign, since = FileLock(name), None, time.monotonic()
+    lock, last_beat, since = FileLock(name), None, time.monotonic()
     for attempt in itertools.count():
         try:
             lock.acquire(timeout=0.5)
             break
         except Timeout:
             while_waiting(attempt)
-        sign = _modified(name)
-        if sign != last_sign:
-            last_sign, since = sign, time.monotonic()
+        beat = _modified(name)
+        if beat != last_beat:
+            last_beat, since = beat, time.monotonic()
         elif time.monotonic() - since > STALE:
             _remove(name)
     try:
-        with _signs_of_life(name):
+        with _heartbeat(name):
             yield
     finally:
-        # Removed while it is held; whoever waits for it notices. On Windows, release() removes it.
+        # Removed while it is held, which those who wait notice. On Windows, release() removes it.
         _remove(name)
         lock.release()
 
 
 @contextlib.contextmanager
-def _signs_of_life(name):
-    """Inside, the file's time of modification moves on."""
+def _heartbeat(name):
+    """A context in which the file's modification time is updated regularly."""
     done = threading.Event()
 
     def touch():

@@ -1,4 +1,4 @@
-"""Numeric gradients, relative error, and the table that a check of the assignment shows."""
+"""Numeric gradients, relative errors, and the results table of a check."""
 
 import html
 import itertools
@@ -7,34 +7,35 @@ from dataclasses import dataclass, field
 
 import torch
 
-TIGHT = 1e-10  # limit for a value that is compared with exact mathematics, in float64
-NUMERIC = 1e-7  # limit for a gradient that is compared with differences
+TIGHT = 1e-10  # error limit against an exact reference, in float64
+NUMERIC = 1e-7  # error limit against finite differences
 
 
 def compute_numeric_gradient(f, x, dLdf=None, h=1e-5):
     """Gradient of L = sum(f(x) * dLdf) by central differences, (L(x + h) - L(x - h)) / 2h for each element.
 
     f maps the tensor x to a tensor or a number; dLdf has the shape of f(x) (None: ones, the gradient of the
-    sum). x is changed in place, one element at a time, and restored, also when f raises: so f may close over
-    x and ignore its argument, as the published notebook's do. Returns a tensor of the shape of x.
+    sum). x is changed in place, one element at a time, and restored, even if f raises; f may therefore use x
+    from its closure and ignore its argument, as in the published notebook. Returns a tensor of the shape of x.
 
-    Everything is float64: the error is about h ** 2, and about 1e-16 / h by rounding, 1e-10 together. In
-    float32 rounding alone is 1e-2. Raises TypeError for any other dtype, ValueError if dLdf does not fit f(x).
+    Everything must be float64. The truncation error is about h ** 2 and the rounding error about 1e-16 / h,
+    1e-10 in total; in float32, rounding alone is 1e-2. Raises TypeError for any other dtype, ValueError if
+    dLdf has another shape than f(x).
     """
     _require_float64("x", x, "pass x.double()")
     if any(stride == 0 and size > 1 for stride, size in zip(x.stride(), x.shape)):
-        x = x.clone()  # an expanded tensor: its elements share memory and cannot be moved one by one
+        x = x.clone()  # an expanded tensor: its elements share memory and cannot be changed one by one
 
     def value():
         y = f(x)
         y = y.detach() if torch.is_tensor(y) else torch.tensor(y, dtype=x.dtype)
-        return y.clone()  # f may return x itself, which the next step changes
+        return y.clone()  # f may return x itself, which is about to change
 
     y = value()
     _require_float64("f(x)", y, "compute f in double precision: x.double(), weight.double()")
     dLdf = torch.ones_like(y) if dLdf is None else torch.as_tensor(dLdf, dtype=y.dtype, device=y.device)
     if dLdf.shape != y.shape:
-        raise ValueError(f"dLdf has shape {tuple(dLdf.shape)}, f(x) has {tuple(y.shape)}: give dLdf that shape")
+        raise ValueError(f"dLdf has shape {tuple(dLdf.shape)}; it must be that of f(x), {tuple(y.shape)}")
     grad = torch.zeros(x.shape, dtype=x.dtype, device=x.device)
     for index in itertools.product(*map(range, x.shape)):
         old = x[index].item()
@@ -46,20 +47,20 @@ def compute_numeric_gradient(f, x, dLdf=None, h=1e-5):
             below = value()
         finally:
             _set(x, index, old)
-        grad[index] = ((above - below) * dLdf).sum() / (up - down)  # up - down: 2h as it was really rounded
+        grad[index] = ((above - below) * dLdf).sum() / (up - down)  # up - down is 2h as rounded
     return grad
 
 
 def rel_error(x, y, eps=1e-10):
     """max |x - y| / max(|x| + |y|, eps), the maxima over all elements: 0 for equal tensors, at most 1.
 
-    x and y: tensors (or numbers) of one shape; ValueError otherwise, since broadcasting hides mistakes.
-    Returns a float; inf where either holds nan or inf, so that no comparison with a limit passes.
+    x and y: tensors (or numbers) of the same shape; otherwise ValueError, since broadcasting hides mistakes.
+    Returns a float; inf if either contains nan or inf, so that no limit is met.
     """
     x, y = (torch.as_tensor(v).detach().cpu() for v in (x, y))
     x, y = (v if v.is_complex() else v.double() for v in (x, y))
     if x.shape != y.shape:
-        raise ValueError(f"rel_error compares equal shapes, seen {tuple(x.shape)} and {tuple(y.shape)}")
+        raise ValueError(f"rel_error needs equal shapes, got {tuple(x.shape)} and {tuple(y.shape)}")
     if x.numel() == 0:
         return 0.0
     error = ((x - y).abs().max() / (x.abs() + y.abs()).max().clamp(min=eps)).item()
@@ -70,7 +71,7 @@ def _require_float64(name, x, remedy):
     if not torch.is_tensor(x):
         raise TypeError(f"{name} is a {type(x).__name__}, wanted a float64 tensor: {remedy}")
     if x.dtype != torch.float64:
-        raise TypeError(f"{name} is {x.dtype}, too coarse for differences; wanted torch.float64: {remedy}")
+        raise TypeError(f"{name} is {x.dtype}, not precise enough for differences; wanted torch.float64: {remedy}")
 
 
 @torch.no_grad()
@@ -79,20 +80,20 @@ def _set(x, index, value):
 
 
 class CheckError(AssertionError):
-    """A check that missed. Its message is the whole table with its hints; `table` is the `CheckTable`."""
+    """A failed check. The message is the whole table with its hints; `table` is the `CheckTable`."""
 
     def __init__(self, message, table=None):
         super().__init__(message)
         self.table = table
 
     def _render_traceback_(self):
-        """What IPython shows instead of a traceback: the learner's mistake is not in the frames of a check."""
+        """Shown by IPython instead of a traceback, whose frames are the check's and not the learner's."""
         return [f"{type(self).__name__}: {self}"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One compared quantity. passed: error <= limit, which nan never is."""
+    """One compared quantity. passed: error <= limit, which is false for nan."""
 
     quantity: str
     error: float
@@ -109,9 +110,9 @@ class Row:
 
 @dataclass
 class CheckTable:
-    """What a check found: rows of quantity, error, limit and verdict, and hints where a row missed.
+    """The result of a check: rows of quantity, error, limit and verdict, and hints for rows that miss.
 
-    Shows itself as text (`str`) and, as the last value of a notebook cell, as an HTML table.
+    It is displayed as text by `str` and as an HTML table by a notebook.
     """
 
     title: str
@@ -126,17 +127,17 @@ class CheckTable:
         return self.rows[-1]
 
     def hint(self, sentence):
-        """Append a hint, if there is one and it is new."""
+        """Append a hint unless it is empty or already there."""
         if sentence and sentence not in self.hints:
             self.hints.append(sentence)
 
     @property
     def passed(self):
-        """Whether there are rows and all of them passed."""
+        """Whether there are rows and all of them pass."""
         return bool(self.rows) and all(row.passed for row in self.rows)
 
     def raise_on_miss(self):
-        """Return the table, or raise `CheckError` with the table and its hints as message."""
+        """Return the table, or raise `CheckError` with the table and its hints as the message."""
         if not self.passed:
             raise CheckError(f"\n{self}", self)
         return self
@@ -153,7 +154,7 @@ class CheckTable:
         return "\n".join([self.summary, *lines, *(f"hint: {hint}" for hint in self.hints)])
 
     def _repr_html_(self):
-        # Translucent backgrounds and inherited text: legible on a white page and on a black one.
+        # Translucent backgrounds and inherited text colour, for light and dark themes.
         tint = {True: "rgba(46, 160, 67, 0.22)", False: "rgba(248, 81, 73, 0.28)"}
         cell = "padding: 2px 10px; text-align: left; border-bottom: 1px solid rgba(128, 128, 128, 0.35)"
         head = "".join(f'<th style="{cell}">{name}</th>' for name in self.HEAD)

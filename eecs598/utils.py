@@ -11,20 +11,20 @@ from eecs598.vis import attention_overlay, fonts_for, load_font
 
 
 def reset_seed(number):
-    """Seed Python's, numpy's and torch's generators (torch: the CPU's and every GPU's)."""
+    """Seed the random generators of Python, numpy and torch (on the CPU and all GPUs)."""
     random.seed(number)
-    np.random.seed(number % 2**32)  # numpy takes 32 bits and no sign
+    np.random.seed(number % 2**32)  # numpy takes unsigned 32-bit seeds
     torch.manual_seed(number)
 
 
 def attention_visualizer(img, attn_weights, token):
-    """The picture with the attention map over it and the token above it: uint8 numpy (H + 25, W, 3), RGB.
+    """A picture overlaid with an attention map, with the token above: uint8 numpy array (H + 25, W, 3), RGB.
 
     img: (3, H, W) or (H, W, 3), tensor or array, uint8 or float in [0, 1]. attn_weights: (h, w), any grid.
-    token: a string; it shrinks to fit, and a very long one ends in an ellipsis. The published function
-    swapped width and height, dimmed the picture and returned BGR; this one does not. Its shape does not
-    depend on the token, so that torchvision's `make_grid` takes the results. Raises ValueError where the
-    picture or the map is malformed.
+    token: a string; a long one is set in a smaller font, and a very long one is truncated with an ellipsis. The
+    shape does not depend on the token, so torchvision's `make_grid` takes the results. The published function
+    swapped width and height, dimmed the picture and returned BGR; this one does not. Raises ValueError for an
+    invalid picture or map.
     """
     picture, token = attention_overlay(img, attn_weights), " ".join(str(token).split())
     width = picture.shape[1]

@@ -10,6 +10,7 @@ import io
 import math
 import pickle
 import random
+import re
 import signal
 import time
 import warnings
@@ -30,6 +31,7 @@ from eecs598.captioner import make_captioner
 from eecs598.coco import prepare_image
 from eecs598.coco.captions import SPECIAL_TOKENS, DataError
 from eecs598.coco.datafile import check_whole, load_data, save_data
+from eecs598.fast import attention, lstm, rnn
 from eecs598.training import solver
 from eecs598.training.objective import Objective
 from eecs598.training.options import Options
@@ -311,7 +313,7 @@ def with_value(row, column, value):
         (IMAGES[:0], CAPTIONS[:0], r"captions are \(0, 5\); for 0 pictures"),
         (IMAGES[:1], CAPTIONS, "for 1 pictures they must be"),
         (IMAGES, CAPTIONS.to("meta"), "captions are on meta, but the model is on cpu"),
-        (IMAGES[:, :2], CAPTIONS, r"gives features \(2, 2, 2, 3\); the affine map .* takes \(N, 3, h, w\)"),
+        (IMAGES[:, :2], CAPTIONS, r"returns features \(2, 2, 2, 3\); the affine map .* takes \(N, 3, h, w\)"),
     ],
 )
 def test_captions_and_pictures_that_do_not_fit(cell_type, images, captions, told):
@@ -443,10 +445,37 @@ def test_sequences_that_do_not_fit(layer, shape):
         layer(3, 4)(torch.zeros(shape), first)
 
 
+def sequence_arguments(function):
+    """Arguments of a fast sequence function that fit, by name: N = 2, T = 3, D = 5, H = 4."""
+    G = 4 if function is rnn.rnn_forward else 16
+    weights = {"Wx": torch.zeros(5, G), "Wh": torch.zeros(4, G), "b": torch.zeros(G)}
+    states = {"h0": torch.zeros(2, 4)}
+    if function is lstm.lstm_forward:
+        states["c0"] = torch.zeros(2, 4)
+    if function is attention.attention_lstm_forward:
+        states, weights["Wattn"] = {"A": torch.zeros(2, 4, 3, 2)}, torch.zeros(4, G)
+    return {"x": torch.zeros(2, 3, 5), **states, **weights}
+
+
+@pytest.mark.parametrize("function", [rnn.rnn_forward, lstm.lstm_forward, attention.attention_lstm_forward])
+def test_the_argument_of_the_wrong_shape_is_blamed(function):
+    """A weight that is transposed or too wide; a state, grid or weight with another batch, size or dimension."""
+    known = sequence_arguments(function)
+    function(**known)
+    for name, value in known.items():
+        wrong = [torch.cat([value, value], 1), value[None]] if value.dim() > 1 else []
+        wrong += [value.t()] if value.dim() == 2 and value.shape[0] != value.shape[1] else []
+        wrong += [value[:1]] if name in ("h0", "c0", "A", "Wh", "Wattn") else []
+        for other in wrong if name != "x" else [value[:, :, :4], value[0], value[:, :0]]:
+            with pytest.raises(ValueError, match=rf"^{name} is {re.escape(str(tuple(other.shape)))}; it") as caught:
+                function(**(known | {name: other}))
+            assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("words", [list(WORDS), dict(enumerate(WORDS))])
 @pytest.mark.parametrize("captions", [torch.tensor([[1, 7]]), torch.tensor([1, -1]), torch.tensor([[1.0, 2.0]])])
 def test_ids_of_no_word_are_not_decoded(words, captions):
-    with pytest.raises(ValueError, match="no word's id; there are 7"):
+    with pytest.raises(ValueError, match="not a word id; there are 7"):
         helpers.decode_captions(captions, words)
 
 
@@ -459,7 +488,7 @@ def test_ids_of_no_word_are_not_decoded(words, captions):
         ({"num_epochs": -2}, "num_epochs is -2"), ({"num_epochs": 1e3}, "num_epochs is 1000.0"),
         ({"captions": [[1, 2]]}, "captions are a list; they must be a tensor"),
         ({"images": None}, "images are a NoneType"),
-        ({"image_index": torch.tensor([0, 9])}, "image_index goes up to 9, but there are 2 images"),
+        ({"image_index": torch.tensor([0, 9])}, "image_index goes from 0 to 9, but there are 2 images"),
     ],
 )  # fmt: skip
 def test_training_that_makes_no_sense(options, told):

@@ -1,5 +1,6 @@
-"""The fastest of several ways: found by trying, once, and PyTorch's own in case of doubt."""
+"""Autotuning: the fastest implementation is found by timing, once, and PyTorch's own is the default."""
 
+import os
 import subprocess
 import sys
 import time
@@ -14,7 +15,11 @@ from eecs598.choosing import choose
 @pytest.fixture(autouse=True)
 def nothing_chosen(monkeypatch):
     monkeypatch.setattr(choosing, "_chosen", {})
-    monkeypatch.setattr(choosing, "DECIDED", {})
+    monkeypatch.setattr(choosing, "_valid", set())
+    monkeypatch.delenv("EECS598_CHOICES", raising=False)
+    choosing.fixed_choices.cache_clear()
+    yield
+    choosing.fixed_choices.cache_clear()
 
 
 @pytest.fixture
@@ -70,12 +75,27 @@ def test_what_takes_long_is_tried_once_after_its_first_call(clock):
 
 def test_it_may_be_decided_beforehand(clock, monkeypatch):
     both, runs = ways(clock, own=1.0, other=0.1)
-    monkeypatch.setitem(choosing.DECIDED, "it", "own")
+    monkeypatch.setenv("EECS598_CHOICES", "product=torch  it=own")
     assert choose("it", both) == "own" and not runs and not choosing.chosen()
+    assert choosing.fixed_choices() == {"product": "torch", "it": "own"}
 
 
-def test_an_environment_variable_decides_beforehand(monkeypatch):
-    monkeypatch.setenv("EECS598_CHOICES", "product=torch tanh=sigmoid")
-    program = "from eecs598 import choosing; print(choosing.DECIDED)"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.strip() == "{'product': 'torch', 'tanh': 'sigmoid'}", done.stderr
+@pytest.mark.parametrize("entry", ["it", "it=", "=own", "it=own=other", "it:own"])
+def test_an_entry_that_is_no_choice_is_named(clock, monkeypatch, entry):
+    monkeypatch.setenv("EECS598_CHOICES", f"product=torch {entry}")
+    with pytest.raises(ValueError, match=f"EECS598_CHOICES has the entry '{entry}'; it must be like product=torch"):
+        choose("it", ways(clock, own=1.0, other=0.1)[0])
+
+
+def test_an_implementation_that_does_not_exist_is_named_with_those_that_do(clock, monkeypatch):
+    monkeypatch.setenv("EECS598_CHOICES", "it=third")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"EECS598_CHOICES sets it to 'third'; it must be own or other$"):
+            choose("it", ways(clock, own=1.0, other=0.1)[0])
+
+
+def test_a_command_says_it_in_one_line():
+    done = subprocess.run([sys.executable, "-m", "eecs598.bench", "--rows", "arithmetic", "--rounds", "1"], cwd=ROOT,
+                          env={**os.environ, "EECS598_CHOICES": "product"}, capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 2 and done.stderr.startswith("error: EECS598_CHOICES has the entry 'product'")
+    assert len(done.stderr.splitlines()) == 1

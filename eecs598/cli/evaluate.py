@@ -1,4 +1,4 @@
-"""`evaluate`: caption a folder's pictures and score the captions against all that people said of them."""
+"""`evaluate`: caption the pictures of a folder and score the captions against all references."""
 
 import json
 import os
@@ -18,20 +18,23 @@ from eecs598.files import write_whole
 def add_options(parser):
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, metavar="FILE", help="written by train")
-    add("--images", type=Path, required=True, metavar="DIR", help="pictures of any size")
-    add("--captions", type=Path, required=True, metavar="FILE", help="their captions, in any form that a build reads")
-    add("--split", choices=("train", "val", "test"), help="these pictures only, where the captions file tells splits")
-    add("--split-lists", type=Path, nargs="+", metavar="PATH", help="the split lists of --captions, or their folder")
-    add("--json", type=Path, metavar="FILE", help="write the scores, and each picture's caption and scores")
-    add("--limit", type=commands.positive, metavar="N", help="the first N pictures only, by their ids (all)")
-    add("--show", type=commands.not_negative, default=3, metavar="N", help="how many of the best and of the worst "
-        "captions to print (3)")  # fmt: skip
-    add("--device", type=commands.device, help="cpu, cuda, ... (cuda where it is)")
-    decoder.add_options(parser.add_argument_group("decoding, instead of greedily"))
+    add("--images", type=Path, required=True, metavar="DIR", help="folder of pictures of any size")
+    add("--captions", type=Path, required=True, metavar="FILE", help="reference captions, in any format that "
+        "python -m eecs598.coco build reads")  # fmt: skip
+    add("--split", choices=("train", "val", "test"), help="this split only, if the captions file "
+        "has splits")  # fmt: skip
+    add("--split-lists", type=Path, nargs="+", metavar="PATH", help="split lists that belong to --captions, or "
+        "their folder")  # fmt: skip
+    add("--json", type=Path, metavar="FILE", help="also write the scores, and the caption and scores of each "
+        "picture")  # fmt: skip
+    add("--limit", type=commands.positive, metavar="N", help="only the first N pictures, sorted by id (all)")
+    add("--show", type=commands.not_negative, default=3, metavar="N", help="print the N best and N worst captions (3)")
+    add("--device", type=commands.device, help="cpu, cuda, ... (cuda if available)")
+    decoder.add_options(parser.add_argument_group("decoding (greedy by default)"))
 
 
 def run(options, captioner_class):
-    """Print the scores, and the best and worst captions; write them if --json names a file."""
+    """Print the scores and the best and worst captions; write them to a file if --json names one."""
     if options.json:
         commands.check_output(options.json, [options.checkpoint, options.captions])
     model, idx_to_word, preparation = captioner.load_captioner(options.checkpoint, captioner_class)
@@ -40,23 +43,34 @@ def run(options, captioner_class):
     pictures = find_pictures(options.images, options.captions, options.split, options.split_lists)
     pictures = pictures[: options.limit]
     captions = _caption_files(model, idx_to_word, preparation, pictures, decoding)
-    evaluation = metrics.evaluate_captions(captions, [picture.captions for picture in pictures])
+    evaluation, note = _score(captions, [picture.captions for picture in pictures])
     decoding.pop("generator", None)
-    told = ", ".join(f"{name} {value}" for name, value in decoding.items()) or "greedy"
+    settings = ", ".join(f"{name} {value}" for name, value in decoding.items()) or "greedy"
     if options.json:
         report = {"checkpoint": str(options.checkpoint), "images": str(options.images),
                   "captions": str(options.captions), "decoding": decoding, "scores": evaluation.scores,
                   "pictures": _report_pictures(pictures, captions, evaluation)}  # fmt: skip
         write_whole(options.json, lambda file: file.write(json.dumps(report, indent=1).encode()))
     count = sum(len(picture.captions) for picture in pictures)
-    print(f"{len(pictures):,} pictures, {count:,} captions by people; decoding: {told}")
+    print(f"{len(pictures):,} pictures, {count:,} reference captions; decoding: {settings}")
     print(metrics.format_scores({options.checkpoint.stem: evaluation.scores}))
-    print("CIDEr-D is what papers and COCO's own code print as CIDEr.")
+    print("CIDEr-D is what papers and COCO's own code call CIDEr.")
+    if note:
+        print(note)
     _print_best_and_worst(pictures, captions, evaluation, options.show)
 
 
+def _score(captions, references):
+    """The captions' Evaluation, and None or a line that says why METEOR is not in it."""
+    evaluation = metrics.evaluate_captions(captions, references)
+    try:
+        return metrics.add_meteor(evaluation, captions, references), None
+    except metrics.MeteorError as error:
+        return evaluation, f"METEOR is left out: {error}"
+
+
 def _caption_files(model, idx_to_word, preparation, pictures, decoding, batch_size=64):
-    """A caption of each of some eecs598.coco.forms.Pictures, prepared as those that the model was trained on."""
+    """A caption for each eecs598.coco.forms.Picture, preprocessed like the pictures that the model was trained on."""
     captions, batch = [], []
     ready = prepare_in_order(pictures, **preparation, workers=os.cpu_count() or 1)
     with tqdm(total=len(pictures), desc="captions", unit="picture", mininterval=0.5) as bar:
@@ -83,7 +97,7 @@ def _print_best_and_worst(pictures, captions, evaluation, count):
 
 
 def _report_pictures(pictures, captions, evaluation):
-    """Each picture's id, file, caption and scores, as plain values."""
+    """The id, file, caption and scores of each picture, as plain values for JSON."""
     return [
         {"image_id": picture.id, "file_name": picture.file_name, "caption": caption,
          **{name: scores[i] for name, scores in evaluation.pictures.items()}}

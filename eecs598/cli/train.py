@@ -1,4 +1,4 @@
-"""`train`: train a captioner of each cell type on a data file; also under torchrun."""
+"""`train`: train a captioner of each cell type on a data file. Also runs under torchrun."""
 
 import argparse
 import copy
@@ -28,17 +28,19 @@ def add_options(parser):
     parser.usage = "helpers.py train --data FILE --out DIR [option ...]"
     add = parser.add_argument
     add("--data", type=Path, required=True, metavar="FILE", help="a data file: see python -m eecs598.coco build --help")
-    add("--out", type=Path, required=True, metavar="DIR", help="where the checkpoints and the loss curves go")
-    add("--cell", nargs="+", choices=CELL_TYPES, default=list(CELL_TYPES), help="which (all)")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for captioners and loss curves")
+    add("--cell", nargs="+", choices=CELL_TYPES, default=list(CELL_TYPES), help="cell types to train (all)")
     add("--recipe", choices=tuple(RECIPES), help="options that work well for a data set; options given explicitly "
         "override it")  # fmt: skip
-    add("--captions", choices=("one", "all", "together"), default="one", help="captions of a picture to train on; "
+    add("--captions", choices=("one", "all", "together"), default="one", help="captions of each picture to train on; "
         "together: all of them in the same step (one)")  # fmt: skip
-    add("--epochs", type=commands.positive, default=10, help="how often each caption is seen (10)")
-    add("--batch-size", type=commands.positive, default=128, help="captions in a step; together: pictures (128)")
-    add("--learning-rate", type=commands.above_zero, default=1e-3, help="Adam's (0.001)")
-    add("--checkpoint-dir", type=Path, metavar="DIR", help="keep each run in DIR/CELL, and resume from what is there")
-    add("--device", type=commands.device, help="cpu, cuda, ... (cuda where it is)")
+    add("--epochs", type=commands.positive, default=10, help="passes over the training captions (10)")
+    add("--batch-size", type=commands.positive, default=128, help="captions in a batch; with --captions together, "
+        "pictures (128)")  # fmt: skip
+    add("--learning-rate", type=commands.above_zero, default=1e-3, help="for Adam (0.001)")
+    add("--checkpoint-dir", type=Path, metavar="DIR", help="save checkpoints of each run in DIR/CELL, and resume from "
+        "there")  # fmt: skip
+    add("--device", type=commands.device, help="cpu, cuda, ... (cuda if available)")
     for add_group in (_add_model, _add_regularization, _add_optimizer, _add_self_critical, _add_run):
         add_group(parser)
 
@@ -49,59 +51,63 @@ def _add_model(parser):
     add("--wordvec", type=commands.positive, default=256, help="size of a word vector (256)")
     add("--encoder", choices=("auto", *encoders.ENCODERS), default="auto", help="image encoder; lite2 is better and "
         "slower (auto: lite0)")  # fmt: skip
-    add("--freeze-encoder", action=argparse.BooleanOptionalAction, help="train the decoder alone, on image features "
-        "computed once (on a CPU yes, elsewhere no)")  # fmt: skip
-    add("--mirror", **SWITCH, help="augmentation: each picture's mirror image too, so twice as many in an epoch")
+    add("--freeze-encoder", action=argparse.BooleanOptionalAction, help="train only the decoder, on image features "
+        "computed once (default on a CPU)")  # fmt: skip
+    add("--mirror", **SWITCH, help="augmentation: also train on the mirror image of each picture, which doubles an "
+        "epoch")  # fmt: skip
 
 
 def _add_regularization(parser):
     add = parser.add_argument_group("regularization (off by default)").add_argument
-    add("--dropout", type=float, default=0.0, metavar="P", help="of features, word vectors and states")
-    add("--label-smoothing", type=float, default=0.0, metavar="P", help="probability spread over all words")
-    add("--tie-embeddings", **SWITCH, help="word vectors are the output's weights too; --wordvec as --hidden")
-    add("--doubly-stochastic", type=float, default=0.0, metavar="W", help="attn: weight of the penalty that asks for "
-        "attention to all of the picture")  # fmt: skip
-    add("--attention-entropy", type=float, default=0.0, metavar="W", help="attn: weight of the attention's entropy, so "
-        "that few cells are attended to at a time")  # fmt: skip
-    add("--scheduled-sampling", type=float, default=0.0, metavar="P", help="probability that an input word is the "
-        "model's own prediction")  # fmt: skip
+    add("--dropout", type=float, default=0.0, metavar="P", help="dropout on features, word vectors and states")
+    add("--label-smoothing", type=float, default=0.0, metavar="P", help="probability mass spread over all words")
+    add("--tie-embeddings", **SWITCH, help="share the word vectors with the output weights; needs --wordvec equal to "
+        "--hidden")  # fmt: skip
+    add("--doubly-stochastic", type=float, default=0.0, metavar="W", help="attn: weight of the penalty for attention "
+        "that leaves parts of the picture out")  # fmt: skip
+    add("--attention-entropy", type=float, default=0.0, metavar="W", help="attn: weight of the entropy penalty, for "
+        "attention to few cells at a time")  # fmt: skip
+    add("--scheduled-sampling", type=float, default=0.0, metavar="P", help="probability that an input word is sampled "
+        "from the model")  # fmt: skip
 
 
 def _add_optimizer(parser):
-    add = parser.add_argument_group("optimizer (beyond Adam's learning rate)").add_argument
-    add("--lr-decay", type=commands.above_zero, default=0.9, help="multiplies the learning rate after each epoch (0.9)")
-    add("--warmup", type=commands.not_negative, default=0, metavar="N", help="steps in which the learning rate rises")
-    add("--cosine", **SWITCH, help="the learning rate falls along a cosine; take --lr-decay 1 with it")
-    add("--weight-decay", type=float, default=0.0, metavar="W", help="AdamW's")
-    add("--clip-norm", type=float, default=0.0, metavar="G", help="gradient clipping: the gradient's norm at most")
-    add("--averaging", type=float, default=0.0, metavar="D", help="end with an exponential moving average of the "
-        "weights, as 0.99")  # fmt: skip
+    add = parser.add_argument_group("optimizer").add_argument
+    add("--lr-decay", type=commands.above_zero, default=0.9, help="factor of the learning rate after each epoch (0.9)")
+    add("--warmup", type=commands.not_negative, default=0, metavar="N", help="linear warmup over N steps (0)")
+    add("--cosine", **SWITCH, help="cosine learning rate schedule; best with --lr-decay 1")
+    add("--weight-decay", type=float, default=0.0, metavar="W", help="decoupled weight decay (AdamW)")
+    add("--clip-norm", type=float, default=0.0, metavar="G", help="clip the gradient to norm G")
+    add("--averaging", type=float, default=0.0, metavar="D", help="use an exponential moving average of the weights "
+        "with decay D, such as 0.99")  # fmt: skip
 
 
 def _add_self_critical(parser):
-    add = parser.add_argument_group("self-critical training, afterwards, on captions sampled from the model"
+    add = parser.add_argument_group("self-critical training (afterwards, on captions sampled from the model)"
                                     ).add_argument  # fmt: skip
     add("--self-critical", type=commands.not_negative, default=0, metavar="EPOCHS", help="epochs over the pictures (0)")
     add("--self-critical-rate", type=commands.above_zero, default=3e-4, metavar="R", help="learning rate (0.0003)")
-    add("--self-critical-batch", type=commands.positive, default=64, metavar="N", help="pictures in a step (64)")
-    add("--self-critical-bleu", type=commands.zero_or_more, default=0.0, metavar="W", help="a caption's reward is its "
-        "CIDEr-D plus W times its mean n-gram precision, n = 1 to 4, as in BLEU (0)")  # fmt: skip
+    add("--self-critical-batch", type=commands.positive, default=64, metavar="N", help="pictures in a batch (64)")
+    add("--self-critical-bleu", type=commands.zero_or_more, default=0.0, metavar="W", help="reward: CIDEr-D plus W "
+        "times the mean n-gram precision, n = 1 to 4, as in BLEU (0)")  # fmt: skip
     add("--samples", type=commands.at_least(2), default=5, metavar="K", help="captions sampled for each picture (5)")
-    add("--sharpen", type=commands.above_zero, default=1.0, metavar="T", help="first divide the logits by the "
-        "temperature T (1)")  # fmt: skip
+    add("--sharpen", type=commands.above_zero, default=1.0, metavar="T", help="divide the logits by the temperature T "
+        "first (1)")  # fmt: skip
 
 
 def _add_run(parser):
     add = parser.add_argument_group("computation and output").add_argument
-    add("--fast", action=argparse.BooleanOptionalAction, help="compute the loss with eecs598.fast, not by the "
-        "captioner's own forward (where the captioner fits)")  # fmt: skip
-    add("--precision", choices=("auto", *PRECISIONS), default="auto", help="auto: the faster one here (auto)")
-    add("--accumulate", type=commands.positive, default=1, metavar="K", help="gradient accumulation: compute a step in "
-        "K parts, to fit in memory (1)")  # fmt: skip
-    add("--seed", type=commands.seed, default=0, help="of the weights and the order of examples (0)")
-    add("--checkpoint-every", type=commands.positive, metavar="N", help="also after every N steps (each epoch's end)")
-    add("--score", **SWITCH, help="score greedy captions of the val pictures after each epoch")
-    add("--show", type=commands.not_negative, default=8, metavar="N", help="val pictures captioned at the end (8)")
+    add("--fast", action=argparse.BooleanOptionalAction, help="compute the loss with eecs598.fast instead of "
+        "the captioner's own forward (default where the captioner is supported)")  # fmt: skip
+    add("--precision", choices=("auto", *PRECISIONS), default="auto", help="auto: the faster one on this device (auto)")
+    add("--accumulate", type=commands.positive, default=1, metavar="K", help="gradient accumulation over K parts of a "
+        "batch, to save memory (1)")  # fmt: skip
+    add("--seed", type=commands.seed, default=0, help="random seed for weights and the order of examples (0)")
+    add("--checkpoint-every", type=commands.positive, metavar="N", help="write checkpoints after every N steps, too "
+        "(only after each epoch)")  # fmt: skip
+    add("--score", **SWITCH, help="score greedy captions of the validation pictures after each epoch")
+    add("--show", type=commands.not_negative, default=8, metavar="N", help="validation pictures to caption at the end "
+        "(8)")  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -110,14 +116,14 @@ def _add_run(parser):
 
 
 def run(options, captioner_class):
-    """Train a captioner of each cell type; print their scores, and captions of val pictures next to people's."""
+    """Train a captioner of each cell type; print scores, and example captions with the references."""
     with processes.joined(torch.device(options.device or captioner.default_device())) as device:
         everyone = processes.current()
         data = examples.open_data_file(options.data)
         commands.make_folder(options.out)
         for name in (*(f"{cell_type}.pt" for cell_type in options.cell), "losses.png"):
             commands.check_output(options.out / name, [options.data])
-        with everyone.one_after_the_first():  # it may have to be downloaded
+        with everyone.first_before_the_rest():  # weights may have to be downloaded
             encoder = encoders.encoder_for(data, name=options.encoder)
         data = examples.with_mirror_images(data) if options.mirror else data
         histories, captions, scores = {}, {}, {}
@@ -136,20 +142,20 @@ def run(options, captioner_class):
         if everyone.first:
             losses = {name: history.losses for name, history in histories.items()}
             vis.plot_losses(losses).savefig(options.out / "losses.png")
-            print(f"\n{len(data['val_images']):,} val pictures, greedy, against all that people said of each")
+            print(f"\n{len(data['val_images']):,} validation pictures, greedy captions against all references")
             print(metrics.format_scores(scores))
             _print_examples(captions, data, options.show)
 
 
 def _train(model, cell_type, data, options, device):
-    """Train on people's captions, then if asked for on sampled ones. Returns the History of each phase by name."""
+    """Cross-entropy training and then, if asked for, self-critical training. Returns the History of each by name."""
     fast, everyone = _choose_fast(model, options), processes.current()
     captions, image_index = _training_captions(data, options.captions)
     where = f"{everyone.count} processes, the first on {device}" if everyone.count > 1 else device
     count, cut = captions[..., 0].numel(), examples.count_cut(captions, data["vocab"])
     print(f"\n{cell_type}: {count:,} captions, {options.epochs} epochs on {where}")
     if cut:
-        print(f"note: {cut:,} captions of more than {MAX_WORDS} words are cut there, and do not teach where to end")
+        print(f"note: {cut:,} captions are cut to {MAX_WORDS} words, without <END>")
     shared = _shared_arguments(data, options, device)
     histories = {cell_type: train_captioner(
         model, data["train_images"], captions, options.epochs, options.batch_size, options.learning_rate,
@@ -169,30 +175,30 @@ def _last_loss(history):
 
 
 def _choose_fast(model, options):
-    """Whether eecs598.fast computes the loss: as asked for, by default where it can."""
+    """Whether eecs598.fast computes the loss: as the option says, or by default where it can."""
     fast = options.fast
     if fast is None:
         try:
             fast = Objective(model).fast
         except ObjectiveError as error:
-            print(f"note: trained by the captioner's own forward and backward ({error})")
+            print(f"note: training uses the captioner's own forward and backward ({error})")
             fast = False
     if options.self_critical:
         captioner.require_steps(model)  # before anything is trained
         if not fast:
-            raise ValueError("--self-critical takes eecs598.fast, and a captioner that fits it")
+            raise ValueError("--self-critical needs eecs598.fast and a captioner that it supports")
     return fast
 
 
 def _training_captions(data, which):
-    """The captions to train on, and their rows of the pictures or None. which: one, all or together."""
+    """The captions to train on, and the index of each one's picture, or None. which: one, all or together."""
     if which == "all":
         return examples.all_captions(data)
     return examples.captions_together(data) if which == "together" else data["train_captions"], None
 
 
 def _shared_arguments(data, options, device):
-    """What `train_captioner` is called with in both phases."""
+    """The arguments of `train_captioner` that both phases share."""
     rows = range(len(data["val_images"]))
     return {
         "device": device, "freeze_encoder": options.freeze_encoder, "options": _read_options(options),
@@ -202,7 +208,7 @@ def _shared_arguments(data, options, device):
 
 
 def _read_options(options):
-    """The `Options` of a run, each from the command line's option of its name."""
+    """The `Options` of a run, from the command line options of the same names."""
     return Options(**{name: getattr(options, name) for name in NAMES if hasattr(options, name)}, plot=False)
 
 
@@ -211,9 +217,9 @@ def _checkpoint_dir(options, name):
 
 
 def _train_self_critically(model, data, options, checkpoint_dir, shared):
-    """Train a captioner, already trained on people's captions, on captions sampled from it. Returns the History."""
+    """Continue with self-critical training of a captioner trained with cross-entropy. Returns the History."""
     count = len(data["train_images"])
-    print(f"self-critical: {options.samples} captions of each of {count:,} pictures, {options.self_critical} epochs")
+    print(f"self-critical: {count:,} pictures, {options.samples} samples each, {options.self_critical} epochs")
     references = [[text.split() for text in texts] for texts in captioner.people(data, range(count), "train")]
     if options.sharpen != 1:
         selfcritical.scale_logits(model, options.sharpen)
@@ -228,7 +234,7 @@ def _train_self_critically(model, data, options, checkpoint_dir, shared):
 
 
 def _print_examples(captions, data, count):
-    """Each val picture's captions by the models, then by people."""
+    """The models' captions of some validation pictures, and two references of each."""
     for row, texts in enumerate(captioner.people(data, range(min(count, len(data["val_images"]))))):
         print(f"\nval picture {row}")
         for cell_type, captioned in captions.items():

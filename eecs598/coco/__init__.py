@@ -1,17 +1,17 @@
-"""Data files by command, and in Python: `find_photographs`, `download_course_file`, `build_data`, `check`, `show`.
+"""Data files, as commands and in Python: `find_photographs`, `download_course_file`, `build_data`, `check`, `show`.
 
     python -m eecs598.coco download                       the course's file
-    python -m eecs598.coco subset --out FILE              as many COCO pictures as some minutes allow
-    python -m eecs598.coco build --out FILE               a file of your own choice
+    python -m eecs598.coco subset --out FILE              a subset of COCO, as large as a time limit allows
+    python -m eecs598.coco build --out FILE               from COCO or your own pictures
     python -m eecs598.coco check FILE
     python -m eecs598.coco show FILE --out sheet.png
 
-`datasets/README.md` describes the file. A command's complaint is one line on standard error.
+`datasets/README.md` describes the format. Errors are one line on standard error.
 
-`captions.py` has the words, `forms.py` reads captions files in the forms that people have, `pictures.py` prepares the
-pictures, `builder.py` makes a data file of both, `datafile.py` reads, writes and checks it, `inspection.py` says and
-shows what is in it, `download.py` fetches what is large, `course_file.py` the course's own file, `subset.py`
-photographs from whatever host is alive, `__main__.py` is the commands.
+`captions.py` tokenizes captions, `forms.py` reads captions files in all supported formats, `pictures.py` preprocesses
+pictures, `builder.py` makes a data file from both, `datafile.py` reads, writes and validates it, `inspection.py`
+describes and shows its contents, `download.py` downloads files, `course_file.py` the course's own file, `subset.py`
+photographs from any available source, and `__main__.py` has the commands.
 """
 
 from eecs598.coco.builder import build_data

@@ -1,4 +1,4 @@
-"""The commands: `python -m eecs598.coco download | subset | build | check | show`, each with a `--help` of its own."""
+"""The commands `python -m eecs598.coco download | subset | build | check | show`."""
 
 import argparse
 import sys
@@ -12,13 +12,13 @@ from eecs598.coco.pictures import FITS
 from eecs598.coco.subset import build_subset
 from eecs598.commands import Parser, above_zero, check_output, command, positive
 
-DESCRIPTION = """Get, build, check and show data files: pictures, a caption for each, a vocabulary.
+DESCRIPTION = """Download, build, check and show data files: pictures, a caption for each, a vocabulary.
 
-  download   the course's own file, COCO 2014, 10,000 + 500 pictures (378 MB)
-  subset     as many pictures of COCO 2014 as some minutes allow
-  build      a file of any size, from COCO's pictures (fetched, or from folders) or your own
-  check      what is in a file, and is it whole?
-  show       a sheet of its pictures with their captions"""
+  download   download the course's own file: COCO 2014, 10,000 + 500 pictures (378 MB)
+  subset     download as many pictures of COCO 2014 as a time limit allows
+  build      make a file of any size, from COCO (downloaded, or from folders) or your own pictures
+  check      verify a file and describe its contents
+  show       save a sheet of pictures with their captions"""
 
 EPILOG = """examples:
   python -m eecs598.coco download
@@ -26,70 +26,68 @@ EPILOG = """examples:
   python -m eecs598.coco show datasets/coco.pt --out sheet.png
   python -m eecs598.coco build --num-train 1000 --num-val 100 --out datasets/coco1k.pt
 
-Each command has its own --help, with more examples. An interrupted download or build is not lost:
-give the same command again, and it goes on. No network at all? python -m eecs598.scenes FILE
-draws 10,000 captioned pictures in a minute."""
+Each command has its own --help, with more examples. After an interruption, run the same command again
+to resume. Without a network, python -m eecs598.scenes FILE draws 10,000 captioned pictures in a minute."""
 
 DOWNLOAD_EXAMPLES = """examples:
   python -m eecs598.coco download
-  from another address, when the course's server is down:
+  from another address, if the course's server is down:
     python -m eecs598.coco download --url https://example.org/coco.pt
 
-What arrives is kept in FILE.part, and the file gets its name once it is whole and checked: its
-length, its CRCs, its content. A file that is there and passes is not fetched again."""
+The partial download is FILE.part, which is renamed once its length, CRCs and content are verified.
+A valid file that exists is not downloaded again."""
 
 SUBSET_EXAMPLES = """examples:
-  10,000 + 500 pictures of COCO 2014, or as many as 5 minutes allow:
+  10,000 + 500 pictures of COCO 2014, or as many as can be downloaded in 5 minutes:
     python -m eecs598.coco subset --out datasets/photographs.pt
-  fewer, and what is fetched kept elsewhere:
+  fewer, with the downloads in another folder:
     python -m eecs598.coco subset --out datasets/photographs.pt --train 2000 --val 200 --folder /mnt/coco
 
-After 100 pictures it says how long the rest takes. Give the same command again, and it goes on: nothing is
-fetched twice, and the pictures are the first of the same order. The captions (241 MB) come first, once."""
+First the captions (241 MB) are downloaded, once. After 100 pictures, the remaining time is printed. Run the
+same command again to continue: nothing is downloaded twice, and the order of the pictures is fixed."""
 
 BUILD_EXAMPLES = """examples:
-  10,000 + 500 pictures of COCO 2014, as in the course's own file, fetched one by one (1.7 GB) with
-  their captions (241 MB) into datasets/coco_images:
+  10,000 + 500 pictures of COCO 2014, as in the course's own file, downloaded one by one (1.7 GB) with
+  their captions (241 MB) to datasets/coco_images:
     python -m eecs598.coco build --out datasets/coco10k.pt
-  less, for a first try; of COCO 2017; at the size that a frozen encoder wants:
+  fewer, from COCO 2017, at the size for a frozen encoder:
     python -m eecs598.coco build --num-train 1000 --num-val 100 --year 2017 --image-size 224 \\
       --out datasets/coco1k.pt
-  from the folders of the official archives, nothing fetched:
+  from the folders of the official archives, without downloads:
     python -m eecs598.coco build --images train2014 --val-images val2014 \\
       --train-captions annotations/captions_train2014.json \\
       --val-captions annotations/captions_val2014.json \\
       --num-train 10000 --num-val 500 --out datasets/coco10k.pt
-  Flickr8k by its own captions; its split lists are found beside them, others named by --split-lists:
+  Flickr8k in its own format; its split lists are found next to the captions, others are given by --split-lists:
     python -m eecs598.coco build --images Flicker8k_Dataset --captions Flickr8k.token.txt \\
       --out datasets/flickr8k.pt
-  the Karpathy split (train and restval are trained on, test is left out); --images may be left out
-  for COCO's:
+  a Karpathy split file (train and restval for training, test left out); for COCO's, --images is optional:
     python -m eecs598.coco build --images Flicker8k_Dataset --captions dataset_flickr8k.json \\
       --out datasets/flickr8k.pt
-  your own pictures and a table of file name and caption, a tenth of the pictures kept for validation:
+  your own pictures with a table of file names and captions, a tenth of them for validation:
     python -m eecs598.coco build --images photos --captions captions.csv --out datasets/photos.pt
 
-Interrupted, or the connection lost? Give the same command again: fetched and decoded pictures are
-kept until the file is written, and it is there only once it is whole.
+After an interruption, run the same command again: downloaded and decoded pictures are kept until the
+data file is written, which is done atomically.
 
-Pictures of 112 x 112 are what the course trains an encoder on; for a frozen encoder take --image-size 224.
+The course trains its encoder on pictures of 112 x 112; for a frozen encoder use --image-size 224.
 
-A captions file, told by its content, is JSON in COCO's format, {"images": [{"id": 1, "file_name":
-"a.jpg"}, ...], "annotations": [{"image_id": 1, "caption": "a dog runs"}, ...]}, or in Karpathy's; lines
-like a.jpg#0<tab>a dog runs or a.jpg| 0| a dog runs; or a CSV or TSV of file name and caption. Each picture
-gets one row in the data file, with one of its captions; all its captions are kept beside it,
-tokenized, as references."""
+The format of a captions file is recognized by its content: JSON in COCO's format, {"images": [{"id": 1,
+"file_name": "a.jpg"}, ...], "annotations": [{"image_id": 1, "caption": "a dog runs"}, ...]}, or in
+Karpathy's; lines like a.jpg#0<tab>a dog runs or a.jpg| 0| a dog runs; or a CSV or TSV table of file
+names and captions. Each picture has one row in the data file, with one of its captions; all of its
+captions, tokenized, are its references."""
 
 CHECK_EXAMPLES = """examples:
   python -m eecs598.coco check datasets/coco.pt
   python -m eecs598.coco check --quick datasets/coco.pt
 
-Lines that begin with "warning:" tell what spoils training or scores without an error, as pictures that
-are in both splits, or captions that are cut; --quick leaves out the pictures'.
+Lines that begin with "warning:" are about problems that spoil training or scores without an error, such
+as pictures in both splits or captions that are cut; --quick skips those about pictures.
 
-Exit status 0: a whole data file, whatever the warnings. 1: it is not, and one line says why: missing,
-truncated, damaged, a web page saved under the name, a wrong shape, code in it (never run: only tensors
-and plain values are read)."""
+Exit status 0: a valid data file, regardless of warnings. 1: not a valid one, and one line says why:
+missing, truncated, damaged, a web page under that name, a wrong shape, code in it (which is never run:
+only tensors and plain values are read)."""
 
 SHOW_EXAMPLES = """examples:
   python -m eecs598.coco show datasets/coco.pt --out sheet.png
@@ -101,12 +99,12 @@ def _parser():
     parser = Parser(prog="python -m eecs598.coco", description=DESCRIPTION, epilog=EPILOG, **layout)
     commands = parser.add_subparsers(dest="command", required=True, metavar="download | subset | build | check | show")
     add = commands.add_parser(
-        "download", description="Fetch the course's own data file.", epilog=DOWNLOAD_EXAMPLES, **layout
+        "download", description="Download the course's own data file.", epilog=DOWNLOAD_EXAMPLES, **layout
     ).add_argument
-    add("--out", type=Path, default=COURSE_FILE, metavar="FILE", help=f"where to (datasets/{COURSE_FILE.name})")
-    add("--url", action="append", metavar="URL", help="another address; may be given several times, tried in order")
+    add("--out", type=Path, default=COURSE_FILE, metavar="FILE", help=f"the data file (datasets/{COURSE_FILE.name})")
+    add("--url", action="append", metavar="URL", help="another address; repeat it for several, tried in order")
     add = commands.add_parser(
-        "subset", description="Fetch as many pictures as some minutes allow.", epilog=SUBSET_EXAMPLES, **layout
+        "subset", description="Download as many COCO pictures as a time limit allows.", epilog=SUBSET_EXAMPLES, **layout
     ).add_argument
     _add_subset_options(add)
     add = commands.add_parser(
@@ -114,53 +112,55 @@ def _parser():
     ).add_argument
     _add_build_options(add)
     add = commands.add_parser(
-        "check", description="Say what is in a data file, or what is wrong with it.", epilog=CHECK_EXAMPLES, **layout
+        "check", description="Verify a data file and describe its contents.", epilog=CHECK_EXAMPLES, **layout
     ).add_argument
     add("file", type=Path)
     add("--quick", action="store_true", help="do not read the pictures")
     add = commands.add_parser(
-        "show", description="Write a sheet of pictures with their captions.", epilog=SHOW_EXAMPLES, **layout
+        "show", description="Save a sheet of pictures with their captions.", epilog=SHOW_EXAMPLES, **layout
     ).add_argument
     add("file", type=Path)
-    add("--out", type=Path, required=True, metavar="PNG", help="the picture to write")
-    add("--split", choices=("train", "val"), default="val", help="which pictures (val)")
-    add("--number", type=positive, default=12, metavar="N", help="how many (12)")
-    add("--seed", type=int, default=0, metavar="N", help="chooses them (0)")
+    add("--out", type=Path, required=True, metavar="PNG", help="the image file to write")
+    add("--split", choices=("train", "val"), default="val", help="split of the pictures (val)")
+    add("--number", type=positive, default=12, metavar="N", help="number of pictures (12)")
+    add("--seed", type=int, default=0, metavar="N", help="random seed for their selection (0)")
     return parser
 
 
 def _add_subset_options(add):
     add("--out", type=Path, required=True, metavar="FILE", help="the data file to write")
-    add("--train", type=positive, default=10000, metavar="N", help="how many training pictures at most (10000)")
-    add("--val", type=positive, default=500, metavar="N", help="how many validation pictures at most (500)")
-    add("--minutes", type=above_zero, default=5, metavar="M", help="as many as this time allows (5)")
-    add("--folder", type=Path, default=CACHE, metavar="DIR", help=f"keeps what is fetched (datasets/{CACHE.name})")
+    add("--train", type=positive, default=10000, metavar="N", help="maximum number of training pictures (10000)")
+    add("--val", type=positive, default=500, metavar="N", help="maximum number of validation pictures (500)")
+    add("--minutes", type=above_zero, default=5, metavar="M", help="time limit (5)")
+    add("--folder", type=Path, default=CACHE, metavar="DIR", help=f"folder for downloads (datasets/{CACHE.name})")
     add("--host", action="append", metavar="URL", help=f"another host with COCO's folders ({COCO_HOSTS[0]})")
 
 
 def _add_build_options(add):
     add("--out", type=Path, required=True, metavar="FILE", help="the data file to write")
-    add("--images", type=Path, metavar="DIR", help="the folder of the pictures; without it they are fetched")
-    add("--val-images", type=Path, metavar="DIR", help="validation pictures, if elsewhere")
-    add("--captions", type=Path, metavar="FILE", help="captions of all pictures; without any, COCO's own are fetched")
-    add("--split-lists", type=Path, nargs="+", metavar="PATH", help="the split lists of --captions, or their folder")
-    add("--train-captions", type=Path, metavar="FILE", help="in place of it, the training captions alone")
-    add("--val-captions", type=Path, metavar="FILE", help="and the validation captions (without: some of the first)")
-    add("--karpathy", type=Path, metavar="JSON", help="as --captions, for a Karpathy split file")
-    add("--year", type=int, choices=(2014, 2017), default=2014, help="of COCO's captions, if fetched (2014)")
-    add("--cache", type=Path, default=CACHE, metavar="DIR", help=f"keeps what is fetched (datasets/{CACHE.name})")
+    add("--images", type=Path, metavar="DIR", help="folder of pictures; without it they are downloaded")
+    add("--val-images", type=Path, metavar="DIR", help="folder of validation pictures, if different")
+    add("--captions", type=Path, metavar="FILE", help="captions of all pictures; by default COCO's are downloaded")
+    add("--split-lists", type=Path, nargs="+", metavar="PATH", help="split lists that belong to --captions, or "
+        "their folder")  # fmt: skip
+    add("--train-captions", type=Path, metavar="FILE", help="instead of --captions, training captions only")
+    add("--val-captions", type=Path, metavar="FILE", help="with it, validation captions (some of the training ones)")
+    add("--karpathy", type=Path, metavar="JSON", help="like --captions, for a Karpathy split file")
+    add("--year", type=int, choices=(2014, 2017), default=2014, help="edition of COCO, if downloaded (2014)")
+    add("--cache", type=Path, default=CACHE, metavar="DIR", help=f"folder for downloads (datasets/{CACHE.name})")
     add("--image-url", action="append", metavar="URL", help=f"another image host ({COCO_IMAGE_URL})")
-    add("--image-size", type=positive, default=112, metavar="S", help="pixels a side (112)")
-    add("--fit", choices=FITS, default="stretch", help="make it square so (stretch)")
-    add("--num-train", type=positive, metavar="N", help="how many training pictures (all; fetched: 10000)")
-    add("--num-val", type=positive, metavar="N", help="validation pictures (all, or a tenth; fetched: 500 at most)")
+    add("--image-size", type=positive, default=112, metavar="S", help="side length in pixels (112)")
+    add("--fit", choices=FITS, default="stretch", help="how pictures are made square (stretch)")
+    add("--num-train", type=positive, metavar="N", help="training pictures (all; if downloaded, 10000)")
+    add("--num-val", type=positive, metavar="N", help="validation pictures (all, or a tenth; if downloaded, at most "
+        "500)")  # fmt: skip
     add("--min-count", type=positive, default=4, metavar="N", help="rarer words become <UNK> (4)")
-    add("--seed", type=int, default=0, metavar="N", help="chooses the pictures and their captions (0)")
-    add("--workers", type=positive, metavar="N", help="threads; the file does not depend on it (one a core)")
+    add("--seed", type=int, default=0, metavar="N", help="random seed for the selection (0)")
+    add("--workers", type=positive, metavar="N", help="threads (one per core); the result does not depend on it")
 
 
 def _run(command, options):
-    """What a command has to say, as text."""
+    """Run a command and return its report."""
     if command == "show":
         show(options.pop("file"), **options)
         return f"{options['out']}: {options['split']} pictures of the data file, with their captions"
@@ -192,7 +192,7 @@ def main(arguments=None):
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("stopped; the same command goes on from here") from None
+        raise KeyboardInterrupt("stopped; run the same command again to resume") from None
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Build a data file from photographs and their captions, from folders or fetched from COCO's image host."""
+"""Build a data file from photographs and their captions, in folders or downloaded from COCO's image host."""
 
 import contextlib
 import hashlib
@@ -30,9 +30,9 @@ from eecs598.coco.forms import (
 )
 from eecs598.coco.pictures import prepare_in_order
 from eecs598.files import save_whole
-from eecs598.metrics.scripts import find_undivided
+from eecs598.metrics.scripts import find_unsegmented
 
-SHARD = 64  # pictures that are decoded between two saves
+SHARD = 64  # pictures decoded between two saves
 CACHE = Path(__file__).parents[2] / "datasets" / "coco_images"
 IMAGE_URLS = (download.COCO_IMAGE_URL, download.COCO_IMAGE_MIRROR_URL)
 COURSE_COUNTS = {"train": 10000, "val": 500}  # of the course's own file
@@ -41,35 +41,33 @@ COURSE_COUNTS = {"train": 10000, "val": 500}  # of the course's own file
 def build_data(images=None, train_captions=None, val_captions=None, out=None, *, val_images=None, karpathy=None,
                captions=None, split_lists=None, year=2014, cache=CACHE, image_url=IMAGE_URLS, image_size=112,
                fit="stretch", num_train=None, num_val=None, min_count=4, seed=0, workers=None):
-    """A data file's dict from pictures and their captions, in any of the forms that `forms.py` lists.
+    """Build a data file's dict from pictures and captions, in any of the formats listed in `forms.py`.
 
-    images, val_images: folders of pictures; `val_images` is `images` unless given. Without `images` the chosen
-        pictures are fetched one by one into the folder `cache`, where later calls find them, from `image_url`:
-        an address with {folder} and {file_name}, or several mirrors in order
-    captions: the captions file of all pictures. Its own splits, or those of `split_lists` (files, or folders of them;
-        Flickr8k's own are found beside it), tell which are trained on and which validate; test pictures are left out.
-        Without validation pictures, `num_val` of the others, or a tenth of them, drawn by `seed`, are kept for that
-    train_captions, val_captions: in place of it, a captions file each; the second may be left out in the same way.
-        Without any, COCO's own of `year`, 2014 or 2017, are fetched
-    karpathy: as `captions`, for a Karpathy split file
-    out: the data file to write, if any
-    image_size, fit: as for `prepare_image`
-    num_train, num_val: how many pictures, chosen by `seed`; all unless given, but at most 10,000 and 500 where
-        they are fetched
+    images, val_images: folders of pictures; `val_images` defaults to `images`. Without `images`, the selected
+        pictures are downloaded to the folder `cache`, which later calls reuse, from `image_url`: an address with
+        {folder} and {file_name}, or several mirrors in order
+    captions: the captions file of all pictures. Its own splits, or `split_lists` (files, or folders of them; Flickr8k's
+        own are found next to it), define training and validation pictures; test pictures are left out. Without
+        validation pictures, `num_val` pictures or a tenth of them, chosen by `seed`, are used for validation
+    train_captions, val_captions: instead, a captions file for each split; the second one is optional in the same way.
+        By default COCO's own of `year`, 2014 or 2017, are downloaded
+    karpathy: like `captions`, for a Karpathy split file
+    out: the data file to write, or None
+    image_size, fit: as in `prepare_image`
+    num_train, num_val: numbers of pictures, chosen by `seed`; by default all, or at most 10,000 and 500 if downloaded
     min_count: rarer words of the training captions become `<UNK>`
-    workers: threads that decode pictures, one a core unless given; the result does not depend on them
+    workers: threads that decode pictures, by default one per core; the result does not depend on it
 
-    One row for each picture: `*_captions` holds one of its captions, drawn among those of at most 15 words
-    where there are any, and `*_references` all of them, that one first, tokenized and joined by spaces. The
-    vocabulary counts all captions of the training pictures. No training picture is also a validation picture.
-    After an interruption the same call goes on where it was: what was fetched is kept, and so is what was decoded, in
-    a folder beside `out` until that is written.
-    Raises DataError, and DownloadError where something cannot be fetched.
+    Each picture has one row: `*_captions` has one of its captions, chosen among those of at most 15 words if there are
+    any, and `*_references` all of them, that one first, tokenized and joined by spaces. The vocabulary is that of all
+    captions of the training pictures. No picture is in both splits. After an interruption, the same call resumes:
+    downloads are kept, and decoded pictures too, in a folder next to `out` until it is written. Raises DataError, and
+    DownloadError if a download fails.
     """
     if out is not None:
-        _prepare_place(Path(out))  # told before the long work
+        _prepare_place(Path(out))  # fail early
     if images is None and val_images is not None:
-        raise DataError(f"{val_images}: a folder of validation pictures only; name the training pictures' as well")
+        raise DataError(f"{val_images}: a folder of validation pictures only; name the training pictures' folder too")
     folders = {Path(folder) for folder in (images, val_images) if folder is not None}
     _check_folders(folders)
     source = _Fetcher(image_url, Path(cache)) if images is None else None
@@ -82,7 +80,7 @@ def build_data(images=None, train_captions=None, val_captions=None, out=None, *,
     if val is None:
         val = train
         num_val = _limit(max(1, len(train) // 10), "val", source) if num_val is None else num_val
-        _say(f"{told[0]}: tells no validation pictures: {num_val} of {len(train)} become those, drawn by seed {seed}")
+        _say(f"{told[0]}: no validation pictures; {num_val} of {len(train)} are chosen for that by seed {seed}")
     else:
         val = _shuffle(_locate(val, val_images or images, source, told[1]), rng)
         num_val = _limit(len(val), "val", source) if num_val is None else num_val
@@ -105,7 +103,7 @@ def build_data(images=None, train_captions=None, val_captions=None, out=None, *,
 
 
 def join_splits(splits, preprocessing, min_count):
-    """A data file's dict. splits: name -> (pixels (n, 3, H, W), the n pictures); captions[0] of each is its row's."""
+    """A data file's dict. splits: name -> (pixels (n, 3, H, W), n pictures), where captions[0] goes into the row."""
     words = (text.split() for picture in splits["train"][1] for text in picture.captions)
     data = {"vocab": build_vocabulary(words, min_count), "preprocessing": preprocessing}
     for split, (pixels, pictures) in splits.items():
@@ -117,21 +115,21 @@ def join_splits(splits, preprocessing, min_count):
 
 
 def _check_words(pictures, told):
-    """Refuse captions whose words nothing divides: each sentence would be a word of its own."""
-    found = find_undivided(word for picture in pictures for text in picture.captions for word in text.split())
+    """Reject captions in scripts without spaces, where each sentence would be a single word."""
+    found = find_unsegmented(word for picture in pictures for text in picture.captions for word in text.split())
     if found:
         language, example = found
         raise DataError(
-            f"{told}: {language} is written without spaces, and {example!r} would be one word: put a space between the "
-            "words first, with a tool for the language (for Thai, PyThaiNLP's word_tokenize)"
+            f"{told}: {language} is written without spaces, and {example!r} would be one word; put spaces between "
+            "words first, with a segmenter for the language (for Thai, PyThaiNLP's word_tokenize)"
         )
 
 
 def _prepare_place(out):
-    """Check that `out` can be written, and remove what killed builds of it have left beside it."""
+    """Check that `out` can be written, and remove partial files of killed builds."""
     folder = out.absolute().parent
     if not os.access(folder, os.W_OK):
-        raise DataError(f"{out}: its folder does not exist or cannot be written to")
+        raise DataError(f"{out}: its folder does not exist or is not writable")
     for path in folder.iterdir():
         leftover = re.fullmatch(rf"\.{re.escape(out.name)}\.(\d+)\.part", path.name)  # as save_whole names it
         if leftover and not _is_running(int(leftover[1])):
@@ -140,7 +138,7 @@ def _prepare_place(out):
 
 
 def _is_running(process):
-    """Whether the process of that id is alive; on Windows always False, where open files cannot be removed."""
+    """Whether the process with this id is running. Always False on Windows, where open files cannot be removed."""
     if os.name == "nt":  # os.kill would end it
         return False
     try:
@@ -156,14 +154,14 @@ def _is_running(process):
 
 
 def _read_pictures(files, split_lists, year, cache):
-    """Training pictures, validation pictures or None, the captions file of each, and the names of all pictures, in NFC.
+    """Training pictures, validation pictures or None, the captions file of each, and all file names in NFC.
 
-    files: the captions file, or None, of each of "captions", "karpathy", "train" and "val", see `build_data`.
+    files: the captions file or None for each of "captions", "karpathy", "train" and "val", see `build_data`.
     """
     given = [path for path in files.values() if path is not None]
     if (whole := files["captions"] or files["karpathy"]) is not None:
         if len(given) > 1:
-            raise DataError(f"{whole}: one file holds all captions; give no captions file beside it")
+            raise DataError(f"{whole}: this file has all captions; give no other captions file with it")
         found = _read_captions_file(whole, split_lists)
         splits = {picture.split for picture in found.pictures} - {""}
         if files["karpathy"] is not None and not splits:
@@ -173,7 +171,7 @@ def _read_pictures(files, split_lists, year, cache):
         listed, told = found.pictures, (whole, whole)
     else:
         if split_lists:
-            raise DataError(f"{split_lists[0]}: split lists divide one file of all captions; name it with --captions")
+            raise DataError(f"{split_lists[0]}: split lists need one file of all captions, given by --captions")
         if not given:
             files = dict(zip(("train", "val"), fetch_captions(year, cache)))
         if files["train"] is None:
@@ -186,7 +184,7 @@ def _read_pictures(files, split_lists, year, cache):
 
 
 def _read_captions_file(path, split_lists):
-    """`read_captions_file`, which form it took and what is odd said on standard error."""
+    """`read_captions_file`, with a summary on standard error."""
     found = read_captions_file(path, split_lists)
     for line in (summarize(found, path), *found.oddities):
         _say(line)
@@ -194,7 +192,7 @@ def _read_captions_file(path, split_lists):
 
 
 def fetch_captions(year, cache=CACHE):
-    """The paths of COCO's official training and validation captions of `year`, fetched into `cache` unless there.
+    """The paths of COCO's official training and validation captions, downloaded to `cache` if needed.
 
     Raises DownloadError or DataError.
     """
@@ -214,8 +212,8 @@ def fetch_captions(year, cache=CACHE):
                 shutil.copyfileobj(zipped.open(f"annotations/{path.name}"), file)
             os.replace(part, path)
         except (OSError, KeyError, zipfile.BadZipFile) as error:
-            told = f"{path.name} cannot be unpacked ({shorten_error(error)})"
-            raise DataError(f"{archive}: {told}; remove it and try again") from None
+            problem = f"{path.name} cannot be extracted ({shorten_error(error)})"
+            raise DataError(f"{archive}: {problem}; remove it and try again") from None
         finally:
             part.unlink(missing_ok=True)
     archive.unlink()
@@ -226,15 +224,15 @@ def _make_folder(path):
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{path}: this folder cannot be made ({shorten_error(error)})") from None
+        raise DataError(f"{path}: this folder cannot be created ({shorten_error(error)})") from None
     return path
 
 
 def find_pictures(images, captions, split=None, split_lists=None):
-    """The pictures of a captions file that are in the folder `images`, with their captions as people wrote them.
+    """The pictures of a captions file that are in the folder `images`, with raw captions.
 
-    split: "train", "val" or "test", where the file or its split lists (see `build_data`) tell splits. Pictures that are
-    not there, or have no caption, are counted in a line on standard error. Raises DataError.
+    split: "train", "val" or "test", if the file or its split lists (see `build_data`) define splits. Missing pictures
+    and pictures without a caption are counted on standard error. Raises DataError.
     """
     _check_folders([images])
     found = _read_captions_file(captions, split_lists)
@@ -248,16 +246,16 @@ def _check_folders(folders):
 
 
 def _tell_uncaptioned(folder, listed):
-    """Count the picture files of a folder that no captions file lists, in a line on standard error."""
+    """Print to standard error how many picture files of a folder are in no captions file."""
     names = sorted(filter(is_picture_name, os.listdir(folder)))
     if names := [name for name in names if normalize("NFC", name) not in listed]:
         _say(f"{folder}: {len(names):,} pictures have no captions, left out {first_of(names)}")
 
 
 def _locate(pictures, images, source, name):
-    """The pictures that have captions and a file in the folder `images`, or an address to fetch it from.
+    """The pictures that have captions and are in the folder `images` or can be downloaded from `source`.
 
-    The others are counted in a line on standard error. `name` is the captions file, for messages.
+    The others are counted on standard error. `name` is the captions file, for messages.
     """
     if source is not None:
         there = [picture._replace(path=source.place(picture)) for picture in pictures]
@@ -280,9 +278,9 @@ def _locate(pictures, images, source, name):
 
 
 def _find(images, picture):
-    """A picture's file in `images`, or in the folder of the official archives within it; None without one.
+    """A picture's file in `images`, or in its subfolder named as in the official archives; None if missing.
 
-    A Mac may have unpacked it under a name whose accents are characters of their own (NFD).
+    On a Mac, extracted names may have accents as separate characters (NFD).
     """
     names = dict.fromkeys([picture.file_name, *(normalize(form, picture.file_name) for form in ("NFC", "NFD"))])
     folders = [images, images / picture.folder] if picture.folder else [images]
@@ -290,7 +288,7 @@ def _find(images, picture):
 
 
 def _is_file(path):
-    """Whether a path is a file's; no name that a disk takes is none."""
+    """Whether a path is a file. A name that the file system does not allow is not."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -301,16 +299,16 @@ def _say(line):
     tqdm.write(line, file=sys.stderr)
 
 
-# --- choosing -----------------------------------------------------------------------------------------------
+# --- selection ----------------------------------------------------------------------------------------------
 
 
 def _limit(count, split, source):
-    """All the pictures of a folder, but no more than the course's own file holds where they are fetched."""
+    """All pictures of a folder, but at most as many as in the course's own file if they are downloaded."""
     return count if source is None else min(count, COURSE_COUNTS[split])
 
 
 def _shuffle(pictures, rng):
-    """The pictures in random order, in each the caption that stands for it first."""
+    """The pictures in random order, each with the caption for its row first."""
     shuffled = []
     for picture in rng.sample(pictures, len(pictures)):
         fitting = [text for text in picture.captions if len(text.split()) <= MAX_WORDS]
@@ -321,7 +319,7 @@ def _shuffle(pictures, rng):
 
 
 def _check_counts(train, val, num_train, num_val):
-    """Refuse, before any picture is decoded, to choose more pictures than there are."""
+    """Reject numbers of pictures that are too large, before any picture is decoded."""
     if not 1 <= num_val <= len(val):
         raise DataError(f"{num_val} validation pictures wanted, of {len(val)}; choose 1 to {len(val)}")
     chosen = {picture.path for picture in val[:num_val]}
@@ -333,11 +331,11 @@ def _check_counts(train, val, num_train, num_val):
         raise DataError(f"{num_train} training pictures wanted, but {seen}; choose 1 to {left}")
 
 
-# --- fetching and decoding ----------------------------------------------------------------------------------
+# --- downloading and decoding -------------------------------------------------------------------------------
 
 
 class _Fetcher:
-    """Fetches pictures from `image_url`, see `build_data`, into the folder `cache`."""
+    """Downloads pictures from `image_url`, see `build_data`, to the folder `cache`."""
 
     def __init__(self, image_url, cache):
         self.urls, self.cache = [image_url] if isinstance(image_url, str) else list(image_url), cache
@@ -348,20 +346,20 @@ class _Fetcher:
                 raise DataError(f"{url!r}: wanted an address like {download.COCO_IMAGE_URL}") from None
 
     def place(self, picture):
-        """Where a picture lies once it is fetched. Raises DataError where its name would lead elsewhere."""
+        """The path of a picture in the cache. Raises DataError if its name would lead outside of it."""
         path = Path(picture.folder, picture.file_name)
         if path.is_absolute() or ".." in path.parts or any(sign in str(path) for sign in ":\\\0"):
-            raise DataError(f"picture {picture.id}: {str(path)!r:.80} is no plain file name to fetch")
+            raise DataError(f"picture {picture.id}: {str(path)!r:.80} is not a plain file name to download")
         if not picture.folder and any("{folder}" in url for url in self.urls):
-            known = "neither its file name nor a coco_url tells its folder on the image host"
+            known = "neither its file name nor a coco_url has its folder on the image host"
             raise DataError(f"picture {picture.id} ({picture.file_name}): {known}; name a folder with --images")
         return self.cache / path
 
     def fetch(self, pictures):
-        """Fetch those that are not in the cache; returns those that are then.
+        """Download pictures that are not in the cache, and return those that are in it afterwards.
 
-        A picture that the host does not have is named on standard error. All else raises DownloadError, so that
-        a bad line never changes the choice of pictures.
+        Pictures missing on the host are named on standard error. Any other problem raises DownloadError, so that a
+        bad connection never changes the selection of pictures.
         """
         wanted = {p.path: p for p in pictures if not _is_file(p.path)}
         for folder in {path.parent for path in wanted}:
@@ -371,8 +369,8 @@ class _Fetcher:
         broken = [error for error in failed.values() if error.reason != "missing"]
         if broken or len(failed) == len(pictures):
             first = (broken or list(failed.values()))[0]
-            told = f"{len(failed)} of {len(wanted)} pictures could not be fetched; the first: {first}"
-            raise download.DownloadError(told, first.reason)
+            message = f"{len(failed)} of {len(wanted)} pictures could not be downloaded; the first: {first}"
+            raise download.DownloadError(message, first.reason)
         for error in failed.values():
             _say(f"skipped {error}")
         return [picture for picture in pictures if picture.path not in failed]
@@ -383,7 +381,7 @@ class _Fetcher:
 
 
 def _check_picture(path):
-    """Refuse a file that is no picture, such as a login page sent in place of one."""
+    """Reject a file that is not a picture, such as a login page."""
     try:
         with Image.open(path) as image:
             image.verify()
@@ -392,9 +390,9 @@ def _check_picture(path):
 
 
 def _decode(pictures, count, split, source, **options):
-    """The first `count` of `pictures` that can be had and read: uint8 (n, 3, S, S), those pictures, all paths tried.
+    """The first `count` available and readable pictures: uint8 (n, 3, S, S), these pictures, and all paths tried.
 
-    A picture that cannot be read is named on standard error, and the next one takes its place.
+    An unreadable picture is named on standard error and replaced by the next one.
     """
     size = options["image_size"]
     try:
@@ -424,9 +422,9 @@ def _decode(pictures, count, split, source, **options):
 
 
 def _prepare(pictures, image_size, fit, workers, shards):
-    """Yield (picture, its tensor or what is wrong with it) in order.
+    """Yield (picture, its tensor or an error message) in order.
 
-    Finished runs of SHARD pictures are kept in the folder `shards`, if any, where a later call finds them.
+    Every SHARD pictures are saved in the folder `shards`, if any, for a later call.
     """
     for start in range(0, len(pictures), SHARD):
         part = pictures[start : start + SHARD]
@@ -436,21 +434,21 @@ def _prepare(pictures, image_size, fit, workers, shards):
             results = [result for _, result in prepare_in_order(part, image_size, fit, workers)]
             prepared = [str(result) if isinstance(result, DataError) else result for result in results]
             if shards is not None:
-                with contextlib.suppress(OSError):  # without room for it a later call decodes again
+                with contextlib.suppress(OSError):  # if the disk is full, a later call decodes them again
                     shards.mkdir(exist_ok=True)
                     save_whole(prepared, shard)
         yield from zip(part, prepared)
 
 
 def _shard_name(pictures, image_size, fit):
-    """A name for these pictures as they are now on the disk, prepared so."""
+    """A name for these pictures as they are on disk now, with this preprocessing."""
     facts = [(str(p.path), p.path.stat().st_size, p.path.stat().st_mtime_ns) for p in pictures]
     return hashlib.sha256(repr((facts, image_size, fit)).encode()).hexdigest()[:24]
 
 
 def _load_shard(shard):
-    """What was saved there; None if there is nothing, or nothing that can be read."""
+    """The contents of a saved shard; None if it is missing or damaged."""
     try:
         return torch.load(shard, weights_only=True) if shard and shard.exists() else None
-    except Exception:  # a damaged file raises anything
+    except Exception:  # damaged files may raise anything
         return None

@@ -1,4 +1,4 @@
-"""Captions as words: tokenizing as the field does, the vocabulary, encoding."""
+"""Tokenizing captions, the vocabulary, and encoding."""
 
 import re
 import unicodedata
@@ -14,11 +14,11 @@ CAPTION_LENGTH = MAX_WORDS + 2  # <START>, at most 15 words, <END>
 
 
 class DataError(ValueError):
-    """A data file, picture or caption file that cannot be used; the message is one line."""
+    """A data file, picture or captions file cannot be used. The message is one line."""
 
 
 def shorten_error(error):
-    """An exception as a short phrase of one line, without the path that the caller names itself."""
+    """A short one-line description of an exception, without the path."""
     text = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "")
     return f"{text:.150}" or type(error).__name__
 
@@ -31,14 +31,14 @@ _CLITIC = rf"{_CLITICS}(?={_CLITICS}*(?!{_LETTER}))"
 _SPLIT_CLITIC = re.compile(rf"(?<={_LETTER})(?={_CLITIC})")
 _JOINED = ("can not", "gon na", "wan na", "got ta", "gim me", "lem me", "y' all", "'t is", "'t was")
 _JOINED = {pair.replace(" ", ""): pair.split() for pair in _JOINED}
-# The words whose full stop Stanford's tokenizer keeps, of those that captions hold.
+# Abbreviations in captions whose full stop Stanford's tokenizer keeps.
 _ABBREVIATIONS = (
     "mr|mrs|ms|dr|jr|sr|st|mt|ft|ave|blvd|rd|ct|sq|co|inc|ltd|corp|bros|dept|univ|etc|vs|prof|gen|col|capt|lt"
     r"|sgt|rev|gov|sen|rep|pres|jan|feb|mar|apr|jun|jul|aug|sep|sept|oct|nov|dec|ph\.d"
 )
 _TOKEN = re.compile(
     rf"""
-    [^\W\d_]+(?=\s)  # most words, before the costly rest
+    [^\W\d_]+(?=\s)  # fast path, for most words
     | {_CLITIC}
     | 'n'? (?!\w) | 'em\b | '\d\ds\b | (?<!\w)'t(?:(?:is|was)\b|(?=\s(?:is|was)\b)) | \by'(?=\sall\b)
     | (?<![^\W\d_]) [^\W\d_] (?:\.[^\W\d_])* \. (?!{_LETTER})          # plan b., u.s., d.c.
@@ -53,13 +53,13 @@ _TOKEN = re.compile(
 
 
 def tokenize(caption):
-    """The words of a caption: lower case, punctuation dropped, a list of strings without empty ones.
+    """The words of a caption: a list of lower-case strings, without punctuation.
 
-    As the field's PTBTokenizer does (Stanford's tokenizer, then the punctuation list of COCO's evaluation
-    code): "don't" gives ["do", "n't"], "a dog's" ["a", "dog", "'s"]; "10:30", "1.5", "t-shirt", "o'clock",
-    "and/or" and "u.s." stay one word; "#", "&" and "$" are words of their own. Unlike there, brackets and
-    "?!" are dropped too, and "AT&T" is split in upper case as in lower case. Chinese and Japanese are split
-    into characters. Tokenizing the joined tokens again changes nothing.
+    The rules are those of PTBTokenizer (Stanford's tokenizer and the punctuation list of COCO's evaluation code):
+    "don't" becomes ["do", "n't"], "a dog's" ["a", "dog", "'s"]; "10:30", "1.5", "t-shirt", "o'clock", "and/or" and
+    "u.s." are not split; "#", "&" and "$" are words. Unlike there, brackets and "?!" are dropped too, and "AT&T" is
+    split in upper case as in lower case. Chinese and Japanese are split into characters. Tokenizing the joined
+    tokens again changes nothing.
     """
     text = unicodedata.normalize("NFC", caption).lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     found = _TOKEN.findall(_SPLIT_CLITIC.sub(" ", split_characters(text.replace("\N{SOFT HYPHEN}", ""))))
@@ -67,10 +67,10 @@ def tokenize(caption):
 
 
 def build_vocabulary(captions, min_count=1):
-    """The vocabulary of the words that occur at least `min_count` times in `captions` (token lists).
+    """The vocabulary of words that occur at least `min_count` times in `captions` (lists of tokens).
 
-    Returns {"idx_to_token": list, "token_to_idx": dict}. `<NULL> <START> <END> <UNK>` are 0 to 3; the words
-    follow by descending count, ties in alphabetical order, so equal captions give an equal vocabulary.
+    Returns {"idx_to_token": list, "token_to_idx": dict}. `<NULL> <START> <END> <UNK>` are 0 to 3, followed by the
+    words in order of descending count, ties in alphabetical order.
     """
     counts = Counter(word for words in captions for word in words)
     kept = [word for word, count in counts.items() if count >= min_count and word not in SPECIAL_TOKENS]
@@ -79,9 +79,9 @@ def build_vocabulary(captions, min_count=1):
 
 
 def encode_captions(captions, vocab, max_words=MAX_WORDS):
-    """Token lists as an int64 tensor (n, max_words + 2): `<START>`, the words, `<END>`, then `<NULL>`.
+    """Encode lists of tokens as an int64 tensor (n, max_words + 2): `<START>`, words, `<END>`, then `<NULL>`.
 
-    A word outside the vocabulary becomes `<UNK>`; a longer caption is cut after `max_words` words.
+    Words outside the vocabulary become `<UNK>`; longer captions are cut to `max_words` words.
     """
     ids = vocab["token_to_idx"]
     encoded = torch.full((len(captions), max_words + 2), ids[NULL], dtype=torch.int64)

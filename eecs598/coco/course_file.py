@@ -1,4 +1,4 @@
-"""The course's own data file, COCO 2014: fetched, and checked before it gets its name."""
+"""The course's own data file, COCO 2014: downloaded and verified."""
 
 from pathlib import Path
 
@@ -9,12 +9,11 @@ COURSE_FILE = Path(__file__).parents[2] / "datasets" / "coco.pt"
 
 
 def download_course_file(path=COURSE_FILE, urls=COURSE_FILE_URLS, **options):
-    """Fetch the course's data file, COCO 2014, 378 MB, to `path`; returns `path`.
+    """Download the course's data file, COCO 2014, 378 MB, to `path`. Returns `path`.
 
-    urls: an address, or several mirrors in order. options: as for `eecs598.coco.download.download` (`progress`,
-    `retries`, ...). The file gets its name only once its length and CRCs are right and `load_data` takes it;
-    one that is there and passes is left as it is. After an interruption the same call goes on. Raises
-    DownloadError.
+    urls: an address, or several mirrors in order. options: as in `eecs598.coco.download.download` (`progress`,
+    `retries`, ...). The file gets its final name only after its length and CRCs are verified and `load_data` accepts
+    it. An existing valid file is left as it is. After an interruption, the same call resumes. Raises DownloadError.
     """
     return download(urls, path, check=_check_download, **options)
 

@@ -1,6 +1,6 @@
-"""The data file of `datasets/README.md`: check it, read it, write it, say what is in it.
+"""Validate, read, write and describe data files, whose format is in `datasets/README.md`.
 
-Every complaint is a `DataError`, whose message is one line.
+All errors are `DataError`s with a one-line message.
 """
 
 import os
@@ -18,7 +18,7 @@ from eecs598.coco.captions import CAPTION_LENGTH, END, NULL, SPECIAL_TOKENS, STA
 from eecs598.files import save_whole
 
 HOW_TO_MAKE = (
-    "get the course's with `python -m eecs598.coco download`, or make one with `python -m eecs598.scenes FILE` "
+    "download the course's with `python -m eecs598.coco download`, or make one with `python -m eecs598.scenes FILE` "
     "or `python -m eecs598.coco build`"
 )
 
@@ -27,9 +27,9 @@ HOW_TO_MAKE = (
 
 
 def validate_data(data, name="data"):
-    """Raise DataError unless `data` is a data file's dict (`datasets/README.md`); `name` opens the message.
+    """Raise DataError unless `data` is a data file's dict (`datasets/README.md`). `name` is the start of the message.
 
-    All captions are read, no picture's bytes are, so that checking a memory-mapped file costs little.
+    All captions are checked, but no pixels are read, so that validating a memory-mapped file is fast.
     """
     wanted = ["train_images", "val_images", "train_captions", "val_captions", "vocab"]
     if not isinstance(data, dict):
@@ -46,7 +46,7 @@ def validate_data(data, name="data"):
 
 
 def _describe(value):
-    """What a value is, for an error message: its type, and its size where it has one."""
+    """The type of a value, and its size if it has one, for an error message."""
     if isinstance(value, torch.Tensor):
         return f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, list):
@@ -55,7 +55,7 @@ def _describe(value):
 
 
 def _check_vocabulary(vocab, name):
-    """The two tables exist, agree and hold the special tokens."""
+    """Check that the two tables exist, agree and contain the special tokens."""
     if not isinstance(vocab, dict) or not {"idx_to_token", "token_to_idx"} <= vocab.keys():
         raise DataError(f"{name}: is {_describe(vocab)}, wanted a dict with idx_to_token and token_to_idx")
     tokens, ids = vocab["idx_to_token"], vocab["token_to_idx"]
@@ -113,7 +113,7 @@ def _check_captions(data, split, name):
 
 
 def _check_extras(data, split, name):
-    """The optional keys, where present: one id and one list of captions for each picture."""
+    """Check the optional keys: an id and a list of captions for each picture."""
     rows = len(data[f"{split}_images"])
     ids = data.get(f"{split}_image_ids", torch.empty(rows, dtype=torch.int64))
     if not isinstance(ids, torch.Tensor) or ids.dtype != torch.int64 or tuple(ids.shape) != (rows,):
@@ -133,21 +133,21 @@ def _check_extras(data, split, name):
 
 
 def load_data(path):
-    """The data file at `path`, checked, as a dict; pictures stay on disk until they are used (memory-mapped).
+    """Load and validate the data file at `path`, as a dict with memory-mapped pictures.
 
-    Only tensors and plain values are read: a file that holds code is refused. Raises DataError.
+    Only tensors and plain values are read; a file that contains code is rejected. Raises DataError.
     """
     path = Path(path)
     _check_signature(path)
     try:
-        # A file in torch's format from before version 1.6 is no zip archive and cannot be mapped.
+        # A file in torch's format from before version 1.6 is not a zip archive and cannot be mapped.
         mapped = _is_zip(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on the pickle of a file that is refused next
+            warnings.simplefilter("ignore")  # about files that are rejected anyway
             data = torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # whatever the unpickler raises on bytes that it does not understand
+    except Exception as error:  # the unpickler may raise anything
         seen = f"foreign or damaged ({shorten_error(error)})"
-        if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to run it
+        if isinstance(error, pickle.UnpicklingError):  # torch's own message suggests running it
             code = re.search(r"GLOBAL ([\w.]+)", str(error))
             seen = f"refused, since it holds code{f' ({code[1]})' if code else ' or is damaged'}"
         raise DataError(f"{path}: not a data file: {seen}; {HOW_TO_MAKE}") from None
@@ -156,9 +156,9 @@ def load_data(path):
 
 
 def check_whole(path):
-    """Raise DataError if a byte of the data file has changed since it was written, by the zip archive's CRCs.
+    """Verify the CRCs of the data file, a zip archive. Raises DataError.
 
-    All of the file is read, under a progress bar. Files in torch's older format have no CRCs and pass.
+    This reads the whole file, with a progress bar. Files in torch's older format have no CRCs and pass.
     """
     path = Path(path)
     _check_signature(path)
@@ -174,12 +174,12 @@ def check_whole(path):
                     with archive.open(entry) as member:
                         while block := member.read(2**20):
                             bar.update(len(block))
-    except Exception as error:  # zipfile, zlib and struct each raise their own on damaged bytes
+    except Exception as error:  # zipfile, zlib and struct raise errors of their own
         raise DataError(f"{path}: damaged ({shorten_error(error)}); {HOW_TO_MAKE}") from None
 
 
 def _is_zip(path):
-    """Whether the file ends as a zip archive does; zipfile raises an error of its own over some damaged ends."""
+    """Whether the file ends like a zip archive. zipfile raises an error for some damaged ends."""
     try:
         return zipfile.is_zipfile(path)
     except zipfile.BadZipFile:
@@ -187,7 +187,7 @@ def _is_zip(path):
 
 
 def _check_signature(path):
-    """Tell a missing, truncated or foreign file by its first bytes, before torch is asked."""
+    """Detect a missing, truncated or foreign file by its first bytes. Raises DataError."""
     try:
         with path.open("rb") as file:
             head = file.read(8)
@@ -205,21 +205,18 @@ def _check_signature(path):
 
 
 def save_data(data, path):
-    """Check `data` and write it to `path`, whole or not at all: a failure leaves what was there before.
-
-    Raises DataError when the data are wrong or the file cannot be written.
-    """
+    """Validate `data` and write it to `path` atomically. Raises DataError if it is invalid or cannot be written."""
     path = Path(path)
     validate_data(data, str(path))
     try:
         save_whole({key: _compact(value) for key, value in data.items()}, path)
     except OSError as error:
-        told = f"{path}: cannot be written ({error.strerror})" if error.strerror else str(error)
-        raise DataError(told) from None
+        message = f"{path}: cannot be written ({error.strerror})" if error.strerror else str(error)
+        raise DataError(message) from None
 
 
 def _compact(value):
-    """A tensor without the rest of the storage that it is a slice of: torch.save would write all of it."""
+    """A copy of a tensor that is a slice of a larger storage, all of which torch.save would write."""
     if isinstance(value, torch.Tensor) and value.untyped_storage().nbytes() != value.nbytes:
         return value.clone(memory_format=torch.contiguous_format)
     return value
@@ -229,7 +226,7 @@ def _compact(value):
 
 
 def describe_data(data):
-    """What is in a data file's dict, as lines of text: counts, sizes, vocabulary, captions, other keys."""
+    """A description of a data file's dict, as lines of text: counts, sizes, vocabulary, captions, other keys."""
     tokens, ids = data["vocab"]["idx_to_token"], data["vocab"]["token_to_idx"]
     lines = []
     for split in ("train", "val"):

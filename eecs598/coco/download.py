@@ -1,9 +1,8 @@
-"""Downloads that can be trusted: a file arrives whole and checked under its name, or not at all.
+"""Reliable downloads: a file gets its final name only when it is complete and verified.
 
-`download` fetches one file from one or several addresses, `fetch_many` many small ones at a time, `fetch_in_order`
-as many as its caller goes on to take; `find_answering` tells which addresses answer at all. What has arrived stays
-in `NAME.part` until the file is whole, and the next call goes on from there. `NAME.part.json` says which version of
-the remote file the part belongs to, so that two versions are never joined.
+`download` gets one file from one or several addresses, `fetch_many` many small files in parallel, `fetch_in_order` is a
+generator of such files; `find_answering` tests which addresses respond. A partial download is `NAME.part`, from which
+the next call resumes. `NAME.part.json` records the version of the remote file, so that two versions are never mixed.
 """
 
 import contextlib
@@ -30,14 +29,13 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-from eecs598.files import STALE_LOCK, taking_turns
+from eecs598.files import STALE_LOCK, file_lock
 
 COURSE_FILE_URLS = (  # 378 MB; no hash of it was ever published
     "http://web.eecs.umich.edu/~justincj/teaching/eecs498/coco.pt",
     "https://web.eecs.umich.edu/~justincj/teaching/eecs498/coco.pt",
 )
-# The second is the same bucket by another name: its certificate covers this one, and some networks let only https
-# through.
+# The second one is the same bucket under another name, for which it has a certificate: some networks only allow https.
 COCO_HOSTS = ("http://images.cocodataset.org", "https://s3.amazonaws.com/images.cocodataset.org")
 COCO_IMAGE_URL, COCO_IMAGE_MIRROR_URL = (host + "/{folder}/{file_name}" for host in COCO_HOSTS)  # folder: val2017, ...
 COCO_ANNOTATIONS_URLS = {
@@ -48,31 +46,31 @@ COCO_ANNOTATIONS_SHA256 = {
     2017: "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
 }
 
-CHUNK = 16 * 1024  # bytes a read; as many are lost at most when a connection drops
+CHUNK = 16 * 1024  # bytes per read, the most that a dropped connection loses
 CONNECT_TIMEOUT = 10  # seconds
 BACKOFF_LIMIT = 30  # seconds
 RETRY_AFTER_LIMIT = 120  # seconds that a server's Retry-After may ask for
 TRANSIENT = {408, 425, 429}  # and all from 500
-HOPELESS = {"network", "server", "web page", "space", "folder"}  # what other files are likely to meet too
+HOPELESS = {"network", "server", "web page", "space", "folder"}  # likely to affect other files too
 
 ADVICE = {
-    "content": "nothing wrong was kept: run this again, or give another address",
-    "web page": "open the address in a browser: a log-in page or a proxy may answer in the server's place",
-    "server": "run this again later: what has arrived is kept",
-    "network": "check the network connection and run this again: what has arrived is kept",
+    "content": "the bad file was deleted: run this again, or give another address",
+    "web page": "open the address in a browser: a log-in page or a proxy may respond instead of the server",
+    "server": "run this again later to resume",
+    "network": "check the network connection and run this again to resume",
     "missing": "check the address, or give another one",
-    "space": "free some, or choose a folder on another disk, and run this again: what has arrived is kept",
-    "certificates": "let REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE name a file that is there, or unset them",
-    "folder": "choose a folder and a name that you may write to",
-    "stopped": "run this again: what has arrived is kept",
+    "space": "free some space, or choose a folder on another disk, and run this again to resume",
+    "certificates": "set REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE to an existing file, or unset them",
+    "folder": "choose a folder and a name that you can write to",
+    "stopped": "run this again to resume",
 }
 
 
 class DownloadError(OSError):
-    """A file that could not be had. The message is one line and says what to try next.
+    """A download failed. The message is one line and says what to try next.
 
     `reason` is one of the keys of ADVICE: "network", "missing", "server", "web page", "content", "space",
-    "folder", "stopped".
+    "certificates", "folder", "stopped".
     """
 
     def __init__(self, message, reason="server"):
@@ -81,15 +79,15 @@ class DownloadError(OSError):
 
 
 class _MirrorError(Exception):
-    """What went wrong with one address; `reason` as in DownloadError."""
+    """A failure of one address; `reason` as in DownloadError."""
 
     def __init__(self, what, reason):
         super().__init__(what)
         self.reason = reason
 
 
-class _PassingError(_MirrorError):
-    """A failure that another attempt may mend, after `pause` seconds where the server asked for a pause."""
+class _TransientError(_MirrorError):
+    """A failure after which a retry may succeed, after `pause` seconds if the server asked for it."""
 
     def __init__(self, what, reason, pause=0.0):
         super().__init__(what, reason)
@@ -97,7 +95,7 @@ class _PassingError(_MirrorError):
 
 
 class _Note(NamedTuple):
-    """Which version of a remote file a part belongs to, in the server's words; None where it did not say."""
+    """The version of a remote file that a partial download belongs to, from the server's headers or None."""
 
     etag: str | None
     modified: str | None
@@ -106,7 +104,7 @@ class _Note(NamedTuple):
 
 @dataclass
 class _Task:
-    """One file on its way: where it goes, what is known of it, how patiently it is fetched, how far it is."""
+    """The download of one file: its path, what is known of it, retry settings, and progress."""
 
     path: Path
     session: requests.Session
@@ -120,9 +118,9 @@ class _Task:
     deadline: float = math.inf
     stop: threading.Event = field(default_factory=threading.Event)
     arrived: int = 0  # bytes received in this call
-    furthest: int = 0  # the longest that the part has been
-    start_over: bool = False  # the next request asks for the whole file
-    joined: bool = True  # the part may hold bytes of several answers
+    furthest: int = 0  # the largest length of the part so far
+    start_over: bool = False  # the next request is for the whole file
+    joined: bool = True  # the part may contain bytes from several responses
 
     @property
     def part(self):
@@ -140,20 +138,19 @@ def download(
     urls, path, *, size=None, sha256=None, check=None, progress=True, retries=5, timeout=30, backoff=0.5,
     deadline=math.inf,
 ):  # fmt: skip
-    """Fetch a file from `urls`, one address or several mirrors in order, to `path`; returns `path`.
+    """Download a file from `urls`, one address or several mirrors in order, to `path`. Returns `path`.
 
-    size, sha256: the file's length in bytes and its hash in hexadecimal, where known
-    check: called with the path of the complete copy before it gets its name; raises ValueError if it is wrong
-    progress: show a bar with rate and time left on standard error
-    retries: attempts in a row at one address that may fail without bringing anything new
-    timeout: seconds without a byte that count as a failure
-    backoff: seconds; the pauses between attempts are 0, 2, 4, 8, ... times it, and a little more at random
-    deadline: the time, as of time.monotonic(), at which a file that is not whole is given up; what has arrived is kept
+    size, sha256: the length in bytes and the hash in hexadecimal, if known
+    check: called with the path of the complete file before it is renamed; raises ValueError if it is invalid
+    progress: show a progress bar on standard error
+    retries: failed attempts in a row at one address without any new data
+    timeout: seconds without data that count as a failure
+    backoff: seconds; the pauses between attempts are 0, 2, 4, 8, ... times this, with a random addition
+    deadline: the time, as in time.monotonic(), at which the download stops; the partial file is kept
 
-    A file that is there already and passes is not fetched again. An interrupted download goes on where it
-    stopped if the remote file is still the same, else it starts over. Processes that want the same file take
-    turns. A length that neither the server nor the caller tells, without a hash or check, goes unverified.
-    Raises DownloadError.
+    An existing valid file is not downloaded again. An interrupted download resumes if the remote file has not
+    changed, otherwise it starts over. Only one process at a time downloads the same file. If neither the server nor
+    the caller gives a length, hash or check, the length is not verified. Raises DownloadError.
     """
     style = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "delay": 1e-3}  # shown from _move_bar on
     bar = tqdm(desc=Path(path).name, disable=not progress, **style)
@@ -167,23 +164,23 @@ def download(
             bar.close()
             if task.part.exists():
                 kept = f"{_length(task.part) / 2**20:.1f} MiB are kept in {task.part}"
-                _say(f"stopped; {kept}, and the next call goes on from there")
+                _say(f"stopped; {kept}, and the next call resumes from there")
             raise
 
 
 def _fetch(urls, task):
-    """See to it that task.path is there, whole; returns it or raises DownloadError."""
+    """Make sure that task.path exists and is valid. Returns it; raises DownloadError."""
     try:
         if _is_complete(task):
             return task.path
         task.path.parent.mkdir(parents=True, exist_ok=True)
-        with taking_turns(task.path, partial(_wait_for_others, task)):
-            if not _is_complete(task):  # another process may have fetched it meanwhile
+        with file_lock(task.path, partial(_wait_for_others, task)):
+            if not _is_complete(task):  # another process may have downloaded it in the meantime
                 _fetch_from_any([urls] if isinstance(urls, str) else list(urls), task)
     except DownloadError:
         raise
-    except OSError as error:  # of the local disk: the network's are told apart where they arise
-        if "certificate" in str(error):  # requests raises a plain OSError for their file
+    except OSError as error:  # local; network errors are handled where they occur
+        if "certificate" in str(error):  # requests raises a plain OSError if the certificate file is missing
             raise _explain(f"{task.path}: {error}", "certificates") from None
         reason = "space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "folder"
         raise _explain(f"{task.path}: cannot be written ({error.strerror or error})", reason) from None
@@ -208,12 +205,12 @@ def _is_complete(task):
 
 def _wait_for_others(task, attempt):
     if attempt == 0:
-        _say(f"{task.path}: another process is fetching it; waiting for that one. {STALE_LOCK.format(task.path)}")
+        _say(f"{task.path}: waiting for another process that is downloading it. {STALE_LOCK.format(task.path)}")
     _check_stop(task)
 
 
 def _fetch_from_any(urls, task):
-    """Try the mirrors in order; the part that one has left is continued by the next."""
+    """Try the mirrors in order. Each one continues the partial file of the one before."""
     task.furthest = _length(task.part)
     failures = []
     for url in urls:
@@ -226,14 +223,14 @@ def _fetch_from_any(urls, task):
 
 
 def _no_address(name, failures):
-    """The DownloadError of a file that none of its addresses gave; failures: (address, _MirrorError) of each."""
+    """The DownloadError for a file that failed at all addresses. failures: (address, _MirrorError) of each."""
     reasons = {failure.reason for _, failure in failures}
-    told = "; ".join(f"{url}: {failure}" for url, failure in failures) or "no address was given"
-    return _explain(f"{name}: {told}", next((key for key in ADVICE if key in reasons), "missing"))
+    listed = "; ".join(f"{url}: {failure}" for url, failure in failures) or "no address was given"
+    return _explain(f"{name}: {listed}", next((key for key in ADVICE if key in reasons), "missing"))
 
 
 def _fetch_from(url, task):
-    """Fetch from one address with retries; raises the last _MirrorError."""
+    """Download from one address with retries. Raises the last _MirrorError."""
     patience = urllib3.Retry(
         task.retries, backoff_factor=task.backoff, backoff_max=BACKOFF_LIMIT, backoff_jitter=task.backoff
     )
@@ -246,22 +243,22 @@ def _fetch_from(url, task):
             return
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             failure = _network_failure(error, task.timeout)
-        except _PassingError as passing:
+        except _TransientError as passing:
             failure = passing
-        if not isinstance(failure, _PassingError):
+        if not isinstance(failure, _TransientError):
             raise failure
         length = _length(task.part)
         if length > task.furthest:
-            task.furthest, retry = length, patience  # something came: a bad line is no dead line
+            task.furthest, retry = length, patience  # there was progress, so count retries from 0
         retry = _wait(retry, failure, task)
 
 
 def _wait(retry, failure, task):
-    """Count a failure and pause before the next attempt; raises it once the attempts are used up."""
+    """Count a failure and pause before the next attempt. Raises it if there are no attempts left."""
     if failure.pause > RETRY_AFTER_LIMIT:
         raise _MirrorError(f"{failure}, asks to wait for {failure.pause:.0f} s", failure.reason)
     if failure.reason == "network" and not task.arrived and retry.history:
-        raise failure  # a computer without a network should hear so soon
+        raise failure  # probably no network at all: fail soon
     try:
         retry = retry.increment()
     except urllib3.exceptions.MaxRetryError:
@@ -286,11 +283,11 @@ def _check_stop(task):
 
 
 def _receive(url, task):
-    """One request for what the part lacks; returns once the part is complete as far as lengths can tell."""
+    """Request the missing rest of the file once. Returns when the part is complete, judging by lengths."""
     note = None if task.start_over else _read_note(task)
     have = _length(task.part) if note else 0
     if have and have == note.length:
-        return  # it was stopped between the last byte and the renaming
+        return  # interrupted between the last byte and the renaming
     headers = {"Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
@@ -309,11 +306,11 @@ def _receive(url, task):
 
 
 def _check_answer(response):
-    """Raise unless this is the answer to a request for a whole file."""
+    """Raise unless this is a successful response to a request for a whole file."""
     status = response.status_code
     what = f"answers {status} {response.reason or ''}".rstrip()
     if status in TRANSIENT or status >= 500:
-        raise _PassingError(what, "server", _asked_pause(response))
+        raise _TransientError(what, "server", _asked_pause(response))
     if status != 200:
         raise _MirrorError(what, "missing")
     if response.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml")):
@@ -321,7 +318,7 @@ def _check_answer(response):
 
 
 def _asked_pause(response):
-    """The seconds of a Retry-After header, 0 without one that makes sense."""
+    """The seconds in a Retry-After header, 0 if it is missing or invalid."""
     try:
         return urllib3.Retry().parse_retry_after(response.headers.get("Retry-After", "0"))
     except urllib3.exceptions.InvalidHeader:
@@ -329,10 +326,10 @@ def _asked_pause(response):
 
 
 def _check_continuation(response, note, have, task):
-    """Raise, and arrange to start over, unless the answer continues the file that the part belongs to."""
+    """Raise, and arrange to start over, unless the response continues the partial file."""
     span = re.fullmatch(r"bytes (\d+|\*)(?:-\d+)?/(\d+|\*)", response.headers.get("Content-Range", ""))
     start, total = span.groups() if span else (None, None)
-    if response.status_code == 416:  # nothing is left to send: the part is all of a file of untold length
+    if response.status_code == 416:  # nothing is left: the part is the whole file, whose length was unknown
         fits = start == "*" and total == str(have) and note.length is None
     else:
         fits = start == str(have) and total in ("*", str(note.length or total))
@@ -340,7 +337,7 @@ def _check_continuation(response, note, have, task):
     changed = any(old and new and old != new for old, new in zip(note[:2], now[:2]))
     if not fits or changed or _is_encoded(response):
         task.start_over = True
-        raise _PassingError("answers with something other than the rest of the file", "server")
+        raise _TransientError("answers with something other than the rest of the file", "server")
 
 
 def _is_encoded(response):
@@ -348,7 +345,7 @@ def _is_encoded(response):
 
 
 def _note_of(response):
-    """What an answer tells about its file; an encoded one says nothing about the bytes after decoding."""
+    """The version of the file in a response. Headers of an encoded one do not describe the decoded bytes."""
     headers = response.headers
     if _is_encoded(response):
         return _Note(None, None, None)
@@ -358,14 +355,14 @@ def _note_of(response):
 
 
 def _write(response, note, have, task):
-    """Append the answer's body to the part at `have` (0: start it anew); raises unless all of it has come."""
+    """Append the response's body to the part at `have` (0: start over). Raises unless it is complete."""
     total = task.size if note.length is None else note.length
     if task.size is not None and total != task.size:
         raise _MirrorError(f"has a file of {total:,} bytes, wanted {task.size:,}", "content")
     chunks = response.iter_content(CHUNK)
     first = next(chunks, b"")
     if not have:
-        _check_start(first)  # before the part that is there gives way
+        _check_start(first)  # before the old part is deleted
     _check_space(total, task)
     if have:
         task.joined = True
@@ -378,17 +375,17 @@ def _write(response, note, have, task):
             have += len(chunk)
             if total is not None and have > total:
                 task.start_over = True
-                raise _PassingError(f"sends more than {total:,} bytes", "content")
+                raise _TransientError(f"sends more than {total:,} bytes", "content")
             file.write(chunk)
             task.arrived += len(chunk)
             task.bar.update(len(chunk))
     if total is not None and have < total:
-        raise _PassingError(f"stops after {have:,} of {total:,} bytes", "server")
+        raise _TransientError(f"stops after {have:,} of {total:,} bytes", "server")
 
 
 def _check_start(first):
     if not first:
-        raise _PassingError("sends an empty file", "content")
+        raise _TransientError("sends an empty file", "content")
     if first.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
         raise _MirrorError("serves a web page instead of the file", "web page")
 
@@ -402,7 +399,7 @@ def _check_space(total, task):
 
 
 def _move_bar(bar, have, total):
-    """Let the bar stand at `have` of `total` bytes, with a rate that counts from here."""
+    """Set the bar to `have` of `total` bytes, and measure its rate from here."""
     bar.reset()
     bar.total, bar.delay = total, 0
     bar.n = bar.initial = bar.last_print_n = have
@@ -410,29 +407,29 @@ def _move_bar(bar, have, total):
 
 
 def _network_failure(error, timeout):
-    """An exception of requests or urllib3 as a _MirrorError in plain words; `timeout` is the request's, in seconds."""
+    """An exception of requests or urllib3 as a _MirrorError. timeout: of the request, in seconds."""
     cause = error.args[0] if error.args else None
     if isinstance(error, (requests.exceptions.InvalidURL, ValueError)):
-        return _MirrorError("is not an address that can be fetched", "missing")
+        return _MirrorError("is not a valid address", "missing")
     if isinstance(error, requests.TooManyRedirects):
-        return _MirrorError("leads from one address to the next without end", "missing")
+        return _MirrorError("has too many redirects", "missing")
     if isinstance(error, requests.exceptions.SSLError):
-        return _MirrorError(f"makes no secure connection ({_last_words(cause)})", "network")
+        return _MirrorError(f"the secure connection failed ({_last_words(cause)})", "network")
     if isinstance(error, requests.exceptions.ContentDecodingError):
-        return _PassingError("sends damaged compressed data", "server")
+        return _TransientError("sends damaged compressed data", "server")
     if isinstance(error, requests.ConnectTimeout):
-        return _PassingError("cannot be reached (no answer)", "network")
+        return _TransientError("cannot be reached (no answer)", "network")
     if isinstance(cause, urllib3.exceptions.MaxRetryError):
         if isinstance(cause.reason, urllib3.exceptions.NameResolutionError):
-            return _PassingError("its name cannot be resolved", "network")
-        return _PassingError(f"cannot be reached ({_last_words(cause.reason)})", "network")
+            return _TransientError("its name cannot be resolved", "network")
+        return _TransientError(f"cannot be reached ({_last_words(cause.reason)})", "network")
     if isinstance(error, requests.Timeout) or isinstance(cause, urllib3.exceptions.ReadTimeoutError):
-        return _PassingError(f"is silent for {timeout:g} s", "server")
-    return _PassingError("drops the connection", "server")
+        return _TransientError(f"is silent for {timeout:g} s", "server")
+    return _TransientError("drops the connection", "server")
 
 
 def _last_words(error):
-    """The innermost explanation of a nested error, without the numbers and objects around it."""
+    """The innermost message of a nested error, without numbers and objects."""
     return re.split(r"\[Errno -?\d+\] |: ", str(error))[-1].strip("()'\"")[:100] or type(error).__name__
 
 
@@ -440,9 +437,9 @@ def _last_words(error):
 
 
 def find_answering(urls, seconds):
-    """Those of `urls` that answer within `seconds` in all, names resolved and connections made; nothing is fetched.
+    """Those of `urls` that respond within `seconds`, name resolution included. Nothing is downloaded.
 
-    They are asked at the same time. Raises DownloadError where none answers with a file.
+    They are tried in parallel. Raises DownloadError if none responds with a file.
     """
     failures = dict.fromkeys(urls, _MirrorError(f"no answer within {seconds:g} s", "network"))
 
@@ -462,7 +459,7 @@ def find_answering(urls, seconds):
     end = time.monotonic() + seconds
     for thread in threads:
         thread.start()
-    for thread in threads:  # daemons, which are left behind: nothing else bounds the time that a name takes
+    for thread in threads:  # abandoned after the time limit, as name resolution has no timeout of its own
         thread.join(max(0.0, end - time.monotonic()))
     answering = [url for url in urls if url not in failures]
     if not answering:
@@ -478,14 +475,14 @@ def _length(path):
 
 
 def _start_part(note, task):
-    """No part, and the note of the version that the next one is to hold."""
-    task.part.unlink(missing_ok=True)  # first: a part never stands beside another version's note
+    """Delete the part, and write the note for the new one."""
+    task.part.unlink(missing_ok=True)  # first, so that a part never has another version's note
     task.note.write_text(json.dumps(note._asdict()), encoding="utf-8")
     task.start_over = task.joined = False
 
 
 def _read_note(task):
-    """The part's note; None where there is none, or where nothing would tell a mixture of versions."""
+    """The part's note; None if there is none, or if a mixture of versions could not be detected."""
     try:
         note = _Note(**json.loads(task.note.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
@@ -495,13 +492,13 @@ def _read_note(task):
 
 
 def _finish(task):
-    """Check the complete part, and only then give it its name."""
+    """Verify the complete part, and then rename it."""
     try:
         _verify(task.part, task)
     except ValueError as error:
         task.part.unlink()
         task.note.unlink(missing_ok=True)
-        kind = _PassingError if task.joined else _MirrorError
+        kind = _TransientError if task.joined else _MirrorError
         raise kind(f"sends a file that fails its check ({error})", "content") from None
     with task.part.open("rb+") as file:
         os.fsync(file.fileno())
@@ -510,7 +507,7 @@ def _finish(task):
 
 
 def _verify(path, task):
-    """Raise ValueError unless the file at `path` is what `task` wants."""
+    """Raise ValueError unless the file at `path` has the right length and hash and passes the check of `task`."""
     length = _length(path)
     if task.size is not None and length != task.size:
         raise ValueError(f"{length:,} bytes, wanted {task.size:,}")
@@ -529,7 +526,7 @@ def _sha256(path):
 
 
 def check_zip(path):
-    """Raise ValueError unless `path` is a zip archive with right CRCs and nothing behind its directory."""
+    """Raise ValueError unless `path` is a zip archive with correct CRCs and nothing after its directory."""
     try:
         with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
             damaged = archive.testzip()
@@ -540,41 +537,40 @@ def check_zip(path):
     if damaged is not None:
         raise ValueError(f"damaged zip archive: {damaged} has a wrong CRC")
     if not ends:
-        raise ValueError("damaged zip archive: other bytes follow it")
+        raise ValueError("damaged zip archive: extra bytes at the end")
 
 
 def check_torch_file(path):
-    """Raise ValueError unless `path` is a whole file of torch.save, by its CRCs; its content is not judged.
+    """Raise ValueError unless `path` is a complete file of torch.save, judging by its CRCs, not its contents.
 
-    Files from before torch 1.6 are no zip archives and have no CRC: those are read to the end, into memory,
-    where code in them is refused.
+    Files from before torch 1.6 are not zip archives and have no CRCs: they are read into memory as a whole, and
+    rejected if they contain code.
     """
     with open(path, "rb") as file:
         head = file.read(2)
-    if head != b"\x80\x02":  # protocol 2, with which every such older file begins
+    if head != b"\x80\x02":  # pickle protocol 2, as in all older files
         check_zip(path)
         return
-    import torch  # here, since it takes seconds and nothing else in this file needs it
+    import torch  # here, since it takes seconds
 
     try:
         torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the unpickler raises on bytes that it does not understand
-        raise ValueError(f"not a whole file of torch.save: {' '.join(str(error).split()):.150}") from None
+    except Exception as error:  # the unpickler may raise anything
+        raise ValueError(f"not a complete file of torch.save: {' '.join(str(error).split()):.150}") from None
 
 
 # --- many files ---------------------------------------------------------------------------------------------
 
 
 def fetch_many(jobs, *, workers=16, progress=True, **options):
-    """Fetch many small files, `workers` at a time; returns [(key, None or DownloadError)] in the jobs' order.
+    """Download many small files, `workers` in parallel. Returns [(key, None or DownloadError)] in the jobs' order.
 
-    jobs: an iterable of (key, urls, path), with `urls` and `path` as for `download`
-    options: `size`, `sha256`, `check`, `retries`, `timeout`, `backoff` as for `download`, for every file
+    jobs: an iterable of (key, urls, path), with `urls` and `path` as in `download`
+    options: `size`, `sha256`, `check`, `retries`, `timeout`, `backoff` as in `download`, for every file
 
-    Files that are there already and pass are skipped. Once 2 * workers files in a row have brought nothing
-    for a reason that is not their own (no network, a server in trouble, a full disk), the others get the last
-    one's error untried. A KeyboardInterrupt stops all workers and leaves whole files and parts, from which
-    the next call goes on.
+    Existing valid files are skipped. After 2 * workers failures in a row that are likely to affect all files (no
+    network, server errors, a full disk), the others are not tried and get the same error. A KeyboardInterrupt stops
+    all workers and leaves complete and partial files, from which the next call resumes.
     """
     jobs = list(jobs)
     outcomes = fetch_in_order(jobs, workers=workers, **options)
@@ -584,12 +580,12 @@ def fetch_many(jobs, *, workers=16, progress=True, **options):
 
 
 def fetch_in_order(jobs, *, read=None, workers=16, **options):
-    """Fetch small files, `workers` at a time; yields (key, value, bytes that came) in the jobs' order.
+    """Download small files, `workers` in parallel. Yields (key, value, bytes received) in the jobs' order.
 
-    jobs, options: as for `fetch_many`, and `deadline` as for `download`, for all files together. The jobs are taken
-        from their iterable a little ahead of what is yielded
-    read: called with the path of each file that is there, in the worker's thread; value is what it returns, None
-        without it. For a file that could not be had, value is the DownloadError
+    jobs, options: as in `fetch_many`, and `deadline` as in `download`, for all files together. Jobs are taken from the
+        iterable a little ahead of the results
+    read: called with the path of each file, in the worker's thread; its result is the value, None without it. If a
+        download fails, the value is the DownloadError
 
     Closing the generator stops all workers, as does a KeyboardInterrupt in it.
     """
@@ -614,12 +610,12 @@ def fetch_in_order(jobs, *, read=None, workers=16, **options):
         try:
             yield from _in_order(pool, fetch, jobs, ahead=4 * workers)
         finally:
-            stop.set()  # for those that are still at work after an interruption
+            stop.set()  # for workers that are still running after an interruption
             pool.shutdown(cancel_futures=True)
 
 
 def _in_order(pool, function, items, ahead):
-    """Yield function(item) in the items' order, while the pool works at most `ahead` items further on."""
+    """Yield function(item) in order, while the pool works at most `ahead` items in advance."""
     waiting = deque()
     for item in items:
         waiting.append(pool.submit(function, item))
@@ -630,7 +626,7 @@ def _in_order(pool, function, items, ahead):
 
 
 def _collect(outcomes, count, patience, bar):
-    """The errors (or None) of `count` files; after `patience` hopeless ones in a row the rest get it."""
+    """The errors (or None) of `count` files. After `patience` hopeless ones in a row, the rest get the same error."""
     errors, failed, hopeless = [], 0, 0
     for _, error, arrived in outcomes:
         errors.append(error)

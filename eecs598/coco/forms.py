@@ -1,12 +1,12 @@
-"""Captions files as people have them: each form is recognised by its content, and all give the same `Picture`s.
+"""Captions files in several formats, recognized by their content and read as `Picture`s.
 
     COCO's JSON                {"images": [{"id", "file_name"}, ...], "annotations": [{"image_id", "caption"}, ...]}
     Karpathy's JSON            {"images": [{"imgid" or "cocoid", "filename", "split", "sentences": [{"raw"}]}, ...]}
     Flickr's token file        1000268201_693b08cb0e.jpg#0<tab>A child ...
     Flickr30k's results.csv    1000092795.jpg| 0| Two young guys ...
-    a table                    file name and caption by comma, semicolon, tab or |, with or without a header
+    a table                    file name and caption separated by comma, semicolon, tab or |, header optional
 
-and split lists, which have a file name a line. Every complaint is a `DataError`, whose message is one line.
+Split lists have one file name per line. All errors are `DataError`s with a one-line message.
 """
 
 import csv
@@ -30,10 +30,10 @@ WANTED = (
 
 
 class Picture(NamedTuple):
-    """A picture of a captions file: its id, its file name, and all its captions.
+    """A picture in a captions file: its id, file name, and all its captions.
 
-    `folder` is the folder of the official archives that it lies in ("train2014"), "" where the file tells none.
-    `path` is None until the picture is found. `split` is "train", "val" or "test", "" where the file tells none.
+    folder: the folder in the official archives, such as "train2014", or "" if not given. path: None until the picture
+    is found. split: "train", "val" or "test", or "" if not given.
     """
 
     id: int
@@ -45,7 +45,7 @@ class Picture(NamedTuple):
 
 
 class CaptionsFile(NamedTuple):
-    """What a captions file holds: its form in words, its pictures, and a line on each oddity that was passed over."""
+    """The contents of a captions file: the name of its format, its pictures, and a line for each ignored oddity."""
 
     form: str
     pictures: list
@@ -56,11 +56,11 @@ class CaptionsFile(NamedTuple):
 
 
 def read_captions_file(path, split_lists=()):
-    """The CaptionsFile of `path`, in any of the forms above: its pictures by their ids, captions as people wrote them.
+    """Read a captions file in any of these formats as a CaptionsFile, with pictures sorted by id and raw captions.
 
-    Pictures have the id that the file gives them, or else their number in the order of the file, from 0.
-    split_lists: text files, or folders of them, that tell which picture is in which split; None takes Flickr8k's own
-    where they lie beside the file. Raises DataError.
+    The ids are those in the file, or else numbers from 0 in the order of the file. split_lists: text files, or folders
+    of them, that assign pictures to splits; None means Flickr8k's own lists, if they are next to the file. Raises
+    DataError.
     """
     text = read_text(path)
     found = (_read_json if text.lstrip()[:1] in ("{", "[") else _read_lines)(path, text)
@@ -71,18 +71,18 @@ def read_captions_file(path, split_lists=()):
 
 
 def read_captions(path, as_written=False):
-    """The pictures of a captions file that tells no splits, by their ids, with their captions as `with_words` has them.
+    """The pictures of a captions file without splits, sorted by id, with captions as in `with_words`.
 
-    Raises DataError, also where the file tells splits.
+    Raises DataError, also if the file has splits.
     """
     return with_words(select_split(read_captions_file(path), None, path), as_written)
 
 
 def read_karpathy(path):
-    """The training and the validation pictures of a Karpathy split file (`dataset_coco.json` and its like).
+    """The training and the validation pictures of a Karpathy split file, such as `dataset_coco.json`.
 
-    As is the field's custom, "restval" is trained on too. Each list is by the pictures' ids (`cocoid`, or `imgid`
-    where there is none), with captions as `with_words` has them. Raises DataError.
+    As usual, "restval" belongs to the training pictures. Each list is sorted by id (`cocoid`, or else `imgid`), with
+    captions as in `with_words`. Raises DataError.
     """
     pictures = read_captions_file(path).pictures
     if not any(picture.split for picture in pictures):
@@ -91,25 +91,25 @@ def read_karpathy(path):
 
 
 def select_split(found, split, path):
-    """The pictures of a CaptionsFile that are in `split`; all of them for None, where it tells no splits.
+    """The pictures of a CaptionsFile in `split`, or all of them for None if the file has no splits.
 
-    Raises DataError where the file has no such split, or where it has splits and None is wanted.
+    Raises DataError if the file has no such split, or if it has splits and `split` is None.
     """
     there = [name for name in ("train", "val", "test") if any(p.split == name for p in found.pictures)]
     if split is None and there:
-        raise DataError(f"{path}: {found.form}, tells splits ({', '.join(there)}); say which one (--split), "
-                        "or build from all of it (--captions)")  # fmt: skip
+        raise DataError(f"{path}: {found.form}, has splits ({', '.join(there)}); choose one (--split), "
+                        "or build from all of them (--captions)")  # fmt: skip
     if split is not None and not there:
-        raise DataError(f"{path}: {found.form}, tells no splits; give split lists (--split-lists), or no split")
+        raise DataError(f"{path}: {found.form}, has no splits; give split lists (--split-lists), or no split")
     if split is not None and split not in there:
         raise DataError(f"{path}: no pictures of split {split!r}; its splits: {', '.join(there)}")
     return found.pictures if split is None else [p for p in found.pictures if p.split == split]
 
 
 def with_words(pictures, as_written=False):
-    """The pictures with their captions tokenized and joined by spaces, or `as_written`; those without a word dropped.
+    """The pictures with tokenized captions, joined by spaces, or with raw ones if `as_written`.
 
-    So a picture may have no caption.
+    Captions without a word are dropped, so a picture may have none left.
     """
     kept = []
     for picture in pictures:
@@ -119,7 +119,7 @@ def with_words(pictures, as_written=False):
 
 
 def summarize(found, path):
-    """One line: which form a captions file has, and how many pictures and captions in which splits."""
+    """One line: the format of a captions file, and the number of pictures and captions in each split."""
     counts = Counter(picture.split for picture in found.pictures)
     captions = sum(len(picture.captions) for picture in found.pictures)
     line = f"{path}: {found.form}, {len(found.pictures):,} pictures with {captions:,} captions"
@@ -130,12 +130,12 @@ def summarize(found, path):
 
 
 def first_of(names):
-    """The first three of some names in brackets, for a message."""
+    """The first three of some names in parentheses, for a message."""
     return f"(first: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
 def is_picture_name(name):
-    """Whether a file name ends as pictures' do that Pillow reads."""
+    """Whether a file name has the suffix of an image format that Pillow reads."""
     return Path(name.strip()).suffix.lower() in Image.registered_extensions()
 
 
@@ -150,7 +150,7 @@ def read_text(path):
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         seen = f"byte {content[error.start]:#04x} in line {line}"
-        raise DataError(f"{path}: not a text in UTF-8 ({seen}); save it as UTF-8, and give the file again") from None
+        raise DataError(f"{path}: not a text file in UTF-8 ({seen}); save it as UTF-8 and try again") from None
 
 
 # --- JSON -----------------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def _read_coco(path, content):
         found = pictures.setdefault(number, Picture(number, name, _official_folder(entry, name), []))
         if found.file_name != name:
             seen = f"id {number} stands for {found.file_name} and for {name}"
-            raise DataError(f"{path}: {seen}, wanted one picture an id")
+            raise DataError(f"{path}: {seen}, wanted one picture per id")
     for i, entry in enumerate(content["annotations"]):
         number, text = _fields(entry, f"{path}: annotations[{i}]", {"image_id": int, "caption": str})
         if number in pictures:
@@ -199,7 +199,7 @@ def _read_karpathy(path, images):
         if split not in ("train", "restval", "val", "test"):
             raise DataError(f"{name}: split is {split!r:.60}, wanted train, restval, val or test")
         if number in pictures:
-            raise DataError(f"{name}: id {number} occurs twice, wanted one picture an id")
+            raise DataError(f"{name}: id {number} occurs twice, wanted one picture per id")
         texts = [_fields(s, f"{name}.sentences[{j}]", {"raw": str})[0] for j, s in enumerate(sentences)]
         folder = str(entry.get("filepath", ""))
         pictures[number] = Picture(number, file_name, folder, texts, split=SPLITS[split])
@@ -207,7 +207,7 @@ def _read_karpathy(path, images):
 
 
 def _fields(entry, name, fields):
-    """The values of `fields` ({key: type}) of an entry of a list; `name` opens the message."""
+    """The values of `fields` ({key: type}) of an entry of a list. `name` is the start of the message."""
     for field, kind in fields.items():
         value = entry.get(field) if isinstance(entry, dict) else None
         if type(value) is not kind:
@@ -216,7 +216,7 @@ def _fields(entry, name, fields):
 
 
 def _official_folder(entry, name):
-    """The folder that the official image host keeps a picture in, by its address or its 2014 name."""
+    """The folder of a picture on the official image host, from its address or its file name of 2014."""
     parts = urlsplit(url).path.split("/") if isinstance(url := entry.get("coco_url"), str) else []
     named = re.match(r"COCO_([a-z]+\d{4})_", name)
     return parts[-2] if len(parts) > 1 else named[1] if named else ""
@@ -231,7 +231,7 @@ _RESULTS_LINE_MENDED = re.compile(r"([^|]+)\|\s*(\d+)\s*(?:\||\s)(.*)")  # resul
 
 
 def _read_lines(path, text):
-    """A captions file that is no JSON, told by its first line."""
+    """Read a captions file that is not JSON; the format is recognized by the first line."""
     first = next((line.strip("\r ") for line in text.split("\n") if line.strip()), "")
     if _TOKEN_LINE.fullmatch(first):
         return _read_numbered(path, text, _TOKEN_LINE, "name.jpg#0<tab>caption", "Flickr's token file")
@@ -241,7 +241,7 @@ def _read_lines(path, text):
 
 
 def _read_numbered(path, text, pattern, wanted, form):
-    """Lines of a file name, the number of its caption and the caption, as Flickr8k and Flickr30k come."""
+    """Read lines of file name, caption number and caption, as in Flickr8k and Flickr30k."""
     rows, repeated = {}, 0
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip() or _RESULTS_HEADER.fullmatch(line.strip()):
@@ -252,18 +252,18 @@ def _read_numbered(path, text, pattern, wanted, form):
         row = tuple(field.strip() for field in found.groups())
         repeated += row in rows
         rows[row] = None
-    oddities = [f"{path}: {repeated:,} lines are there twice, and count once"] if repeated else []
+    oddities = [f"{path}: {repeated:,} duplicate lines are ignored"] if repeated else []
     return CaptionsFile(form, _gather((name, caption) for name, _, caption in rows), oddities)
 
 
-# The names of a table's columns, in order of preference.
+# Column names, in order of preference.
 _FILE_COLUMNS = ("file_name", "filename", "image_name", "image_file", "image", "image_path", "filepath", "file_path",
                  "path", "file", "img", "photo", "picture", "name")  # fmt: skip
 _CAPTION_COLUMNS = ("caption", "captions", "comment", "text", "sentence", "description")
 
 
 def _read_table(path, text, first):
-    """A table with a column of file names and one of captions, as Kaggle's `captions.txt`: image,caption."""
+    """Read a table with a column of file names and one of captions, such as Kaggle's `captions.txt`: image,caption."""
     delimiter = re.match(r'\s*(?:"(?:[^"]|"")*"|[^"\t,;|]*)\s*([\t,;|])', first)
     if not delimiter:
         raise DataError(f"{path}: not a captions file: its first line is {first!r:.60}, {WANTED}")
@@ -282,17 +282,17 @@ def _read_table(path, text, first):
                     continue
             rows.append(_read_row(f"{path}: line {table.line_num}", row, delimiter, *columns))
     except csv.Error as error:
-        told = 'a caption that holds quotes is written "a ""big"" dog"'
-        raise DataError(f"{path}: line {table.line_num}: the quotes do not match ({error}); {told}") from None
+        remedy = 'write quotes in a caption as in "a ""big"" dog"'
+        raise DataError(f"{path}: line {table.line_num}: the quotes do not match ({error}); {remedy}") from None
     separator = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "|"}[delimiter]
-    form = f"a table by {separator}, {'with' if is_header else 'without'} a header"
+    form = f"a table separated by {separator}, {'with' if is_header else 'without'} a header"
     return CaptionsFile(form, _gather(rows), [])
 
 
 def _find_columns(path, first):
-    """((column of the file names, column of the captions, how many columns), whether this first row is a header).
+    """((column of file names, column of captions, number of columns), whether this first row is a header).
 
-    Without a header the file name comes first and the caption last; a number may stand between them.
+    Without a header, the file name is first and the caption last, with an optional number between them.
     """
     if is_picture_name(first[0]):
         numbered = len(first) > 2 and first[1].strip().isdecimal()
@@ -308,18 +308,18 @@ def _find_columns(path, first):
 
 
 def _read_row(name, row, delimiter, file_column, caption_column, width):
-    """The file name and the caption of a table's row; a caption in the last column may hold the delimiter, unquoted."""
+    """The file name and the caption of a row. A caption in the last column may contain the delimiter unquoted."""
     if len(row) > width and caption_column == width - 1:
         row = [*row[:caption_column], delimiter.join(row[caption_column:])]
     if len(row) != width:
-        raise DataError(f"{name}: {len(row)} fields, wanted {width}; quote what holds {delimiter!r}")
+        raise DataError(f"{name}: {len(row)} fields, wanted {width}; quote fields that contain {delimiter!r}")
     if not row[file_column].strip():
         raise DataError(f"{name}: no file name, wanted one before each caption")
     return row[file_column].strip(), row[caption_column].strip()
 
 
 def _gather(rows):
-    """The Pictures of (file name, caption) pairs, numbered from 0 in the order in which they come first."""
+    """The Pictures of (file name, caption) pairs, numbered from 0 in order of first occurrence."""
     captions = {}
     for name, caption in rows:
         captions.setdefault(name, []).append(caption)
@@ -332,7 +332,7 @@ _FLICKR8K_LISTS = tuple(f"Flickr_8k.{split}Images.txt" for split in ("train", "d
 
 
 def _find_split_lists(found, path):
-    """Flickr8k's own split lists beside a captions file that tells no splits, where they name a picture of it."""
+    """Flickr8k's own split lists next to a captions file without splits, if they list any of its pictures."""
     lists = [place for name in _FLICKR8K_LISTS if (place := Path(path).with_name(name)).is_file()]
     if not lists or any(picture.split for picture in found.pictures):
         return []
@@ -341,9 +341,9 @@ def _find_split_lists(found, path):
 
 
 def _divide(found, split_lists, path):
-    """The CaptionsFile, each of its pictures in the split that the lists name; a picture in no list has none."""
+    """The CaptionsFile with splits assigned by the lists. Pictures in no list have no split."""
     if any(picture.split for picture in found.pictures):
-        raise DataError(f"{path}: {found.form} tells its own splits; give no split lists beside it")
+        raise DataError(f"{path}: {found.form} has its own splits; give no split lists with it")
     listed = _read_split_lists(split_lists)
     left, pictures = dict(listed), []
     for picture in found.pictures:
@@ -353,18 +353,18 @@ def _divide(found, split_lists, path):
     places = ", ".join(map(str, split_lists))
     if not any(picture.split for picture in pictures):
         seen = f"{path} has {found.pictures[0].file_name if found.pictures else 'no pictures'}"
-        raise DataError(f"{places}: names none of the pictures of {path}: first is {next(iter(listed))}, {seen}")
+        raise DataError(f"{places}: lists none of the pictures of {path}: first is {next(iter(listed))}, {seen}")
     oddities = found.oddities
     if left:
         oddities = [*oddities, f"{places}: {len(left):,} names have no caption in {path} {first_of(list(left))}"]
     names = ", ".join(Path(place).name for place in split_lists)
-    return CaptionsFile(f"{found.form}, divided by {names}", pictures, oddities)
+    return CaptionsFile(f"{found.form}, split by {names}", pictures, oddities)
 
 
 def _read_split_lists(places):
-    """{file name: "train", "val" or "test"} of split lists, or of all that lie in a folder.
+    """{file name: "train", "val" or "test"} from split lists, or from all lists in a folder.
 
-    A list's own name ends in train, dev, val or test, and maybe Images: `Flickr_8k.devImages.txt`, `val.txt`.
+    The name of a list ends in train, dev, val or test, optionally followed by Images: `Flickr_8k.devImages.txt`.
     """
     splits = {}
     for place in map(Path, places):
@@ -374,17 +374,17 @@ def _read_split_lists(places):
         for path in lists:
             split = _split_of(path)
             if split is None:
-                raise DataError(f"{path}: of which split? wanted a name that ends in train.txt, val.txt or test.txt")
+                raise DataError(f"{path}: unknown split, wanted a name that ends in train.txt, val.txt or test.txt")
             for name in filter(None, map(str.strip, read_text(path).split("\n"))):
                 if splits.setdefault(name, split) != split:
                     seen = f"{name!r:.80} is in {split} and in {splits[name]}"
-                    raise DataError(f"{path}: {seen}, wanted one split a picture")
+                    raise DataError(f"{path}: {seen}, wanted one split per picture")
     if not splits:
-        raise DataError(f"{', '.join(map(str, places))}: empty, wanted a file name a line")
+        raise DataError(f"{', '.join(map(str, places))}: empty, wanted one file name per line")
     return splits
 
 
 def _split_of(path):
-    """The split that a list's name tells, None where it tells none."""
+    """The split in the name of a list, or None."""
     found = re.search(r"(?:^|[\W_])(train|dev|val|test)(?:_?images)?\.txt$", path.name, re.IGNORECASE)
     return SPLITS[found[1].lower()] if found else None

@@ -1,4 +1,4 @@
-"""What is in a data file: said in lines of text by `check`, and as a sheet of pictures by `show`."""
+"""Inspecting a data file: `check` reports its contents and likely problems, `show` makes a sheet of pictures."""
 
 import contextlib
 import io
@@ -15,37 +15,36 @@ from eecs598.files import page_releaser
 
 SHEET_DPI = 120  # shows a picture of 224 x 224 at its full size
 
-# Less than this is usual. Of Flickr8k 0.9% of the val captions are training captions too, and 3% of the words are rare.
+# Thresholds for warnings. In Flickr8k, 0.9% of the val captions are also training captions, and 3% of words are <UNK>.
 MOST_SHARED, MOST_CUT, MOST_UNKNOWN = 0.05, 0.01, 0.1
-ONE_COLOUR = 8  # a picture whose channels each span at most so many of 255
-# Two pictures are nearly the same where at most so many of the 64 bits of their hashes differ, and no value of their
-# thumbnails by more than this of 255.
+ONE_COLOUR = 8  # largest range of each channel, out of 255, in a picture of a single colour
+# Near-duplicates: at most this many of the 64 hash bits differ, and the values of the thumbnails by at most this much.
 HASH_DISTANCE, COLOUR_DISTANCE = 8, 45
 
 
 def check(path, quick=False):
-    """What is in the data file at `path`, as lines of text, after its shapes and all its bytes are checked.
+    """Verify the data file at `path` and describe its contents as lines of text.
 
-    The last lines, which begin with "warning: ", are those of `find_spoils`.
-    quick: trust the pictures, which takes a second instead of reading the whole file. Raises DataError.
+    The last lines, which begin with "warning: ", are those of `find_problems`. quick: do not read the pictures, which
+    takes a second instead of reading the whole file. Raises DataError.
     """
     path = Path(path)
     data = load_data(path)
     if not quick:
         check_whole(path)
     whole = "not checked byte for byte" if quick else "whole"
-    warnings = [f"warning: {line}" for line in find_spoils(data, quick)]
+    warnings = [f"warning: {line}" for line in find_problems(data, quick)]
     first = f"{path}: a data file of {path.stat().st_size / 2**20:.1f} MiB, {whole}"
     return "\n".join([first, describe_data(data), *warnings])
 
 
-# --- what spoils training or scores in silence ----------------------------------------------------------------
+# --- problems that spoil training or scores without an error --------------------------------------------------
 
 
-def find_spoils(data, quick=False):
-    """Lines on what silently spoils a data file's dict, each with its number and what to do; none for a clean one.
+def find_problems(data, quick=False):
+    """Problems in a data file's dict that spoil training or scores without an error, one line each, with remedies.
 
-    quick: the captions only, no picture is read.
+    quick: check only captions, not pictures.
     """
     lines = [] if quick else _check_pictures(data)
     lines += [*_check_shared_captions(data), *_check_cut_captions(data)]
@@ -53,7 +52,7 @@ def find_spoils(data, quick=False):
 
 
 def _check_pictures(data):
-    """Lines on the pictures of one colour, and on those that are in train and in val."""
+    """Warnings about pictures of a single colour, and about pictures in both splits."""
     lines, thumbnails, textured = [], {}, {}
     for split in ("train", "val"):
         thumbnails[split], plain = _shrink(data[f"{split}_images"])
@@ -61,30 +60,30 @@ def _check_pictures(data):
         if rows := plain.nonzero().flatten().tolist():
             first = _name_row(data, split, rows[0])
             lines.append(
-                f"{split}: {len(rows):,} pictures are of one colour (first: {first}): damaged files, or stand-ins for "
-                "missing ones; take them out and build again"
+                f"{split}: {len(rows):,} pictures have a single colour (first: {first}): damaged files or placeholders "
+                "for missing ones; remove them and build again"
             )
     same = _match(thumbnails["train"][textured["train"]], thumbnails["val"][textured["val"]])
     pairs = [(textured["val"][val].item(), textured["train"][train].item()) for val, train in same]
     if pairs:
         exact = sum(torch.equal(data["val_images"][val], data["train_images"][train]) for val, train in pairs)
         first = f"{_name_row(data, 'val', pairs[0][0])} is {_name_row(data, 'train', pairs[0][1])}"
-        count = f"{exact:,} to the byte, {len(pairs) - exact:,} nearly"
+        count = f"{exact:,} exactly, {len(pairs) - exact:,} nearly"
         lines.append(
-            f"{len(pairs):,} of {len(data['val_images']):,} val pictures are training pictures too ({count}; "
-            f"first: {first}): scores on val are too good; take them out of one split and build again"
+            f"{len(pairs):,} of {len(data['val_images']):,} val pictures are also training pictures ({count}; "
+            f"first: {first}): scores on val are too good; remove them from one split and build again"
         )
     return lines
 
 
 def _name_row(data, split, row):
-    """A picture by its row, and by its id in the captions file where that is known."""
+    """A picture's row, and its id in the captions file if known."""
     ids = data.get(f"{split}_image_ids")
     return f"{split} row {row}" + ("" if ids is None else f", id {ids[row].item()}")
 
 
 def _shrink(images):
-    """Thumbnails (n, 3, 8, 9) of pictures, each pixel the mean of its part, and whether each is of one colour (n,)."""
+    """Average-pooled thumbnails (n, 3, 8, 9) of pictures, and whether each picture has a single colour (n,)."""
     thumbnails, plain, release = [], [], page_releaser(images)
     for some in images.split(256):
         thumbnails.append(adaptive_avg_pool2d(some.float(), (8, 9)))
@@ -94,10 +93,10 @@ def _shrink(images):
 
 
 def _match(train, val, block=4096):
-    """Pairs (val row, train row) of thumbnails (n, 3, 8, 9) of the same picture, or nearly; one a val row at most.
+    """Pairs (val row, train row) of exact or near duplicates among thumbnails (n, 3, 8, 9), at most one per val row.
 
-    The difference hash, 64 bits a picture, tells where a grey pixel is lighter than the one on its left. Bits as 1 and
-    -1 make the distance of all pairs a product of matrices: of two hashes it is 64 - 2 * (the bits that differ).
+    The 64 bits of the difference hash say whether a grey pixel is lighter than its left neighbour. With bits as 1 and
+    -1, a matrix product gives the distances of all pairs: the dot product of two hashes is 64 - 2 * (differing bits).
     """
     if not len(train) or not len(val):
         return []
@@ -119,19 +118,19 @@ def _match(train, val, block=4096):
 
 
 def _check_shared_captions(data):
-    """A line on the val captions that are training captions, word for word."""
+    """A warning about val captions that are identical to training captions."""
     known, val = {*_captions(data, "train")}, list(_captions(data, "val"))
     shared = [caption for caption in val if caption in known]
     if len(shared) <= MOST_SHARED * len(val):
         return []
     return [
-        f"{len(shared):,} of {len(val):,} val captions ({len(shared) / len(val):.1%}) are training captions too "
-        f"(first: {shared[0]:.60}): scores on val are too good where they were copied; divide by picture, not caption"
+        f"{len(shared):,} of {len(val):,} val captions ({len(shared) / len(val):.1%}) are also training captions "
+        f"(first: {shared[0]:.60}): scores on val are too good if they were copied; split by picture, not by caption"
     ]
 
 
 def _captions(data, split):
-    """All captions of a split, as text; the rows' own where the file holds no others."""
+    """All captions of a split as text, from the references or else from the rows."""
     if references := data.get(f"{split}_references"):
         return (text for texts in references for text in texts)
     tokens, hidden = data["vocab"]["idx_to_token"], {NULL, START, END}
@@ -140,24 +139,24 @@ def _captions(data, split):
 
 
 def _check_cut_captions(data):
-    """A line on the training captions that are longer than a row; where only the rows are there, that may be."""
+    """A warning about training captions that are longer than a row, or may be, if there are no references."""
     if references := data.get("train_references"):
         cut = [len(text.split()) > MAX_WORDS for texts in references for text in texts]
-        seen = f"have more than {MAX_WORDS} words, and are cut there"
+        seen = f"have more than {MAX_WORDS} words and are cut"
     else:
         ids, captions = data["vocab"]["token_to_idx"], data["train_captions"]
         cut = ((captions != ids[NULL]).all(1) | (captions != ids[END]).all(1)).tolist()
-        seen = f"have all {MAX_WORDS} words or no {END}, and may be cut"
+        seen = f"have {MAX_WORDS} words or no {END} and may be cut"
     if sum(cut) <= MOST_CUT * len(cut):
         return []
     return [
-        f"train: {sum(cut):,} of {len(cut):,} captions ({sum(cut) / len(cut):.1%}) {seen}: what learns from them ends "
-        "in mid-sentence; leave them out of the captions file, or shorten them"
+        f"train: {sum(cut):,} of {len(cut):,} captions ({sum(cut) / len(cut):.1%}) {seen}: models trained on them may "
+        "stop in mid-sentence; remove them from the captions file, or shorten them"
     ]
 
 
 def _check_unknown_words(data, split):
-    """A line on the words that are outside the vocabulary."""
+    """A warning about words outside the vocabulary."""
     ids, captions = data["vocab"]["token_to_idx"], data[f"{split}_captions"]
     words = ~torch.isin(captions, torch.tensor([ids[NULL], ids[START], ids[END]]))
     share = (captions == ids[UNK]).sum().item() / max(1, words.sum().item())
@@ -170,12 +169,12 @@ def _check_unknown_words(data, split):
 
 
 def show(path, out=None, *, split="val", number=12, seed=0):
-    """A contact sheet of `number` pictures of a data file, chosen by `seed`: a matplotlib Figure.
+    """A contact sheet of `number` random pictures of a data file: a matplotlib Figure.
 
-    Each picture stands over its caption as the model will see it, `<UNK>` included, and its other captions in
-    grey. path: the file, or its dict. out: the picture file to write, if any (PNG, PDF, ...). Raises DataError.
+    Below each picture are its caption as a model sees it, with `<UNK>`, and its other captions in grey. path: the
+    file, or its dict. out: an image file to write (PNG, PDF, ...), or None. Raises DataError.
     """
-    from eecs598.vis import show_captions  # matplotlib is slow to import, and nothing else here needs it
+    from eecs598.vis import show_captions  # here, since matplotlib is slow to import
 
     data = path if isinstance(path, dict) else load_data(path)
     images, captions = data[f"{split}_images"], data[f"{split}_captions"]

@@ -1,4 +1,4 @@
-"""Photographs as tensors, from any mode, shape and format that Pillow reads."""
+"""Preprocessing photographs of any mode, shape and format that Pillow reads."""
 
 import os
 import warnings
@@ -12,17 +12,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from eecs598.coco.captions import DataError, shorten_error
 
 FITS = ("stretch", "crop")
-Image.MAX_IMAGE_PIXELS = 250_000_000  # Pillow refuses twice as many; telephones make 200 megapixels
-LARGE = 50_000_000  # pixels above which a JPEG is decoded at a fraction of its size
+Image.MAX_IMAGE_PIXELS = 250_000_000  # Pillow rejects twice as many; phones take pictures of 200 megapixels
+LARGE = 50_000_000  # pixels above which a JPEG is decoded at reduced size
 
 
 def prepare_image(picture, image_size=112, fit="stretch"):
-    """A picture as a model sees it: a uint8 tensor (3, image_size, image_size), RGB.
+    """Preprocess a picture for a model: a uint8 RGB tensor (3, image_size, image_size).
 
-    `picture` is a path, a binary file or a PIL image, of any mode and shape: turned as its EXIF entry says,
-    the first frame of an animation, transparency over white, 16-bit grey scaled to 8, 32-bit grey as its values
-    are: up to 1, up to 255 or up to 65,535. `fit` is "stretch" (all
-    of the picture, its aspect ratio lost) or "crop" (the largest centred square). Raises DataError.
+    picture: a path, a binary file or a PIL image, of any mode and shape. EXIF rotation is applied, the first frame of
+    an animation is used, transparency is put over white, 16-bit grey is scaled to 8 bits, and 32-bit grey by its
+    largest value: up to 1, 255 or 65,535. fit: "stretch" (the whole picture, with its aspect ratio changed) or "crop"
+    (the largest centred square). Raises DataError.
     """
     if fit not in FITS or image_size < 1:
         raise DataError(f"image_size {image_size}, fit {fit!r}: wanted 1 or more and {' or '.join(FITS)}")
@@ -43,7 +43,7 @@ def prepare_image(picture, image_size=112, fit="stretch"):
         raise DataError(f"{name}: {error}") from None
     except UnidentifiedImageError:
         raise DataError(f"{name}: not a picture in a format that Pillow reads") from None
-    except Exception as error:  # a damaged picture raises anything: OSError, SyntaxError, struct.error, ...
+    except Exception as error:  # damaged pictures may raise anything: OSError, SyntaxError, struct.error, ...
         raise DataError(f"{name}: cannot be read as a picture ({shorten_error(error)})") from None
     return torch.from_numpy(np.array(placed)).permute(2, 0, 1).contiguous()
 
@@ -61,7 +61,7 @@ def _to_rgb(image):
 
 
 def _grey_scale(mode, grey):
-    """The factor that brings grey values to 0..255. 16 bits say what white is; of 32 bits, the values must."""
+    """The factor that scales grey values to 0..255. In 32-bit modes, the white level is guessed from the values."""
     if mode.startswith("I;16"):
         return 255 / 65535
     low, high = grey.min(), grey.max()
@@ -71,9 +71,9 @@ def _grey_scale(mode, grey):
 
 
 def prepare_in_order(pictures, image_size, fit, workers):
-    """Yield (picture, its tensor or DataError) in order, while threads work a few pictures ahead.
+    """Yield (picture, its tensor or DataError) in order, while threads prepare the next few pictures.
 
-    Threads suffice, since Pillow decodes and resizes outside Python's lock.
+    Threads are enough, since Pillow releases the GIL to decode and resize.
     """
 
     def prepare(picture):

@@ -1,8 +1,8 @@
-"""A data file of photographs from whatever host is alive: a file that is there, COCO's own host, the course's file.
+"""A data file of photographs from the first available source: an existing file, COCO's host, the course's file.
 
-`find_photographs` tries these in order, and `build_subset` is the second alone. A split's pictures are taken in an
-order that is drawn once, so a smaller subset is the beginning of a larger one. They are kept, made small, in runs:
-files of up to RUN pictures, named after the part of the order that they cover. A later call goes on behind the last.
+`find_photographs` tries these in order; `build_subset` is the second one. The pictures of a split are downloaded in a
+fixed random order, so that a smaller subset is the beginning of a larger one. After preprocessing they are saved in
+files of up to RUN pictures, named after the range of the order that they cover. A later call continues after the last.
 """
 
 import contextlib
@@ -39,34 +39,34 @@ DATASETS = COURSE_FILE.parent
 ARCHIVE = "annotations/annotations_trainval2014.zip"  # of a host, and in the folder until it is unpacked
 IMAGE_SIZE = 112
 MIN_COUNT = 4  # as in `build_data`: rarer words become <UNK>
-LEAST = (200, 50)  # training and validation pictures; fewer are no data to train on
-RUN = 64  # pictures that are kept in one file
-MEASURE = 100  # pictures after which the rate is told
+LEAST = (200, 50)  # training and validation pictures; fewer are not enough to train on
+RUN = 64  # pictures per file
+MEASURE = 100  # pictures after which the speed is printed
 WORKERS = 16
-PATIENCE = 16  # pictures in a row that could not be had, after which the host counts as dead
-TIMEOUT = 4  # seconds of silence; a host that hangs costs at most five times as long in all
+PATIENCE = 16  # failures in a row after which the host is given up
+TIMEOUT = 4  # seconds without a response; a host that hangs costs at most five times as much in total
 
 
 def find_photographs(folder=None, num_train=COURSE_COUNTS["train"], num_val=COURSE_COUNTS["val"], minutes=5, *,
                      least=LEAST, datasets=DATASETS, hosts=COCO_HOSTS, course_urls=COURSE_FILE_URLS,
                      timeout=TIMEOUT):  # fmt: skip
-    """The path of a data file of photographs, from the first source that has one; None where none has.
+    """The path of a data file of photographs from the first available source, or None.
 
-    1. a file that is there: the one that the environment variable EECS598_PHOTOS names ("none": use no source at all),
-       else the largest in `datasets`
+    1. an existing file: the one named by the environment variable EECS598_PHOTOS ("none" means no source at all), or
+       the largest in `datasets`
     2. `num_train` + `num_val` pictures of COCO 2014, or as many as `minutes` allow: see `build_subset`
-    3. the course's coco.pt, if it comes within `minutes`
+    3. the course's coco.pt, if it can be downloaded within `minutes`
 
-    folder: keeps all that is fetched, and the file made of it (photographs.pt, or coco.pt), for a later call to go on;
-        None: datasets/coco_images
-    datasets: the folder of the data files
+    folder: for downloads and the resulting file (photographs.pt or coco.pt), which later calls reuse; None:
+        datasets/coco_images
+    datasets: the folder of data files
     course_urls: the addresses of the course's file
     least, hosts, timeout: as in `build_subset`
 
-    Each step is a line of output, and no source that fails raises an error.
+    Each step prints a line. A source that fails does not raise an error.
     """
     if os.environ.get("EECS598_PHOTOS") == "none":
-        _say("EECS598_PHOTOS=none: no photographs are looked for")
+        _say("EECS598_PHOTOS=none: photographs are skipped")
         return None
     folder = Path(folder or CACHE)
     subset, course_file = folder / "photographs.pt", folder / "coco.pt"
@@ -97,17 +97,17 @@ def find_photographs(folder=None, num_train=COURSE_COUNTS["train"], num_val=COUR
 
 def build_subset(out, num_train=COURSE_COUNTS["train"], num_val=COURSE_COUNTS["val"], minutes=5, *, least=LEAST,
                  folder=CACHE, hosts=COCO_HOSTS, timeout=TIMEOUT):  # fmt: skip
-    """Make the data file `out` of COCO 2014 pictures, 112 x 112, fetched one by one; returns its path.
+    """Make the data file `out` from COCO 2014 pictures of 112 x 112, downloaded one by one. Returns its path.
 
-    num_train, num_val: how many pictures of each official split. A picture that cannot be had is replaced by the next
-        of the order. Fewer are taken, in this proportion, where `minutes` allow no more or the host dies
-    least: how many of each split are fetched first, and make a data file if no more come
-    minutes: for the captions (241 MB, fetched once), and again for the pictures
-    folder: keeps the captions and the pictures, from which the next call goes on, also after an interruption
+    num_train, num_val: numbers of pictures from each official split. Unavailable pictures are replaced by the next in
+        order. If time runs out or the host fails, there are fewer, in the same proportion
+    least: numbers of pictures of each split that are downloaded first, and are enough for a data file
+    minutes: time limit for the captions (241 MB, downloaded once), and again for the pictures
+    folder: for the captions and pictures, from which the next call resumes, even after an interruption
     hosts: the addresses of COCO's host and its mirrors, in order
-    timeout: seconds of silence after which an address is given up
+    timeout: seconds without a response after which an address is given up
 
-    A file that is there and has as many pictures stays. All captions of each picture are kept as references. Raises
+    An existing file with enough pictures is left as it is. All captions of each picture become references. Raises
     DownloadError or DataError.
     """
     out, folder, goals = Path(out), Path(folder), {"train": num_train, "val": num_val}
@@ -147,18 +147,18 @@ def _say(line):
 
 @contextlib.contextmanager
 def _writing(path):
-    """An OSError in it is told as a DataError that names `path`."""
+    """A context in which an OSError becomes a DataError that names `path`."""
     try:
         yield
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({shorten_error(error)})") from None
 
 
-# --- files that are there -----------------------------------------------------------------------------------
+# --- existing files -----------------------------------------------------------------------------------------
 
 
 def _find_file(paths):
-    """The data file that EECS598_PHOTOS names, else the largest of photographs among `paths`; None without one."""
+    """The data file named by EECS598_PHOTOS, or the largest one of photographs among `paths`, or None."""
     named = os.environ.get("EECS598_PHOTOS")
     if named:
         try:
@@ -177,7 +177,7 @@ def _find_file(paths):
 
 
 def _count_photographs(path):
-    """The number of pictures of each split; None where `path` is no data file of photographs, but of scenes or none."""
+    """The number of pictures in each split; None if `path` is not a data file of photographs."""
     try:
         data = load_data(path)
     except DataError:
@@ -185,22 +185,22 @@ def _count_photographs(path):
     return None if "train_scenes" in data else {name: len(data[f"{name}_images"]) for name in ("train", "val")}
 
 
-# --- the order of a split, and what is kept of it -----------------------------------------------------------
+# --- the order of a split, and its saved pictures -----------------------------------------------------------
 
 
 @dataclass
 class _Split:
-    """A split on its way to `goal` pictures: the order in which they are taken, and how far it is."""
+    """The progress of a split towards `goal` pictures. Saved files of pictures are called runs."""
 
     name: str
     order: list
     goal: int
-    least: int  # makes a data file
-    folder: Path  # of its runs
-    kept: list = field(default_factory=list)  # the pictures that are in the runs
-    saved: int = 0  # how much of the order the runs cover
-    fresh: list = field(default_factory=list)  # what came since: (place in the order, picture, its pixels)
-    tried: int = 0  # how much of the order has been had or given up
+    least: int  # enough for a data file
+    folder: Path  # of the runs
+    kept: list = field(default_factory=list)  # pictures in the runs
+    saved: int = 0  # length of the part of the order that the runs cover
+    fresh: list = field(default_factory=list)  # not saved yet: (place in the order, picture, its pixels)
+    tried: int = 0  # length of the part of the order that was downloaded or given up
 
     @property
     def count(self):
@@ -208,15 +208,15 @@ class _Split:
 
 
 def _fetch_captions(folder, archives, minutes, timeout):
-    """The paths of the official captions, train and val, fetched from one of the addresses `archives` unless there."""
-    if not (folder / "annotations" / "captions_val2014.json").is_file():  # the last that is unpacked
+    """The paths of the official captions, train and val, downloaded from one of the addresses `archives` if needed."""
+    if not (folder / "annotations" / "captions_val2014.json").is_file():  # the last file that is extracted
         patience = {"retries": 1, "timeout": timeout, "deadline": time.monotonic() + 60 * minutes}
         download(archives, folder / ARCHIVE, sha256=COCO_ANNOTATIONS_SHA256[2014], **patience)
     return fetch_captions(2014, folder)
 
 
 def _open_split(name, captions, goal, least, folder):
-    """The split of a captions file, with the runs that earlier calls have kept."""
+    """The split of a captions file, with the runs from earlier calls."""
     pictures = [picture for picture in read_captions_file(captions).pictures if any(map(tokenize, picture.captions))]
     split = _Split(name, random.Random(0).sample(pictures, len(pictures)), goal, min(least, goal), folder)
     for stop, pictures, _ in _read_runs(split):
@@ -226,11 +226,11 @@ def _open_split(name, captions, goal, least, folder):
 
 
 def _read_runs(split):
-    """Yield the runs as they follow on each other, each as `_read_run` gives it."""
+    """Yield consecutive runs, each as returned by `_read_run`."""
     names, start = sorted((path.name for path in split.folder.glob(f"{split.name}-*.pt")), reverse=True), 0
     while True:
         runs = (_read_run(split, name, start) for name in names if name.startswith(f"{split.name}-{start:06}-"))
-        run = next(filter(None, runs), None)  # the longest that is whole
+        run = next(filter(None, runs), None)  # the longest valid one
         if run is None:
             return
         yield run
@@ -238,22 +238,22 @@ def _read_runs(split):
 
 
 def _read_run(split, name, start):
-    """A run's end in the order, its pictures, their pixels uint8 (n, 3, 112, 112).
+    """The end of a run in the order, its pictures, and their pixels uint8 (n, 3, 112, 112).
 
-    None where it is damaged or of another order.
+    None if it is damaged or belongs to another order.
     """
     try:
         stop, run = int(name[-9:-3]), torch.load(split.folder / name, weights_only=True, mmap=True)
         there = {picture.id: picture for picture in split.order[start:stop]}
         pictures = [there[number] for number in run["ids"].tolist()]
         fits = stop > start and run["pixels"].shape == (len(pictures), 3, IMAGE_SIZE, IMAGE_SIZE)
-    except Exception:  # a damaged file raises anything
+    except Exception:  # damaged files may raise anything
         return None
     return (stop, pictures, run["pixels"]) if fits else None
 
 
 def _save_run(split):
-    """Keep on the disk what came since the last run."""
+    """Save the pictures downloaded since the last run."""
     if not split.fresh:
         return
     positions, pictures, pixels = zip(*split.fresh)
@@ -267,11 +267,11 @@ def _save_run(split):
     split.fresh.clear()
 
 
-# --- fetching -----------------------------------------------------------------------------------------------
+# --- downloading --------------------------------------------------------------------------------------------
 
 
 def _fetch_pictures(splits, hosts, minutes, timeout):
-    """Fetch what the splits lack; returns why some are still lacking, in words, or ""."""
+    """Download missing pictures. Returns the reason why some are still missing, or ""."""
     total, deadline = sum(split.goal for split in splits), time.monotonic() + 60 * minutes
     have = sum(min(split.count, split.goal) for split in splits)
     patience = {"workers": WORKERS, "retries": 0, "timeout": timeout, "deadline": deadline}
@@ -281,13 +281,13 @@ def _fetch_pictures(splits, hosts, minutes, timeout):
         tqdm(total=total, initial=have, unit="picture") as bar,
         contextlib.closing(_fetch_wanted(splits, hosts, folder, patience)) as outcomes,
     ):
-        warnings.simplefilter("ignore")  # of odd EXIF entries, in pictures that can be read
+        warnings.simplefilter("ignore")  # about EXIF entries of readable pictures
         ended = _keep(outcomes, splits, bar, minutes, timeout)
     return ended or ("there are no more" if any(split.count < split.goal for split in splits) else "")
 
 
 def _fetch_wanted(splits, hosts, folder, patience):
-    """Yield what comes of `fetch_in_order` until nothing is lacking; a round makes up for what the last one lost."""
+    """Yield the results of `fetch_in_order` until nothing is missing; each round replaces the failures of the last."""
     while wanted := _list_wanted(splits):
         jobs = [_job(hosts, folder, *item) for item in wanted]
         with contextlib.closing(fetch_in_order(jobs, read=_take_in, **patience)) as outcomes:
@@ -297,7 +297,7 @@ def _fetch_wanted(splits, hosts, folder, patience):
 
 
 def _list_wanted(splits):
-    """(split, place in its order, picture) of what is lacking: first the least of each split, then in proportion."""
+    """(split, place in its order, picture) for missing pictures: first `least` of each split, then in proportion."""
     wanted = []
     for split in splits:
         for count, position in zip(range(split.count, split.goal), range(split.tried, len(split.order))):
@@ -313,7 +313,7 @@ def _job(hosts, folder, split, position, picture):
 
 
 def _take_in(path):
-    """The pixels of a fetched picture, uint8 (3, 112, 112), or the DataError that says why there are none."""
+    """The pixels of a downloaded picture, uint8 (3, 112, 112), or a DataError."""
     try:
         return prepare_image(path, IMAGE_SIZE)
     except DataError as error:
@@ -323,16 +323,16 @@ def _take_in(path):
 
 
 def _keep(outcomes, splits, bar, minutes, timeout):
-    """Add the pictures that come to their splits; returns why no more come, in words, or "" after the last one."""
+    """Add downloaded pictures to their splits. Returns the reason for an early end, or ""."""
     failed, first, begun = 0, bar.n, time.monotonic()
-    last = begun  # when a picture came
+    last = begun  # time of the last success
     for (split, position, picture), got, _ in outcomes:
         if isinstance(got, Exception):
             failed += 1
             if getattr(got, "reason", None) == "stopped":
-                return f"{minutes:g} min are over; the next call goes on"
+                return f"{minutes:g} min are over; the next call continues"
             if failed == PATIENCE or time.monotonic() - last > 3 * timeout:
-                return f"the last {failed} could not be had ({got})"
+                return f"the last {failed} could not be downloaded ({got})"
             continue
         failed, last = 0, time.monotonic()
         split.fresh.append((position, picture, got))
@@ -345,7 +345,7 @@ def _keep(outcomes, splits, bar, minutes, timeout):
 
 
 def _tell_pace(splits, begun, minutes):
-    """After MEASURE pictures, say how long the rest takes; returns in words why the least cannot be had, or ""."""
+    """After MEASURE pictures, print the remaining time. Returns the reason if `least` cannot be reached, or ""."""
     spent = (time.monotonic() - begun) / 60
     rate = MEASURE / spent  # pictures a minute
     left = sum(max(0, split.goal - split.count) for split in splits)
@@ -353,7 +353,7 @@ def _tell_pace(splits, begun, minutes):
     allowed = max(0, int(rate * (minutes - spent)))
     pace = f"{rate / 60:.1f} pictures a second"
     if allowed < least:
-        return f"{pace} are too slow for {minutes:g} min; the next call goes on"
+        return f"{pace} are too slow for {minutes:g} min; the next call continues"
     fewer = f", of which {minutes:g} min allow about {allowed:,}" if allowed < left else ""
     if left:
         time_left = f"{left / rate:.0f} min" if left > 2 * rate else f"{60 * left / rate:.0f} s"
@@ -365,19 +365,19 @@ def _tell_pace(splits, begun, minutes):
 
 
 def _make_data(splits):
-    """The data file's dict of what is kept, as `build_data` makes it."""
+    """The data file's dict of the saved pictures, as from `build_data`."""
     chosen = {split.name: [_lead(picture) for picture in with_words(split.kept[: split.goal])] for split in splits}
     kept = {split.name: (_read_pixels(split, len(chosen[split.name])), chosen[split.name]) for split in splits}
     return join_splits(kept, {"image_size": IMAGE_SIZE, "fit": "stretch"}, MIN_COUNT)
 
 
 def _lead(picture):
-    """The picture with a caption first that is short enough to stand for it."""
+    """The picture with a caption of at most MAX_WORDS first, if it has one."""
     return picture._replace(captions=sorted(picture.captions, key=lambda text: len(text.split()) > MAX_WORDS))
 
 
 def _read_pixels(split, count):
-    """The first `count` kept pictures, uint8 (count, 3, 112, 112)."""
+    """The first `count` saved pictures, uint8 (count, 3, 112, 112)."""
     pixels, done = torch.empty(count, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8), 0
     for _, _, run in _read_runs(split):
         run = run[: count - done]

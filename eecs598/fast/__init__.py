@@ -1,14 +1,13 @@
-"""The lesson's mathematics again, written for speed: the same parameters, the same numbers, less time.
+"""The lesson's functions optimized for speed, with the same parameters and results.
 
-    packing      captions of different lengths in one batch: steps that are only padding are not computed
-    rnn, lstm, attention   the sequences, forward above backward, with few and large matrix products
-    loss         the map to the vocabulary and the loss, a block of states at a time
+    packing      batches of captions of different lengths, without computing the padding
+    rnn, lstm, attention   the sequences, forward above backward, with few large matrix products
+    loss         the output layer and the loss as one operation, blockwise
     layers       RNN, LSTM and AttentionLSTM: the lesson's classes and state dicts, with `forward(..., lengths=None)`
-    arithmetic   the matrix product and tanh, by the fastest way on this machine
-    kernels      on a GPU, the LSTM's nonlinear half as one kernel each way
+    arithmetic   matrix products and tanh, with the fastest implementation on this machine
+    kernels      on a GPU, the elementwise part of the LSTM as one kernel, forward and backward
 
-Tests hold every function here equal to the plain one in rnn_lstm_captioning.py. `eecs598.training.objective` trains a
-captioner with it.
+Tests compare every function with the plain one in rnn_lstm_captioning.py. `eecs598.training.objective` trains with it.
 """
 
 from eecs598.fast.layers import LSTM, RNN, AttentionLSTM

@@ -1,4 +1,4 @@
-"""The attention LSTM over a sequence: an LSTM whose state is [h, attn], and attention's gradients as products."""
+"""The attention LSTM over a sequence: an LSTM step on [h, attn], with the gradients of attention as matrix products."""
 
 import math
 from typing import NamedTuple
@@ -13,42 +13,43 @@ from eecs598.fast.packing import Packing, packing_of, pad_rows
 
 class AttentionLSTMCache(NamedTuple):
     x: Tensor  # packed (P, D)
-    z: Tensor  # packed (P, 2H), states and views side by side: h_{t-1}, attn_t
+    z: Tensor  # packed (P, 2H): [h_{t-1}, attn_t]
     Wx: Tensor
-    W: Tensor  # Wh above Wattn
+    W: Tensor  # [Wh; Wattn], (2H, 4H)
     gates: Tensor  # packed (P, 4H): i, f, o, g
-    c: list[Tensor]  # c0, then the cell state after each step, (n, H)
+    c: list[Tensor]  # c0 and the cell state after each step, (n, H)
     A: Tensor
     weights: Tensor  # (T, N, L)
     packing: Packing
 
 
 def attend(prev_h, cells):
-    """The lesson's `dot_product_attention` on cells (n, H, L). Returns attn (n, H) and the weights (n, L)."""
+    """`dot_product_attention` of the lesson for a flat grid (n, H, L). Returns attn (n, H) and the weights (n, L)."""
     scores = torch.einsum("nh,nhl->nl", prev_h, cells) / math.sqrt(cells.shape[1])
     weights = torch.softmax(scores, dim=1)
     return torch.einsum("nl,nhl->nh", weights, cells), weights
 
 
 def attend_backward(dattn, cells, weights):
-    """Gradient of `attend` with respect to prev_h (n, H), and to the products of prev_h and the cells (n, L)."""
+    """Gradients of `attend` with respect to prev_h (n, H) and to the dot products of prev_h and the cells (n, L)."""
     dweights = torch.einsum("nh,nhl->nl", dattn, cells)
-    dscores = weights * (dweights - (weights * dweights).sum(1, keepdim=True))  # the softmax's Jacobian
+    dscores = weights * (dweights - (weights * dweights).sum(1, keepdim=True))  # through the softmax
     dproducts = dscores / math.sqrt(cells.shape[1])
     return torch.einsum("nl,nhl->nh", dproducts, cells), dproducts
 
 
 @torch.no_grad()
 def attention_lstm_forward(x, A, Wx, Wh, Wattn, b, lengths=None):
-    """As the lesson's `attention_lstm_forward`; lengths as in `eecs598.fast.rnn.rnn_forward`.
+    """`attention_lstm_forward` of the lesson; lengths as in `eecs598.fast.rnn.rnn_forward`.
 
     x (N, T, D), A (N, H, h, w), Wx (D, 4H), Wh and Wattn (H, 4H), b (4H,). Returns h (N, T, H), attn_weights
-    (N, T, h, w), zero after a row's end, and a cache.
+    (N, T, h, w), which are 0 after a caption's end, and a cache.
     """
-    packing, W, cells = packing_of(x, Wx, lengths), torch.cat([Wh, Wattn]), A.flatten(2)
+    packing = packing_of(x, lengths, 4, A=A, Wx=Wx, Wh=Wh, Wattn=Wattn, b=b)
+    W, cells = torch.cat([Wh, Wattn]), A.flatten(2)
     N, H, L = cells.shape
     packed = packing.pack(x)
-    gates = product(packed, Wx).add_(b)  # of all steps at once
+    gates = product(packed, Wx).add_(b)  # all steps at once
     z = x.new_empty(len(packed), 2 * H)
     h, weights = x.new_zeros(packing.T, N, H), x.new_zeros(packing.T, N, L)
     prev_h = A.mean(dim=(2, 3))
@@ -80,8 +81,8 @@ def attention_lstm_backward(dh, cache):
             da_t = da[packing.rows(t, since=first)]
             dprev_c = cell_backward(dh_t, dc_t, gates[packing.rows(t)], c[t][:n], c[t + 1], out=da_t)
             dprev_h, dattn[t, :n] = product(da_t, W.t()).chunk(2, dim=1)
-            dlook, dproducts[t, :n] = attend_backward(dattn[t, :n], cells[:n], weights[t, :n])
-            dprev_h = dprev_h + dlook  # the state before was used twice: in the step, and to look
+            dquery, dproducts[t, :n] = attend_backward(dattn[t, :n], cells[:n], weights[t, :n])
+            dprev_h = dprev_h + dquery  # prev_h is used twice: in the step, and as the query of attention
         dx[block] = product(da, Wx.t())
         dWx.addmm_(x[block].t(), da)
         dW.addmm_(z[block].t(), da)
@@ -92,10 +93,10 @@ def attention_lstm_backward(dh, cache):
 
 
 def _sum_over_steps(dattn, weights, prev_h, dproducts):
-    """The gradient of the cells (N, H, L): as values, in the views, and as keys, in the scores.
+    """The gradient of the cells (N, H, L), as values and as keys of attention.
 
-    For each picture the sum over steps is a product, (H, T) @ (T, L). dattn (T, N, H), weights and dproducts
-    (T, N, L), prev_h (N, T, H).
+    For each picture, the sum over steps is a matrix product, (H, T) @ (T, L). dattn (T, N, H), weights and
+    dproducts (T, N, L), prev_h (N, T, H).
     """
     dcells = torch.bmm(dattn.permute(1, 2, 0), weights.transpose(0, 1))
     return dcells.baddbmm_(prev_h.transpose(1, 2), dproducts.transpose(0, 1))

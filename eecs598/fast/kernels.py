@@ -1,9 +1,9 @@
-"""The LSTM's nonlinear half as one kernel each way, for CUDA GPUs: written in Triton, which comes with torch for CUDA.
+"""Fused kernels for the elementwise part of an LSTM step on CUDA GPUs, in Triton, which comes with torch for CUDA.
 
-Between two matrix products an LSTM step has a dozen small operations. On a GPU each of them is a launch, which takes
-longer than its arithmetic, and each reads and writes memory once more. Here a program of the GPU takes BLOCK units of a
-row from the activations to the next state without leaving the registers. The formulas are those of the plain code in
-rnn_lstm_captioning.py, in float32, whatever is stored.
+Between two matrix products, an LSTM step has a dozen elementwise operations. On a GPU each one is a kernel launch,
+which takes longer than its arithmetic, and an extra pass over memory. Here one kernel computes the next state from the
+activations in registers, BLOCK units of a row per program. The formulas are those of rnn_lstm_captioning.py, computed
+in float32 for any dtype.
 """
 
 import torch
@@ -14,16 +14,16 @@ try:
 except ImportError:  # torch for CPU, macOS, Windows
     triton = None
 
-BLOCK = 512  # units that a program computes
+BLOCK = 512  # units per program
 
 
 def fits(tensor):
-    """Whether the kernels take this tensor: on CUDA, where Triton is installed, and not float64."""
+    """Whether the kernels support this tensor: on CUDA with Triton, and not float64."""
     return triton is not None and tensor.is_cuda and tensor.dtype is not torch.float64
 
 
 def cell_forward_(a, prev_c, next_h):
-    """a (n, 4H) becomes the gates i, f, o, g, next_h (n, H) is filled. Returns next_c (n, H)."""
+    """Overwrite activations a (n, 4H) with the gates i, f, o, g, and fill next_h (n, H). Returns next_c (n, H)."""
     n, H = prev_c.shape
     next_c = prev_c.new_empty(n, H)
     _forward[n, triton.cdiv(H, BLOCK)](a, prev_c.contiguous(), next_h, next_c, H, BLOCK)

@@ -1,4 +1,4 @@
-"""The lesson's layers with fast sequences, as modules and as functions of a layer's parameters."""
+"""The lesson's layers with the fast sequence functions, as modules and as functions of the parameters."""
 
 import math
 
@@ -30,7 +30,7 @@ def run_attention_lstm(x, A, Wx, Wh, Wattn, b, lengths=None):
 
 
 def in_autocast_precision(*tensors):
-    """Under autocast, the tensors in its lower precision; otherwise as they are. Autograd records the casts."""
+    """The tensors, cast to the lower precision under autocast. Autograd records the casts."""
     device = tensors[0].device.type
     if not torch.is_autocast_enabled(device):
         return tensors
@@ -39,9 +39,9 @@ def in_autocast_precision(*tensors):
 
 
 class _Layer(nn.Module):
-    """A layer with parameters of the lesson's names and shapes, and a sequence function `run` of them."""
+    """A layer whose parameters have the lesson's names and shapes."""
 
-    gates, of_state = 1, ("Wh",)  # matrices side by side in a weight; the weights with H rows
+    gates, of_state = 1, ("Wh",)  # columns of a weight, in units of H; weights with H rows
 
     def __init__(self, input_dim, hidden_dim):
         super().__init__()
@@ -55,7 +55,7 @@ class RNN(_Layer):
     """The lesson's RNN: parameters Wx (D, H), Wh (H, H), b (H,)."""
 
     def forward(self, x, h0, lengths=None):
-        """x (N, T, D), h0 (N, H), lengths (N,), longest first. Returns the states h (N, T, H), 0 after a row's end."""
+        """x (N, T, D), h0 (N, H), lengths (N,), longest first. Returns h (N, T, H), 0 after a caption's end."""
         return run_rnn(x, h0, self.Wx, self.Wh, self.b, lengths)
 
 
@@ -65,7 +65,7 @@ class LSTM(_Layer):
     gates = 4
 
     def forward(self, x, h0, lengths=None):
-        """As RNN's; c0 is zero."""
+        """As in RNN; c0 is zero."""
         return run_lstm(x, h0, self.Wx, self.Wh, self.b, lengths)
 
 
@@ -75,5 +75,5 @@ class AttentionLSTM(_Layer):
     gates, of_state = 4, ("Wh", "Wattn")
 
     def forward(self, x, A, lengths=None):
-        """x (N, T, D), A (N, H, h, w), lengths as RNN's; h0 = c0 = mean of A. Returns h (N, T, H)."""
+        """x (N, T, D), A (N, H, h, w), lengths as in RNN; h0 = c0 = mean of A. Returns h (N, T, H)."""
         return run_attention_lstm(x, A, self.Wx, self.Wh, self.Wattn, self.b, lengths)

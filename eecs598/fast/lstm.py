@@ -1,8 +1,8 @@
-"""The LSTM over a sequence: all inputs are multiplied by Wx at once, gates in place, padding is not computed.
+"""The LSTM over a sequence: all inputs are multiplied by Wx at once, gates are computed in place, padding is skipped.
 
-What does not wait for the step before is one product for all steps, and so are the gradients that nothing waits for:
-dWh is the sum over the steps of h_{t-1}^T da_t, which is itself one product when the states of several steps lie one
-below the other, and the da_t too.
+Everything that does not depend on the previous step is one matrix product for all steps. The same holds for the weight
+gradients: dWh, the sum over steps of h_{t-1}^T da_t, is a single product of the states and da_t stacked over the steps
+of a block.
 """
 
 from typing import NamedTuple
@@ -17,23 +17,23 @@ from eecs598.fast.packing import Packing, packing_of, pad_rows
 
 class LSTMCache(NamedTuple):
     x: Tensor  # packed (P, D)
-    prev_h: Tensor  # packed (P, H): the state before each step
+    prev_h: Tensor  # packed (P, H)
     Wx: Tensor
     Wh: Tensor
     gates: Tensor  # packed (P, 4H): i, f, o, g
-    c: list[Tensor]  # c0, then the cell state after each step, (n, H)
+    c: list[Tensor]  # c0 and the cell state after each step, (n, H)
     packing: Packing
 
 
 @torch.no_grad()
 def lstm_forward(x, h0, c0, Wx, Wh, b, lengths=None):
-    """As the lesson's `lstm_forward`; lengths as in `eecs598.fast.rnn.rnn_forward`.
+    """`lstm_forward` of the lesson; lengths as in `eecs598.fast.rnn.rnn_forward`.
 
     x (N, T, D), h0 and c0 (N, H), Wx (D, 4H), Wh (H, 4H), b (4H,). Returns h (N, T, H) and a cache.
     """
-    packing = packing_of(x, Wx, lengths)
+    packing = packing_of(x, lengths, 4, h0=h0, c0=c0, Wx=Wx, Wh=Wh, b=b)
     packed = packing.pack(x)
-    gates = product(packed, Wx).add_(b)  # of all steps at once: (P, D) @ (D, 4H); each step adds its own half
+    gates = product(packed, Wx).add_(b)  # all steps at once: (P, D) @ (D, 4H); each step adds h_{t-1} Wh
     h, c = x.new_zeros(packing.T + 1, *h0.shape), [c0]
     h[0] = h0
     for t, n in enumerate(packing.sizes):
@@ -59,7 +59,7 @@ def lstm_backward(dh, cache):
             dprev_c = cell_backward(dh_t, dc_t, gates[packing.rows(t)], c[t][:n], c[t + 1], out=da_t)
             dprev_h = product(da_t, Wh.t())
         dx[block] = product(da, Wx.t())
-        dWx.addmm_(x[block].t(), da)  # the sum over the steps is part of the product
+        dWx.addmm_(x[block].t(), da)  # sums over the steps of the block
         dWh.addmm_(prev_h[block].t(), da)
         db += da.sum(0)
     N = len(dh)
@@ -67,8 +67,8 @@ def lstm_backward(dh, cache):
 
 
 def cell_forward_(a, prev_c, out):
-    """The nonlinear half of an LSTM step. a (n, 4H) becomes the gates, next_h (n, H) goes to `out`. Returns next_c."""
-    if kernels.fits(a):  # on a GPU, the same in one go
+    """The elementwise part of an LSTM step. a (n, 4H) becomes the gates, `out` next_h (n, H). Returns next_c."""
+    if kernels.fits(a):
         return kernels.cell_forward_(a, prev_c, out)
     H = prev_c.shape[1]
     a[:, : 3 * H].sigmoid_()
@@ -80,9 +80,9 @@ def cell_forward_(a, prev_c, out):
 
 
 def cell_backward(dh, dc, gates, prev_c, next_c, out):
-    """Gradient of `cell_forward_`: da (n, 4H) goes to `out`. Returns dprev_c. The lines of `lstm_step_backward`.
+    """Gradient of `cell_forward_`: `out` becomes da (n, 4H). Returns dprev_c.
 
-    Multiplied out: u s (1 - s) is v - v s with v = u s, and most of the v are needed anyway.
+    The formulas of `lstm_step_backward` in place: u s (1 - s) is computed as v - v s with v = u s.
     """
     if kernels.fits(gates):
         return kernels.cell_backward(dh, dc, gates, prev_c, next_c, out)

@@ -1,5 +1,17 @@
-"""Scores of captions: BLEU, CIDEr-D and ROUGE-L (`scores`, `cider`), on the words that `ptb` finds."""
+"""Scores of captions: BLEU, CIDEr-D, ROUGE-L and METEOR (`scores`, `cider`, `meteor`), on words found by `ptb`."""
 
-from eecs598.metrics.scores import SCORES, Evaluation, evaluate_captions, format_scores, rank_captions, score_captions
+from eecs598.metrics.meteor import MeteorError
+from eecs598.metrics.scores import (
+    SCORES,
+    Evaluation,
+    add_meteor,
+    evaluate_captions,
+    format_scores,
+    rank_captions,
+    score_captions,
+)
 
-__all__ = ["SCORES", "Evaluation", "evaluate_captions", "format_scores", "rank_captions", "score_captions"]
+__all__ = [
+    "SCORES", "Evaluation", "MeteorError", "add_meteor", "evaluate_captions", "format_scores", "rank_captions",
+    "score_captions",
+]  # fmt: skip

@@ -1,24 +1,24 @@
-"""The tokenizer that captions are scored with, in Python: what Stanford's PTBTokenizer makes of a caption.
+"""The tokenizer for scoring captions: a Python version of Stanford's PTBTokenizer.
 
-The field scores captions on the words that a Java program finds, PTBTokenizer of CoreNLP 3.4.1 with -preserveLines and
--lowerCase, less a list of punctuation marks (pycocoevalcap's `tokenizer`). Here are the same words without Java,
-written anew from that program's answers and compared with it in tests/metrics/test_ptb.py. They follow the Penn
-Treebank: "don't" is do|n't, "dog's" dog|'s, "cannot" can|not; "t-shirt", "o'clock", "10:30" and "and/or" stay whole.
-Two things differ on purpose. Chinese and Japanese, written without spaces, are split into characters. And a caption's
-last word, if it is a letter with a full stop, there depends on how the next caption of the file begins ("wearing a
-size S." before "A dog"); here it keeps the full stop.
+COCO's evaluation code tokenizes captions with a Java program, PTBTokenizer of CoreNLP 3.4.1 with -preserveLines and
+-lowerCase, and removes punctuation (pycocoevalcap's `tokenizer`). This module gives the same words without Java. It was
+written from the program's output and is compared with it in tests/metrics/test_ptb.py. The rules are those of the Penn
+Treebank: "don't" becomes do|n't, "dog's" dog|'s, "cannot" can|not; "t-shirt", "o'clock", "10:30" and "and/or" are not
+split. There are two intended differences. Chinese and Japanese, which have no spaces, are split into characters. If
+the last word of a caption is a letter with a full stop, as in "wearing a size S.", the Java program keeps or drops the
+full stop depending on the next caption in the file; here it is kept.
 
-Words to train on come from `eecs598.coco.captions.tokenize`, which is stricter: it drops brackets, too.
+Training captions are tokenized by `eecs598.coco.captions.tokenize`, which also drops brackets.
 """
 
 import re
 
 from eecs598.metrics.scripts import MARKS, split_characters
 
-# What the scorer takes for punctuation, and so not for words. Brackets come in lower case, as -lrb-, and stay.
+# Tokens that the scorer drops as punctuation. Brackets are not dropped, since they are in lower case here (-lrb-).
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
-# Words that keep their full stop.
+# Abbreviations, which keep their full stop.
 _ABBREVIATIONS = """
     jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri
     ala ariz calif colo conn ct dak fla ga ind kan kans ky md mich minn mo mont neb nev okla penn tenn va vt
@@ -31,7 +31,7 @@ _ABBREVIATIONS = """
 _WITH_A_CAPITAL = "Ark Az Del Ill La Mass Miss Ore Pa Tex Wash"
 _NOT_IN_CAPITALS = "mfg mtg pte ptes pty ptys ppte ppty"
 _BEFORE_A_NUMBER = "art ca figs? nos? op pp prop"
-# After one of these the full stop of a single letter ends a sentence: "in group b. The dog".
+# Before one of these words, the full stop after a single letter ends a sentence: "in group b. The dog".
 _BEGINNINGS = """
     A About According Additionally After An As At But Earlier He Her Here However If In It Last Many More Now Once One
     Other Our She Since So Some Such That The Their Then There These They This We What When While Yet You
@@ -39,11 +39,11 @@ _BEGINNINGS = """
 
 
 def _one_of(words, *cases):
-    """A pattern for one of the words, in each of the cases: functions of a string."""
+    """A pattern that matches any of the words in any of the cases, which are functions such as str.upper."""
     return f"(?:{'|'.join(case(word) for word in words.split() for case in cases or [str])})"
 
 
-# What stands in capitals in the rules below.
+# Sub-patterns, named in capitals in the rules below.
 _PARTS = {
     "LETTER": r"(?:[^\W\d_²³¹¼-¾⁰-\u218f\U00010000-\U0010ffff]|[\u02c2-\u02ffMARKS])",
     "ALNUMS": r"(?:[^\W_²³¹¼-¾⁰-\u218f\U00010000-\U0010ffff]|[\u02c2-\u02ff\xadMARKS])+",
@@ -57,10 +57,10 @@ _PARTS = {
     "COMPANY": _one_of(_NOT_IN_CAPITALS, str, str.title),
     "COUNTED": _one_of(_BEFORE_A_NUMBER),
 }
-# At each place the rule counts whose match is the longest, the first of equally long ones. Where a rule has a group,
-# that is the token, and what follows it in the rule must follow in the text.
+# At each position the rule with the longest match applies, the first one of several. If a rule has a group, the group
+# is the token, and the rest of the rule is lookahead.
 _RULES = [
-    # words, and what is cut off them
+    # words and clitics
     r"LETTER(?:ALNUMS)?",
     r"(LETTER(?:ALNUMS)?)APOSTROPHE(?i:[msd]|re|ve|ll)",
     r"([A-Za-z]*[A-MO-Za-mo-z])[nN]APOSTROPHE[tT]",
@@ -89,7 +89,7 @@ _RULES = [
     r"((?i:ABBREVIATION)\.)[\s\S]{2}",
     r"(ALNUMS(?:[-_.]ALNUMS)*\.)[,;:]",
     r"(ALNUMS(?:\.ALNUMS)*\.(?i:gif|jpe?g|png|bmp|html?|pdf|txt|doc|mp3|java|py|c|h))[ \n.?!,]",
-    # words with other signs
+    # words with other symbols
     r"[A-Za-z0-9][A-Za-z0-9.,]*(?:-(?:(?:[A-Za-z]\.){2,}|[A-Za-z0-9]+))+",
     r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2}",
     r"[A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+|[cCfF]\#|[cC]\+\+|(?i:s&p-500|s&ls|pro-|anti-)",
@@ -106,7 +106,7 @@ _RULES = [
     r"((?:www\.(?:ADDRESS+\.)+[A-Za-z]{2,4}|(?:ADDRESS+\.)+(?:com|net|org|edu))"
     r"(?:/[^ \t\n\"<>|()]+[^ \t\n\"<>|.!?(){},-])?)[^A-Za-z]",
     r"[A-Za-z0-9][^ \t\n\"<>|(){}\xa0]*@(?:[^ \t\n\"<>|(){}.\xa0]+\.)*[^ \t\n\"<>|(){}.\xa0]+",
-    # markup, faces, signs
+    # markup, emoticons, symbols
     r"</?[A-Za-z!?](?:[^<>\"\n]|\"[^\"\n]*\")*>|(?i:&(?:ht|tl|ur|lr|qc|ql|qr|odq|cdq|\#\d+|[a-z]acute|amp|lt|gt|apos|mdash|ndash|md);)|&(?:quot|nbsp);",
     r"\.{3,5}|(?:\.[ \xa0]){2,4}\.|(?i:-[lr][rcs]b-)",
     r"([<>]?[:;=][-o*']?[][()DPdpO3\\{@|])[^A-Za-z]|-_-|\^_\^|\(\^_\^\)|>_<|[oOT]_[oOT]",
@@ -138,16 +138,16 @@ _CLITIC = re.compile("(['\x92’]|&apos;)(?:[msdt]|re|ve|ll)|n(['\x92’]|&apos;
 
 
 def tokenize(caption):
-    """The words of a caption as the field's scorer sees them: a list of strings in lower case, punctuation left out."""
+    """The words of a caption as COCO's evaluation code finds them: lower-case strings, without punctuation."""
     text = split_characters(re.sub(r"[\r\n\v\f\x85\u2028\u2029]", " ", caption)) + "\n"
     tokens, at = [], 0
     while at < len(text):
-        if plain := _PLAIN_WORD.match(text, at):  # most words, before the costly rest
+        if plain := _PLAIN_WORD.match(text, at):  # fast path, for most words
             word, at = plain[1].lower(), plain.end()
             tokens += _HALVES.get(word, [word])
             continue
         matches = [match for rule in _COMPILED if (match := rule.match(text, at))]
-        if not matches:  # a space, a mark that would be left out anyway, or what no rule knows
+        if not matches:  # a space, punctuation that would be dropped, or an unknown character
             at += 1
             continue
         longest = max(matches, key=lambda match: match.end())
@@ -158,7 +158,7 @@ def tokenize(caption):
 
 
 def _write(token, cut):
-    """A match as the tokens that are written for it; cut: there is more of the word, as of "cannot" in "cannot've"."""
+    """The tokens that a match is written as. cut: the match is part of a longer word, as "cannot" in "cannot've"."""
     token = token.lower().replace(" ", "\xa0")
     if token in _WRITTEN:
         return [_WRITTEN[token]]

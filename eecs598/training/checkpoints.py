@@ -1,10 +1,10 @@
-"""Checkpoints of a training run, and going on from them as if the run had never stopped.
+"""Checkpoints of a training run, and resuming from them as if the run had not been interrupted.
 
-A checkpoint holds all that one iteration hands to the next: weights, optimizer, schedule, the place in the epoch's
-order, the random states of Python, numpy and torch, the history; and what the run is of (`Checkpoints.identity`), so
-that no other run goes on from it. Tensors and plain values only: torch.load(path, weights_only=True) reads it.
-On a CPU, with the same number of threads, a run that was stopped and resumed ends with the same bits as one that was
-not. With other hardware or another release of torch it goes on just as well, but sums are rounded differently.
+A checkpoint holds the complete state of a run: weights, optimizer, schedule, position in the epoch, the random states
+of Python, numpy and torch, and the history. It also identifies the run (`Checkpoints.identity`), so that no other run
+resumes from it. It consists of tensors and plain values: torch.load(path, weights_only=True) reads it. On a CPU with
+the same number of threads, a resumed run ends bitwise equal to an uninterrupted one. On other hardware, or with another
+version of torch, it resumes as well, but with different rounding.
 """
 
 import contextlib
@@ -22,25 +22,24 @@ import torch
 from eecs598.files import page_releaser, save_whole
 from eecs598.training import processes
 
-FORMAT = 1  # to be raised when a checkpoint comes to hold something else: older ones are then refused
+FORMAT = 1  # to be incremented when the contents change; checkpoints of another format are rejected
 
 
 class CheckpointError(ValueError):
-    """A run cannot be kept in its folder, or not go on from there; the message says why and what to do."""
+    """A run cannot be saved in its folder or resumed from it. The message says why and what to do."""
 
 
 class Checkpoints:
-    """The checkpoints of one run, in a folder of its own, for `eecs598.training.solver.train` to keep and resume from.
+    """The checkpoints of one run, in a folder of its own, for `eecs598.training.solver.train`.
 
-    In the folder: iteration-00000120.pt, the last one, and the one before it, for where the last is damaged; and
-    best.pt, of the epoch with the lowest validation loss or, without validation data, the lowest mean training loss.
-    Each is written whole or not at all.
+    The folder holds the latest checkpoint, such as iteration-00000120.pt; the one before, in case the latest is
+    damaged; and best.pt, of the epoch with the best validation score or loss or, without validation data, the lowest
+    mean training loss. Each is written atomically.
 
-    folder: made where there is none. identity: plain values that tell this run's data from other data
-    (`describe_data`). every: iterations from one checkpoint to the next; None: one at the end of each epoch. As a
-    context, it makes an interrupt (Ctrl-C, a notebook's stop button) wait for the end of the iteration, so that the
-    run is stopped between two iterations, with a checkpoint; a second interrupt does not wait.
-    Raises ValueError, and CheckpointError where there are checkpoints but none can be read.
+    folder: created if needed. identity: plain values that identify the data of this run (`describe_data`). every:
+    iterations between checkpoints; None: one at the end of each epoch. As a context manager, it delays an interrupt
+    (Ctrl-C, the stop button of a notebook) to the end of the iteration, where a checkpoint is written; a second
+    interrupt acts at once. Raises ValueError, and CheckpointError if there are checkpoints but none can be read.
     """
 
     def __init__(self, folder, identity, every=None):
@@ -53,10 +52,10 @@ class Checkpoints:
         self.epochs = self.state["run"]["epoch"] if self.state else 0
 
     def begin(self, run, num_epochs, **options):
-        """Put `run`, a solver's Run, where the folder's run stopped; a new run gets its first checkpoint.
+        """Restore `run`, a solver's Run, from the latest checkpoint, or write the first checkpoint of a new run.
 
-        options: those that change the run's numbers; they, the data and the model must be those of the folder's
-        run. Says in one line where it goes on. Raises CheckpointError.
+        options: those that affect the results. They, the data and the model must be those of the checkpoint. Prints
+        where the run resumes. Raises CheckpointError.
         """
         self.identity |= {**options, **describe_model(run.model)}
         self._check_processes(run.device)
@@ -65,13 +64,13 @@ class Checkpoints:
         self._check_identity()
         run.load_state_dict(self.state["run"])
         if run.iteration > num_epochs * run.history.iterations_per_epoch:
-            raise CheckpointError(f"num_epochs is {num_epochs}, but the run in {self.folder} is past that, in epoch "
+            raise CheckpointError(f"num_epochs is {num_epochs}, but the run in {self.folder} is already in epoch "
                                   f"{run.epoch + (run.position > 0)}: {_remedy('raise num_epochs')}")
         set_random_state(self.state["random"])
-        self.state = None  # its memory is no longer needed
+        self.state = None  # free its memory
         if not self.processes.first:
             return
-        for part in self.folder.glob(".*.part"):  # a killed run leaves half a file
+        for part in self.folder.glob(".*.part"):  # partial files of a killed run
             _remove(part)
         if run.epoch == num_epochs:
             print(f"{self.kept[0]}: all {num_epochs} epochs are done")
@@ -79,10 +78,10 @@ class Checkpoints:
             print(f"resumed from {self.kept[0]} at epoch {run.epoch + 1}, iteration {run.iteration}")
 
     def keep(self, run):
-        """To be called after each iteration and each epoch: write a checkpoint where one is due.
+        """Write a checkpoint if one is due; to be called after each iteration and each epoch.
 
-        A checkpoint that cannot be written, as on a full disk, costs a warning; training goes on and the ones before
-        stay. Raises KeyboardInterrupt after an interrupt.
+        If it cannot be written, as on a full disk, there is a warning, and training continues with the previous ones
+        still in place. Raises KeyboardInterrupt after an interrupt.
         """
         if run.position == run.history.iterations_per_epoch:
             return  # the epoch is about to end, with a checkpoint then
@@ -90,11 +89,11 @@ class Checkpoints:
             try:
                 self._save(run)
             except OSError as error:
-                print(f"warning: no checkpoint of iteration {run.iteration} could be written ({error}); training goes "
-                      f"on, and {self.kept[0].name} is still there", file=sys.stderr)  # fmt: skip
+                print(f"warning: no checkpoint of iteration {run.iteration} could be written ({error}); training "
+                      f"continues, and {self.kept[0].name} is still there", file=sys.stderr)  # fmt: skip
         if self.stopping:
-            raise KeyboardInterrupt(f"stopped at iteration {run.iteration}; {self.kept[0]} is there to go on from: "
-                                    "train again with the same checkpoint_dir")
+            raise KeyboardInterrupt(f"stopped at iteration {run.iteration}; to resume from {self.kept[0]}, train again "
+                                    "with the same checkpoint_dir")
 
     def __enter__(self):
         self.stopping, self._handler = False, signal.getsignal(signal.SIGINT)
@@ -108,17 +107,17 @@ class Checkpoints:
 
     def _stop(self, number, frame):
         self.stopping = True
-        signal.signal(signal.SIGINT, self._handler)  # for the second one
+        signal.signal(signal.SIGINT, self._handler)  # for a second interrupt
 
     def _read_last(self):
-        """The state of the newest checkpoint that can be read; None in a folder without any."""
+        """The state of the latest readable checkpoint, or None if there are no checkpoints."""
         paths = sorted(self.folder.glob("iteration-*.pt"), reverse=True)
         for path in paths:
             try:
                 state = read_checkpoint(path)
             except CheckpointError as error:
                 if self.processes.first:
-                    print(f"note: {error}; it is left aside for the checkpoint before it", file=sys.stderr)
+                    print(f"note: {error}; the checkpoint before it is used", file=sys.stderr)
             else:
                 self.kept = [path]
                 return state
@@ -126,28 +125,28 @@ class Checkpoints:
             raise CheckpointError(f"no checkpoint in {self.folder} can be read: {_remedy()}")
 
     def _check_processes(self, device):
-        """All processes must have read the same checkpoint, before the first one writes another."""
+        """Check that all processes have read the same checkpoint, before the first one writes another."""
         mine = len(self.state["run"]["history"]["losses"]) if self.state else -1
         if self.processes.sum(mine, device) != mine * self.processes.count:
             raise CheckpointError(f"{self.folder} is not the same for all processes: checkpoint_dir must be on a disk "
-                                  "that all machines of the run share")
+                                  "shared by all machines of the run")
 
     def _check_identity(self):
         here, there = self.identity, self.known
         names = [name for name in here | there if here.get(name) != there.get(name)]
         if names:
-            told = [f"{name}: {there.get(name, 'none')} there, {here.get(name, 'none')} here"
-                    for name in names[:3]] + [f"{len(names) - 3} more"] * (len(names) > 3)  # fmt: skip
-            raise CheckpointError(f"{self.folder} is of another run ({'; '.join(told)}): {_remedy()}")
+            listed = [f"{name}: {there.get(name, 'none')} there, {here.get(name, 'none')} here"
+                      for name in names[:3]] + [f"{len(names) - 3} more"] * (len(names) > 3)  # fmt: skip
+            raise CheckpointError(f"{self.folder} belongs to another run ({'; '.join(listed)}): {_remedy()}")
 
     def _write_first(self, run):
-        """Before anything is trained, so that a folder that cannot be written costs nothing."""
+        """Write a checkpoint before training, so that an unwritable folder is noticed at once."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._save(run)
         except OSError as error:
-            raise CheckpointError(f"no checkpoint can be written ({error}): make room or choose another "
-                                  "checkpoint_dir; nothing is trained yet") from None
+            raise CheckpointError(f"no checkpoint can be written ({error}): free some space or choose another "
+                                  "checkpoint_dir; training has not started") from None
 
     def _save(self, run):
         path = self.folder / f"iteration-{run.iteration:08d}.pt"
@@ -160,16 +159,16 @@ class Checkpoints:
     def _write(self, run, path):
         state = {"identity": self.identity, "run": run.state_dict(), "random": get_random_state()}
         if run.position == 0 and run.best_epoch == run.epoch > 0:
-            save_whole(state, self.folder / "best.pt")  # first: killed here, the run comes by once more
+            save_whole(state, self.folder / "best.pt")  # first: if killed here, the resumed run writes it again
         save_whole(state, path)
         for old in set(self.folder.glob("iteration-*.pt")) - {path, *self.kept[:1]}:
             _remove(old)
 
 
 def read_checkpoint(path):
-    """A checkpoint's dict: "identity", "run" (its "model" is the state dict) and "random"; tensors on the CPU.
+    """A checkpoint as a dict: "identity", "run" (whose "model" is the state dict) and "random". Tensors on the CPU.
 
-    Every byte is compared with the file's checksums, which torch.load does not do. Raises CheckpointError.
+    The file's checksums are verified, which torch.load does not do. Raises CheckpointError.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -180,14 +179,14 @@ def read_checkpoint(path):
         return {name: state[name] for name in ("identity", "run", "random")}
     except CheckpointError:
         raise
-    except Exception as error:  # whatever the unpickler raises for a file that is none
+    except Exception as error:  # the unpickler may raise anything
         raise CheckpointError(f"{path} is damaged ({type(error).__name__})") from None
 
 
 def load_best(model, folder):
-    """Put the weights of the folder's best epoch into the model; what was frozen is not in it and stays.
+    """Load the weights of the best epoch into the model. Frozen weights are not in the checkpoint and stay.
 
-    Returns the epoch, from 1, and its loss. Raises CheckpointError.
+    Returns the epoch, counted from 1, and its loss. Raises CheckpointError.
     """
     state = read_checkpoint(Path(folder) / "best.pt")
     known = {name: value for name, value in state["identity"].items() if name.startswith("model.")}
@@ -195,7 +194,7 @@ def load_best(model, folder):
     for name, value in known.items():
         if here.get(name) != value:
             raise CheckpointError(f"{name} is {value} in {folder}, {here.get(name, 'missing')} in the model: "
-                                  "make the model as it was made for that run")
+                                  "make the model as for that run")
     model.load_state_dict(state["run"]["model"], strict=False)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter, value in zip(trained, state["run"].get("average", ())):
@@ -204,14 +203,14 @@ def load_best(model, folder):
 
 
 # ---------------------------------------------------------------------------------------------------------
-# What a run is of
+# The identity of a run
 # ---------------------------------------------------------------------------------------------------------
 
 
 def describe_data(images, captions, image_index=None, val_data=None):
-    """Each tensor's shape, type and hash, by name. Arguments as for `eecs598.training.solver.train`.
+    """The shape, dtype and hash of each tensor, by name. Arguments as in `eecs598.training.solver.train`.
 
-    Another vocabulary shows in the captions' hash, as they are ids of its words.
+    A change in the vocabulary changes the hash of the captions, which are word ids.
     """
     val_images, val_captions = val_data or (None, None)
     tensors = {"images": images, "captions": captions, "image_index": image_index, "val_images": val_images,
@@ -221,7 +220,7 @@ def describe_data(images, captions, image_index=None, val_data=None):
 
 
 def hash_tensors(tensors):
-    """sha256 of every byte of the tensors' values, 12 digits; about 1 GB/s, and a mapped file does not fill memory."""
+    """12 hex digits of the tensors' SHA-256, at about 1 GB/s. Memory-mapped files are not kept resident."""
     digest = hashlib.sha256()
     for tensor in map(torch.atleast_1d, tensors):
         release_pages = page_releaser(tensor)
@@ -232,7 +231,7 @@ def hash_tensors(tensors):
 
 
 def describe_model(model):
-    """The model's class, each weight's shape, type and whether it is trained, by name."""
+    """The model's class, and the shape and dtype of each weight and whether it is trained, by name."""
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     layout = {f"model.{name}": f"{tuple(value.shape)} {_dtype(value)}{'' if name in trained else ' frozen'}"
               for name, value in model.state_dict().items()}  # fmt: skip
@@ -249,7 +248,7 @@ def _dtype(tensor):
 
 
 def get_random_state():
-    """The states of the generators that Python, numpy and torch share among all their callers, as plain values."""
+    """The states of the global random generators of Python, numpy and torch, as tensors and plain values."""
     version, words, gauss = random.getstate()
     kind, keys, *rest = np.random.get_state()
     return {
@@ -261,7 +260,7 @@ def get_random_state():
 
 
 def set_random_state(state):
-    """Put back what `get_random_state` gave; a GPU that is not here is passed over."""
+    """Restore the result of `get_random_state`. States of GPUs that are not present are ignored."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words.tolist()), gauss))
     kind, keys, *rest = state["numpy"]
@@ -272,7 +271,7 @@ def set_random_state(state):
 
 
 def _remedy(also=None):
-    return f"{also + ', ' if also else ''}choose another checkpoint_dir, or delete that one to begin anew"
+    return f"{also + ', ' if also else ''}choose another checkpoint_dir, or delete that one to start over"
 
 
 def _remove(path):

@@ -1,4 +1,4 @@
-"""The training examples of a data file: one caption of each picture, all of them, and mirror images."""
+"""Training examples from a data file: one caption or all captions of each picture, and mirror images."""
 
 import torch
 
@@ -7,7 +7,7 @@ from eecs598.coco.captions import END, MAX_WORDS, NULL
 
 
 def open_data_file(path):
-    """Open a data file, check it and print what is in it. Returns its dict; the pictures stay on disk until used.
+    """Open a data file, check it and print a summary. Returns its dict, with the pictures memory-mapped.
 
     Raises eecs598.coco.DataError.
     """
@@ -15,7 +15,7 @@ def open_data_file(path):
 
 
 def print_summary(data):
-    """Print what is in a data file's dict, and return it."""
+    """Print a summary of a data file's dict, and return the dict."""
     for split in ("train", "val"):
         images, captions = data[f"{split}_images"], data[f"{split}_captions"]
         print(f"{split}: {len(images):,} pictures {tuple(images.shape[1:])}, captions {tuple(captions.shape)}")
@@ -24,10 +24,10 @@ def print_summary(data):
 
 
 def all_captions(data, split="train"):
-    """Every caption of every picture: captions (m, T + 1), and each one's row of the pictures, (m,).
+    """All captions of all pictures: captions (m, T + 1), and the index of each one's picture, (m,).
 
-    One of more than 15 words is cut and gets no <END>, so that no model learns to stop in mid-sentence. Files like
-    coco.pt have one caption of each picture: then those.
+    Captions of more than 15 words are cut without an <END>, so that no model learns to stop in mid-sentence. For files
+    without references, such as coco.pt, these are the captions of the file, one for each picture.
     """
     references = data.get(f"{split}_references")
     if references is None:
@@ -40,14 +40,14 @@ def all_captions(data, split="train"):
 
 
 def count_cut(captions, vocab):
-    """How many of some captions (..., T + 1) were cut, so that they have no <END>."""
+    """The number of captions (..., T + 1) that were cut and so have no <END>."""
     return (captions != vocab["token_to_idx"][END]).all(-1).sum().item()
 
 
 def captions_together(data, split="train"):
-    """Every picture's captions in one row: (n, K, T + 1), K the most that a picture has; fewer are repeated.
+    """All captions grouped by picture: (n, K, T + 1), K the largest number for a picture. Fewer are repeated up to K.
 
-    A picture's captions are then learned in one step, and its features projected once for all of them.
+    The captions of a picture are then in the same batch, and its features are projected once for all of them.
     """
     captions, image_index = all_captions(data, split)
     rows = [captions[image_index == row] for row in range(int(image_index.max()) + 1)]
@@ -56,9 +56,9 @@ def captions_together(data, split="train"):
 
 
 def with_mirror_images(data):
-    """A data file's dict whose training pictures, with their captions, come once as they are and once mirrored.
+    """The data with the mirror image of each training picture added, with the same captions.
 
-    A caption that says left or right is wrong for the mirror image; 116 of Flickr8k's 30,000 have one of the words.
+    A caption that says left or right is wrong for the mirror image; 116 of the 30,000 in Flickr8k do.
     """
     doubled = {name: values + values if isinstance(values, list) else torch.cat([values, values])
                for name, values in data.items() if name in ("train_captions", "train_references", "train_image_ids")}

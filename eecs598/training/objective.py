@@ -1,8 +1,9 @@
-"""The objective: the loss that a captioner is trained on, and everything about it that is not the lesson.
+"""The training objective: a captioner's loss, computed fast and with regularization.
 
 A captioner computes its own loss, `model(images, captions)`. The objective computes the same loss from the captioner's
-parameters with `eecs598.fast`: captions sorted by length, padding left out, the features of a picture projected once
-for all of its captions; and with the options of a run (`Options`). On the first batch it compares the two.
+parameters with `eecs598.fast`: captions are sorted by length, padding is skipped, and the features of a picture are
+projected once for all of its captions. It adds the regularization of `Options`. On the first batch, both losses and
+their gradients are compared.
 """
 
 import dataclasses
@@ -17,60 +18,60 @@ from eecs598.decoding import evaluating
 from eecs598.encoders import find_encoder
 from eecs598.training.options import Options
 
-TOLERANCE = 1e-4  # relative, of the loss and of each parameter's gradient, between the fast and the plain computation
-COMPARED = 8  # pictures of the first batch that both compute
+TOLERANCE = 1e-4  # relative error of the fast loss, and of each gradient, to the plain one
+COMPARED = 8  # pictures of the first batch used for the comparison
 
 
 class ObjectiveError(ValueError):
-    """The loss cannot be computed fast, or would not be the model's own; the message says why, in one line."""
+    """The loss cannot be computed fast, or would differ from the model's own. The message says why, in one line."""
 
 
 class PartsError(ObjectiveError):
-    """A captioner is not made of the parts that `eecs598.fast` computes; the message says which one it lacks."""
+    """A captioner lacks a part that `eecs598.fast` needs. The message says which one."""
 
 
 class Objective(nn.Module):
-    """A captioner's loss, called as one: objective(images, captions).
+    """The loss of a captioner, called as objective(images, captions).
 
-    model: a captioner. options: those that change the loss; without `fast` there are none. fast: compute with
-    `eecs598.fast` on the model's parameters, which takes the published cells' parameters, under any module's name;
-    False: by `model(images, captions)`. Raises ValueError; ObjectiveError for a model that does not fit.
+    model: a captioner. options: regularization, only with `fast`. fast: compute with `eecs598.fast` on the model's
+    parameters, which must be those of the published cells, in modules of any name; False: call `model(images,
+    captions)`. Raises ValueError; ObjectiveError for a model that is not supported.
     """
 
     def __init__(self, model, options=Options(), fast=True):
         super().__init__()
         self.model, self.options, self.fast, self.compared = model, options, fast, False
         if not fast and options.of_loss():
-            raise ObjectiveError(f"{', '.join(options.of_loss())}: the model's own forward knows no options; train "
+            raise ObjectiveError(f"{', '.join(options.of_loss())}: not supported by the model's own forward; train "
                                  "with fast=True")  # fmt: skip
         if fast:
             require_fast()
             if options.tie_embeddings:
                 tie_embeddings(model)
-            find_parts(model)  # before anything is computed
+            find_parts(model)  # fail early
 
     def forward(self, images, captions, weights=None):
         """The mean loss over the captions.
 
-        images (N, 3, H, W), or whatever the model's encoder takes; captions (N, T + 1) int64, each <START> words <END>
-        <NULL>..., or (N, K, T + 1), K of each picture. weights (N,) or (N, K): a factor for the loss of each caption,
-        for captions that were sampled from the model (`eecs598.training.selfcritical`); then dropout is the only option
-        in use, and <NULL>, <START> and <UNK> are banned, as in sampling. Raises ValueError, TypeError; ObjectiveError
-        if the first batch's loss or gradients are not the model's own.
+        images (N, 3, H, W), or any input of the model's encoder; captions (N, T + 1) int64, each <START> words <END>
+        <NULL>..., or (N, K, T + 1), K for each picture. weights (N,) or (N, K): a factor for the loss of each caption,
+        for captions sampled from the model (`eecs598.training.selfcritical`); then dropout is the only regularization,
+        and <NULL>, <START> and <UNK> are banned, as in sampling. Raises ValueError, TypeError; ObjectiveError if the
+        loss or a gradient of the first batch differs from the model's own.
         """
         check_captions(self.model, images, captions)
         if not self.fast and weights is not None:
-            raise ObjectiveError("captions sampled from the model are weighted by eecs598.fast alone: fast=True")
+            raise ObjectiveError("weights, for captions sampled from the model, need fast=True")
         if not self.fast:
             return plain_loss(self.model, images, captions)
-        parts = find_parts(self.model)  # anew each time: features may stand in for the encoder
+        parts = find_parts(self.model)  # not cached: the encoder may have been replaced for precomputed features
         if self.training and not self.compared:
             self._compare(parts, images[:COMPARED], captions[:COMPARED])
         return self._fast_loss(parts, images, captions, weights)
 
     @torch.enable_grad()
     def _compare(self, parts, images, captions):
-        """Compute the loss without options both ways; raise ObjectiveError if it or a gradient differs."""
+        """Compute the plain loss both ways. Raises ObjectiveError if it or a gradient differs."""
         encoder = {id(p) for p in parts.encoder.parameters()}
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad and id(p) not in encoder}
         with evaluating(self), torch.autocast(captions.device.type, enabled=False):
@@ -91,15 +92,15 @@ class Objective(nn.Module):
         sampled = weights is not None
         K, captions = captions.shape[1] if captions.dim() == 3 else 1, captions.flatten(0, -2)
         mask = _mask(captions, parts.ignore_index)
-        order = mask.sum(1).argsort(descending=True, stable=True)  # longest first: the cell skips the padding
+        order = mask.sum(1).argsort(descending=True, stable=True)  # longest first, as packing needs
         captions, mask = captions[order], mask[order]
-        if K == 1:  # sorted here, so that no projected grid is copied, there and back
+        if K == 1:  # sort the images, which is cheaper than sorting the projected grids
             images = images[order]
         start = self._encode(parts, images)
         if K > 1:  # the features are projected once for all captions of a picture
             start = _rows_of(start, order // K)
         h = self._states(parts, start, captions[:, :-1], mask, sampled)
-        steps = mask.t().flatten().nonzero().squeeze(1)  # those that count, among T * N: no scores for padding
+        steps = mask.t().flatten().nonzero().squeeze(1)  # steps without padding, as indices into T * N
         scored = self._drop(h).transpose(0, 1).flatten(0, 1).index_select(0, steps)  # (N, T, H) -> (P, H)
         y = captions[:, 1:].t().flatten().index_select(0, steps)
         factors = torch.ones(len(y), device=y.device)
@@ -120,10 +121,10 @@ class Objective(nn.Module):
         return F.dropout(x, self.options.dropout, self.training)
 
     def _encode(self, parts, images):
-        """What the cell begins with: h0 (N, H), or for attn the grid A (N, H, h, w)."""
+        """The initial state h0 (N, H), or for attn the grid A (N, H, h, w)."""
         features, (W, b) = parts.encoder(images), parts.feature
         if features.dim() != 4 or features.shape[1] != W.shape[1]:
-            raise ObjectiveError(f"the image encoder gives features {tuple(features.shape)}; the affine map of the "
+            raise ObjectiveError(f"the image encoder returns features {tuple(features.shape)}; the affine map of the "
                                  f"features takes (N, {W.shape[1]}, h, w)")  # fmt: skip
         features = features.to(W.dtype)
         if parts.cell_type == "attn":
@@ -131,11 +132,11 @@ class Objective(nn.Module):
         return self._drop(F.linear(features.mean(dim=(2, 3)), W, b))
 
     def _states(self, parts, start, words, mask, sampled):
-        """The cell's states for words (N, T), (N, T, H); sampled: the words are the model's."""
+        """The hidden states (N, T, H) for words (N, T). sampled: the words were sampled from the model."""
         lengths = mask.sum(1)
         if self.training and self.options.scheduled_sampling and not sampled:
-            # In parallel: what the model would say after people's words (Duckworth et al., "Parallel scheduled
-            # sampling", 2019), so that a sequence is still one pass, twice.
+            # In parallel: one pass over the true words gives the samples, a second one uses them (Duckworth et al.,
+            # "Parallel scheduled sampling", 2019).
             with torch.no_grad():
                 h = self._run_cell(parts, start, words, lengths)
                 scores = F.linear(h[:, :-1], *parts.output).float()
@@ -151,7 +152,7 @@ class Objective(nn.Module):
         return run(self._drop(parts.word_embedding(words)), start, *parts.cell, lengths)
 
     def _attention_penalties(self, parts, h, start, mask):
-        """What the options on attention add to the loss of states h (N, T, H)."""
+        """The weighted attention penalties for states h (N, T, H)."""
         options = self.options
         used = options.doubly_stochastic or options.attention_entropy
         if not (used and self.training and parts.cell_type == "attn"):
@@ -162,25 +163,25 @@ class Objective(nn.Module):
 
 
 def require_fast():
-    """Raise ObjectiveError where `eecs598.fast` is not there, as in a student edition."""
+    """Raise ObjectiveError if `eecs598.fast` is missing, as in a student edition."""
     try:
         import eecs598.fast  # noqa: F401
     except ModuleNotFoundError:
-        raise ObjectiveError("this edition has no eecs598/fast: train with fast=False, by the model's own forward "
-                             "and backward, and without options of the loss") from None  # fmt: skip
+        raise ObjectiveError("this edition has no eecs598/fast: train with fast=False, which uses the model's own "
+                             "forward and backward, and without regularization") from None  # fmt: skip
 
 
 def choose_fast(model, options):
-    """Whether `eecs598.fast` can compute the loss of this captioner, and the options with which it then trains.
+    """Whether `eecs598.fast` supports this captioner, and the options to train it with.
 
-    If it cannot, as where a student's layers are others, the options of the loss are off, and a line says so.
+    If not, as for a student's captioner with other layers, regularization is turned off, and a line says so.
     """
     try:
         find_parts(model)
     except PartsError as error:
         off = dict.fromkeys(options.of_loss(), 0)
         without = f", without {', '.join(off)}" if off else ""
-        print(f"trained by the captioner's own forward and backward{without} ({error})")
+        print(f"training uses the captioner's own forward and backward{without} ({error})")
         return False, dataclasses.replace(options, **off)
     return True, options
 
@@ -193,10 +194,10 @@ def plain_loss(model, images, captions):
 
 
 def tie_embeddings(model):
-    """Make the word vectors the output's weights too, for good. Raises ValueError where W is not H."""
+    """Share the word vectors with the output weights, permanently. Raises ValueError unless W = H."""
     if model.word_embedding.W_embed.shape != model.output_projection.weight.shape:
         wordvec_dim, hidden_dim = model.word_embedding.W_embed.shape[1], model.output_projection.weight.shape[1]
-        raise ValueError(f"tie_embeddings takes word vectors as long as the state, but wordvec_dim is {wordvec_dim} "
+        raise ValueError(f"tie_embeddings needs wordvec_dim equal to hidden_dim, but wordvec_dim is {wordvec_dim} "
                          f"and hidden_dim {hidden_dim}")  # fmt: skip
     model.output_projection.weight = model.word_embedding.W_embed
 
@@ -207,7 +208,7 @@ def _gradients(loss, parameters):
 
 
 def _mask(captions, ignore_index):
-    """(N, T) bool: the steps up to each caption's last word that counts in the loss."""
+    """(N, T) bool: the steps up to the last one of each caption that counts in the loss."""
     if ignore_index is None:
         return torch.ones_like(captions[:, 1:], dtype=torch.bool)
     counts = captions[:, 1:] != ignore_index
@@ -215,19 +216,19 @@ def _mask(captions, ignore_index):
 
 
 def _rows_of(start, rows):
-    """The first states, or the grids, of some of the captions; a cell's H numbers stay side by side in memory."""
+    """The given rows of the initial states, or of the grids, with the channels still last in memory."""
     if start.dim() == 2:
         return start[rows]
     return start.movedim(1, -1).index_select(0, rows).movedim(-1, 1)
 
 
 # ---------------------------------------------------------------------------------------------------------
-# A captioner's parameters, whatever its modules are called
+# Finding a captioner's parameters by shape, since module names may differ
 # ---------------------------------------------------------------------------------------------------------
 
 
 class Parts(NamedTuple):
-    """A captioner's encoder and the decoder's parameters, by role."""
+    """The encoder of a captioner, and the parameters of its decoder by role."""
 
     encoder: nn.Module
     feature: tuple[Tensor, Tensor]  # (H, C), (H,)
@@ -239,7 +240,7 @@ class Parts(NamedTuple):
 
 
 def find_parts(model):
-    """The `Parts` of a captioner. Raises PartsError, with the part that is missing."""
+    """The `Parts` of a captioner. Raises PartsError, which names the missing part."""
     parent, attribute = find_encoder(model)
     encoder = getattr(parent, attribute)
     inside = {id(module) for module in encoder.modules()}
@@ -261,7 +262,7 @@ def find_parts(model):
 def _first(modules, fits, what):
     found = next((module for module in modules if fits(module)), None)
     if found is None:
-        raise PartsError(f"fast training takes {what}, which the captioner lacks: train with fast=False")
+        raise PartsError(f"fast training needs {what}, which the captioner lacks; train with fast=False")
     return found
 
 
@@ -271,23 +272,23 @@ def _first(modules, fits, what):
 
 
 def log_attention(h, A):
-    """The logarithms of the attention weights behind the states h (N, T, H), of a grid A (N, H, h, w): (N, T, L)."""
-    before = torch.cat([A.mean(dim=(2, 3)).unsqueeze(1), h[:, :-1]], dim=1).to(h.dtype)  # a step looks with h before
-    scores = torch.einsum("nth,nhl->ntl", before, A.flatten(2).to(h.dtype)) / math.sqrt(h.shape[2])
+    """The log attention weights (N, T, L) that led to the states h (N, T, H), for a grid A (N, H, h, w)."""
+    prev_h = torch.cat([A.mean(dim=(2, 3)).unsqueeze(1), h[:, :-1]], dim=1).to(h.dtype)
+    scores = torch.einsum("nth,nhl->ntl", prev_h, A.flatten(2).to(h.dtype)) / math.sqrt(h.shape[2])
     return scores.log_softmax(2, torch.promote_types(h.dtype, torch.float32))
 
 
 def doubly_stochastic_penalty(log_weights, mask):
-    """The mean over captions of the sum over cells of (1 - the cell's attention weights, summed over the steps)^2.
+    """sum_l (1 - sum_t weights[t, l])^2, averaged over captions (Xu et al., 2015, equation 14).
 
-    log_weights (N, T, L), mask (N, T) bool. Xu et al., 2015, equation 14.
+    log_weights (N, T, L), mask (N, T) bool.
     """
-    attended = (log_weights.exp() * mask.unsqueeze(2)).sum(1)  # (N, L)
+    attended = (log_weights.exp() * mask.unsqueeze(2)).sum(1)  # (N, T, L) -> (N, L)
     return ((1 - attended) ** 2).sum(1).mean()
 
 
 def attention_entropy(log_weights, mask):
-    """The mean over captions of the attention weights' entropy, in nats, summed over the steps; 0 for one cell alone.
+    """The entropy of the attention weights in nats, summed over steps and averaged over captions.
 
     log_weights (N, T, L), mask (N, T) bool.
     """
@@ -296,7 +297,7 @@ def attention_entropy(log_weights, mask):
 
 
 def check_captions(model, images, captions):
-    """Raise ValueError or TypeError for captions that are not word ids, N or N x K rows, on the model's device."""
+    """Raise ValueError or TypeError unless captions are word ids of a valid shape on the model's device."""
     sized = captions.dim() in (2, 3) and captions.shape[-1] >= 2 and captions.numel() > 0
     if not sized or len(captions) != len(images):
         raise ValueError(f"captions are {tuple(captions.shape)}; for {len(images)} pictures they must be "

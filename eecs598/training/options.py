@@ -1,4 +1,4 @@
-"""The options of a training run beyond the published recipe. As they stand here, all of them are off."""
+"""Training options beyond the published recipe, all off by default."""
 
 import math
 from dataclasses import dataclass, fields
@@ -8,32 +8,34 @@ PRECISIONS = ("float32", "bfloat16")
 
 @dataclass(frozen=True)
 class Options:
-    """What is trained on, how each step is made, and how the run goes.
+    """Regularization, optimizer and run.
 
-    Regularization, and what else changes the loss (`eecs598.training.objective`):
+    Regularization (`eecs598.training.objective`):
 
-    dropout: the probability with which a number is set to 0 in the projected features, the word vectors and the states
-    that are scored (Srivastava et al., 2014). label_smoothing: the share of the target's probability that is spread
-    over the whole vocabulary (Szegedy et al., "Rethinking the Inception architecture", 2016). tie_embeddings: the word
-    vectors are the output's weights too, which takes W = H (Press and Wolf, "Using the output embedding", 2017).
-    doubly_stochastic: for attn, the weight of Xu et al.'s equation 14, which asks that each cell of the grid be
-    attended to equally over a caption. attention_entropy: for attn, the weight of the entropy of each step's attention
-    weights, which asks for few cells at a time (Grandvalet and Bengio, 2005). scheduled_sampling: the probability with
-    which the word before is sampled from the model (Bengio et al., "Scheduled sampling", 2015).
+    dropout: dropout probability for the projected features, the word vectors and the states before the output layer
+    (Srivastava et al., 2014). label_smoothing: the part of the target distribution that is uniform over the vocabulary
+    (Szegedy et al., "Rethinking the Inception architecture", 2016). tie_embeddings: share the word vectors with the
+    output weights, which needs W = H (Press and Wolf, "Using the output embedding", 2017). doubly_stochastic: for attn,
+    the weight of the penalty of Xu et al., equation 14, which encourages equal attention to all grid cells over a
+    caption. attention_entropy: for attn, the weight of the entropy of the attention weights, which encourages attention
+    to few cells at a time (Grandvalet and Bengio, 2005). scheduled_sampling: the probability that an input word is
+    sampled from the model (Bengio et al., "Scheduled sampling", 2015).
 
-    The optimizer (`eecs598.training.solver`):
+    Optimizer (`eecs598.training.solver`):
 
-    weight_decay: AdamW's (Loshchilov and Hutter, "Decoupled weight decay regularization", 2019). clip_norm: the
-    gradient's norm at most (Pascanu et al., "On the difficulty of training recurrent neural networks", 2013). warmup:
-    iterations in which the learning rate rises from 0. cosine: it falls along a cosine, to a twentieth at the end of
-    the last epoch (Loshchilov and Hutter, "SGDR", 2017). averaging: the decay of an exponential moving average of the
-    weights, with which the model is validated and ends; smaller at first, so that the random start is soon forgotten
-    (Polyak and Juditsky, 1992).
+    weight_decay: decoupled weight decay, as in AdamW (Loshchilov and Hutter, 2019). clip_norm: gradient clipping by
+    norm (Pascanu et al., "On the difficulty of training recurrent neural networks", 2013). warmup: iterations in which
+    the learning rate rises linearly from 0. cosine: a cosine schedule down to a twentieth of the learning rate at the
+    end of the last epoch (Loshchilov and Hutter, "SGDR", 2017). averaging: decay of an exponential moving average of
+    the weights, which is used for validation and as the final model; smaller at first, so that the initialization is
+    soon forgotten (Polyak and Juditsky, 1992).
 
-    The run: seed orders the examples. precision of the products: "float32", "bfloat16", or "auto" for the one that
-    this device multiplies faster. accumulate: parts in which a batch is computed, for one that does not fit in memory.
-    checkpoint_every: iterations from one checkpoint to the next; None: one at the end of each epoch. progress: show a
-    progress bar. plot: draw the losses, in a notebook.
+    Run:
+
+    seed: for the order of examples. precision of matrix products: "float32", "bfloat16", or "auto" for the faster one
+    on this device. accumulate: number of parts for gradient accumulation, for a batch that does not fit in memory.
+    checkpoint_every: iterations between checkpoints; None: one at the end of each epoch. progress: show a progress bar.
+    plot: plot the losses, in a notebook.
     """
 
     dropout: float = 0.0
@@ -69,11 +71,11 @@ class Options:
             raise ValueError(f"precision is {self.precision!r}; it must be auto, {' or '.join(PRECISIONS)}")
 
     def of_loss(self):
-        """The options in use that change the loss, by name."""
+        """The loss options that are on: {name: value}."""
         return self._in_use(LOSS)
 
     def of_optimizer(self):
-        """The options in use that change the optimizer's steps, by name."""
+        """The optimizer options that are on: {name: value}."""
         return self._in_use(OPTIMIZER)
 
     def _in_use(self, names):

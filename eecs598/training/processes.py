@@ -1,8 +1,8 @@
-"""Several processes that train one model, under torchrun: on one machine or many, on CPUs (gloo) or GPUs (NCCL).
+"""Data-parallel training under torchrun, on one or several machines, on CPUs (gloo) or GPUs (NCCL).
 
-Each takes its share of every batch and computes its part of the batch's mean loss. DistributedDataParallel adds up
-the gradients, so that all make the same step, the one that a single process would have made with the whole batch.
-Without torchrun there is one process, and everything here does nothing.
+Each process takes its share of every batch and computes that part of the mean loss. DistributedDataParallel sums the
+gradients, so that all processes make the same update as a single process would with the whole batch. Without torchrun
+there is one process, and everything in this module does nothing.
 """
 
 import contextlib
@@ -17,53 +17,53 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-PATIENCE = timedelta(hours=12)  # the others wait while one computes image features; a lost one is noticed at once
-GROUPS = []  # those that `joined` made
+TIMEOUT = timedelta(hours=12)  # the others wait while one computes image features; a lost process is noticed at once
+GROUPS = []  # created by `joined`
 LOST = re.compile(r"connection (was )?(closed|reset|refused)|socket closed|gloo|nccl|process group", re.IGNORECASE)
 
 
 class ProcessLostError(RuntimeError):
-    """Another process of the run has ended, or this one was told to; the message says how to go on."""
+    """Another process of the run has ended, or this one received SIGTERM. The message says how to resume."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of the run: `rank` of `count`."""
+    """The position of this process in the run: `rank` out of `count`."""
 
     rank: int = 0
     count: int = 1
 
     @property
     def first(self):
-        """Whether this is the one that writes and prints."""
+        """Whether this is the process that writes and prints."""
         return self.rank == 0
 
     def share(self, rows):
-        """This process's part of a batch's rows, and how much of the batch's mean each row of it is.
+        """This process's rows of a batch, and the weight of each row in the mean of the whole batch.
 
-        Where there are fewer rows than processes, some get a row that counts nothing: all must take part.
+        If there are fewer rows than processes, some get a row of weight 0, as all must take part.
         """
         mine = rows[self.rank :: self.count]
         return (mine, 1 / len(rows)) if len(mine) else (rows[:1], 0.0)
 
     def together(self, model):
-        """What takes the model's place in the forward pass: after a backward pass, gradients are sums over all.
+        """The model to use in the forward pass, whose backward pass sums the gradients over all processes.
 
-        The model's weights are made equal to those of the first process.
+        It also copies the weights of the first process to the others.
         """
         if self.count == 1:
             return model
-        # DistributedDataParallel takes the mean; a sum is wanted, as each loss is already its share of the whole.
+        # By default the gradients are averaged. Here they are summed, as each loss is weighted by its share already.
         wrapped = DistributedDataParallel(model)
         wrapped.register_comm_hook(None, _add_up)
         return wrapped
 
     def alone(self, model, part_of_more):
-        """A context in which a backward pass is this process's alone: the gradients stay here until the last part."""
+        """A context in which gradients are accumulated locally, without communication, if more parts follow."""
         return model.no_sync() if part_of_more and self.count > 1 else contextlib.nullcontext()
 
     def sum(self, value, device):
-        """The sum of a number over all processes, the same bits in each."""
+        """The sum of a number over all processes, bitwise the same in each."""
         if self.count == 1:
             return value
         total = torch.tensor(value, dtype=torch.float64, device=device)
@@ -71,13 +71,13 @@ class Processes:
         return total.item()
 
     def wait(self):
-        """Until all have come here."""
+        """Wait until all processes have called this."""
         if self.count > 1:
             dist.barrier()
 
     @contextlib.contextmanager
-    def one_after_the_first(self):
-        """A block that the first process of each machine goes through before the others: they find what it wrote."""
+    def first_before_the_rest(self):
+        """A block that the first process of each machine runs before the others, so that they find what it wrote."""
         leader = int(os.environ.get("LOCAL_RANK", 0)) == 0
         if not leader:
             self.wait()
@@ -91,7 +91,7 @@ def _add_up(_, bucket):
 
 
 def current():
-    """The processes of this run: those of the group that `joined` made, else one alone."""
+    """The Processes of the current run: those of the group that `joined` created, or a single one."""
     if not dist.is_initialized():
         return Processes()
     return Processes(dist.get_rank(), dist.get_world_size())
@@ -99,12 +99,10 @@ def current():
 
 @contextlib.contextmanager
 def joined(device):
-    """Under torchrun: join the other processes, and leave them at the end. Yields the device for this process.
+    """Under torchrun, a context in which this process belongs to the group. Yields the device for this process.
 
-    Only the first one prints.
-
-    device: "cuda" becomes this process's own GPU of its machine. Inside, the loss of another process and SIGTERM,
-    which torchrun then sends, are a ProcessLostError. Raises ValueError where there are too few GPUs.
+    Only the first process prints. device: "cuda" becomes this process's own GPU. Inside, losing another process, and
+    the SIGTERM that torchrun sends then, raise ProcessLostError. Raises ValueError if there are too few GPUs.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield device
@@ -112,36 +110,36 @@ def joined(device):
     if device.type == "cuda":
         local, here = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= here:
-            raise ValueError(f"torchrun started {local + 1} or more processes on a machine with {here} GPUs: "
+            raise ValueError(f"torchrun started at least {local + 1} processes on a machine with {here} GPUs; "
                              f"lower --nproc-per-node to {here}, or pass --device cpu")  # fmt: skip
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    # Held for good: if a DistributedDataParallel is the last to let go of it, torch keeps Python's lock while it waits
-    # for a thread of gloo's, which may be waiting for that lock (seen on a machine with much else to do).
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    # Never released: if a DistributedDataParallel holds the last reference, torch holds the GIL while it waits for a
+    # gloo thread, which may be waiting for the GIL (this deadlock was seen on a busy machine).
     GROUPS.append(dist.group.WORLD)
     try:
         quiet = contextlib.nullcontext() if current().first else contextlib.redirect_stdout(None)
-        with _terminated_with_a_word(), quiet:
+        with _sigterm_as_error(), quiet:
             yield device
             current().wait()
     except (RuntimeError, dist.DistError) as error:
         if isinstance(error, ProcessLostError) or not LOST.search(str(error)):
             raise
-        raise ProcessLostError(f"another process of the run has ended ({str(error).splitlines()[0][-120:]}): the "
-                               "same command goes on from the last checkpoint in --checkpoint-dir") from None
+        raise ProcessLostError(f"another process of the run has ended ({str(error).splitlines()[0][-120:]}); the "
+                               "same command resumes from the last checkpoint in --checkpoint-dir") from None
     finally:
         with contextlib.suppress(RuntimeError, ValueError):
             dist.destroy_process_group()
 
 
 @contextlib.contextmanager
-def _terminated_with_a_word():
-    """SIGTERM raises ProcessLostError, so that the run ends with a line instead of nothing."""
+def _sigterm_as_error():
+    """A context in which SIGTERM raises ProcessLostError, so that the run ends with a message."""
 
     def stop(number, frame):
-        raise ProcessLostError("stopped by SIGTERM, as when another process of the run has ended: the same command "
-                               "goes on from the last checkpoint in --checkpoint-dir")  # fmt: skip
+        raise ProcessLostError("stopped by SIGTERM, probably because another process of the run has ended; the same "
+                               "command resumes from the last checkpoint in --checkpoint-dir")  # fmt: skip
 
     if threading.current_thread() is not threading.main_thread():
         yield

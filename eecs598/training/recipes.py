@@ -1,6 +1,6 @@
 """Recipes: training options that work well for a data set, for `python helpers.py train --recipe NAME`.
 
-Each is a dict from an option of `train` to its value. docs/results.md has what a recipe reaches, and in what time.
+Each is a dict from options of `train` to values. docs/results.md has the scores and the time of each recipe.
 """
 
 RECIPES = {

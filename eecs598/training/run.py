@@ -1,4 +1,4 @@
-"""A captioner's training run: device, image features, loss, scores and checkpoints around the solver."""
+"""A complete training run of a captioner: device, image features, loss, scores and checkpoints around the solver."""
 
 import contextlib
 
@@ -17,29 +17,29 @@ def train_captioner(
     image_index=None, val_data=None, freeze_encoder=None, fast=False, checkpoint_dir=None, options=None,
     loss=None, val_references=None, features_folder=None,
 ):  # fmt: skip
-    """Train a captioner; all examples are seen once an epoch, in a new order. Returns its History.
+    """Train a captioner. Each epoch visits all examples once, in a new random order. Returns the History.
 
-    image_data (n, 3, H, W) pictures; caption_data (m, T + 1) int64; image_index (m,): each caption's picture, where m
-    is not n; or caption_data (n, K, T + 1), K captions of each picture, learned in one step. device: CUDA where there
-    is a GPU, if None. val_data: (pictures, captions), for the validation loss after each epoch. freeze_encoder: train
-    the decoder alone, on features that are computed once and kept in features_folder (if None, in datasets/features);
-    if None, on a CPU yes and elsewhere no. fast: compute the loss with `eecs598.fast`, else by the model's own forward.
-    options: an eecs598.training.options.Options.
+    image_data (n, 3, H, W): pictures. caption_data (m, T + 1) int64, with image_index (m,), the index of each caption's
+    picture, unless m = n and they correspond; or caption_data (n, K, T + 1), K captions of each picture in the same
+    step. device: if None, CUDA if available. val_data: (pictures, captions), for the validation loss after each epoch.
+    freeze_encoder: train only the decoder, on features computed once and cached in features_folder (if None,
+    datasets/features); if None, True on a CPU. fast: compute the loss with `eecs598.fast` instead of the model's own
+    forward. options: an eecs598.training.options.Options.
 
-    loss: a module that takes the place of the captioning loss, called as loss(images, caption_data of those images),
-    such as an eecs598.training.selfcritical.SelfCritical; `fast` then says nothing. val_references: (all the captions
-    of each of val_data's pictures, idx_to_word), for the scores of greedy captions after each epoch.
+    loss: a module to use instead of the captioning loss, called as loss(images, caption_data of those images), such as
+    an eecs598.training.selfcritical.SelfCritical; `fast` is then ignored. val_references: (all captions of each picture
+    of val_data, idx_to_word), for the scores of greedy captions after each epoch.
 
-    checkpoint_dir: a folder for this run's checkpoints, written at the end of each epoch and, within it, after every
-    options.checkpoint_every iterations. The same call again goes on from the last one, to the same result as a run
-    that was never stopped; when all is done it returns at once, and with more num_epochs goes on. An interrupt (Ctrl-C,
-    a notebook's stop button) then waits for the end of the iteration, writes a checkpoint and raises KeyboardInterrupt.
-    Raises ValueError, for a checkpoint_dir of another model, other data or options too, and
+    checkpoint_dir: a folder for the checkpoints of this run, written after each epoch and after every
+    options.checkpoint_every iterations. The same call resumes from the last one, with the same result as an
+    uninterrupted run. If all epochs are done it returns at once; a larger num_epochs continues the run. An interrupt
+    (Ctrl-C, the stop button of a notebook) takes effect after the current iteration, writes a checkpoint and raises
+    KeyboardInterrupt. Raises ValueError, also for a checkpoint_dir of another model, data or options, and
     eecs598.training.solver.TrainingError.
     """
     options = options or Options()
     sizes = {"num_epochs": num_epochs, "batch_size": batch_size, "learning_rate": learning_rate, "lr_decay": lr_decay}
-    solver.check_arguments(image_data, caption_data, image_index, **sizes)  # before hours of image features
+    solver.check_arguments(image_data, caption_data, image_index, **sizes)  # image features can take hours
     for pictures in (image_data, val_data[0]) if val_data else (image_data,):
         encoders.check_pictures(pictures)
     device = torch.device(device or default_device())
@@ -53,8 +53,8 @@ def train_captioner(
         kept = checkpoints.Checkpoints(checkpoint_dir, known, options.checkpoint_every)
     with contextlib.ExitStack() as stack:
         if freeze:
-            if kept is None or kept.epochs < num_epochs:  # else nothing is left to do
-                with processes.current().one_after_the_first():
+            if kept is None or kept.epochs < num_epochs:  # else all epochs are done
+                with processes.current().first_before_the_rest():
                     encode = _encoding(encoder, features_folder, device, options.progress)
                     image_data, val_data = encode(image_data), val_data and (encode(val_data[0]), val_data[1])
             stack.enter_context(features.fed_with_features(model))
@@ -66,12 +66,12 @@ def train_captioner(
 
 
 def _encoding(encoder, folder, device, progress):
-    """A function from pictures to their features, kept in `folder`."""
+    """A function from pictures to their features, cached in `folder`."""
     return lambda pictures: features.cached_features(encoder, pictures, folder, device=device, progress=progress)
 
 
 def _scorer(images, references, idx_to_word):
-    """A function that scores a model's greedy captions of val images, or features, and prints the scores."""
+    """A function that scores a model's greedy captions of validation images (or features) and prints the scores."""
 
     @torch.no_grad()
     def score(model):
@@ -81,17 +81,17 @@ def _scorer(images, references, idx_to_word):
                 sampled = captions_alone(model.sample(part.to(device), 16))
                 captions += decode_captions(sampled, idx_to_word, specials=False)
         scores = metrics.score_captions(captions, references)
-        told = f"BLEU-1 {100 * scores['BLEU-1']:.1f}, BLEU-4 {100 * scores['BLEU-4']:.1f}"
-        tqdm.write(f"val, greedy: {told}, CIDEr-D {scores['CIDEr-D']:.3f}")
+        bleu = f"BLEU-1 {100 * scores['BLEU-1']:.1f}, BLEU-4 {100 * scores['BLEU-4']:.1f}"
+        tqdm.write(f"val, greedy: {bleu}, CIDEr-D {scores['CIDEr-D']:.3f}")
         return scores
 
     return score
 
 
 def _describe_encoder(encoder):
-    """What tells a run's encoder from another: if it is frozen, its weights too, as no checkpoint holds them.
+    """What identifies the encoder of a run. This includes the weights if it is frozen, as no checkpoint has them then.
 
-    Not the features, whose last bits vary with the machine, as do statistics (buffers) calibrated on pictures.
+    Features and calibrated statistics (buffers) are left out, as their last bits depend on the machine.
     """
     known = encoders.describe_encoder(encoder)
     if known["frozen"]:

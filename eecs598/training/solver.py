@@ -1,4 +1,4 @@
-"""The training loop: every example once an epoch, in a new order, with the validation loss beside it."""
+"""The training loop: shuffled epochs, with the validation loss after each."""
 
 import contextlib
 import math
@@ -17,27 +17,27 @@ from eecs598.training.options import PRECISIONS, Options
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why and what to change."""
+    """Training cannot continue. The message says why and what to change."""
 
 
 @dataclass
 class History:
-    """What a training run leaves: `losses`, one an iteration; `val_losses`, one an epoch if there was val data."""
+    """The record of a run: `losses` for each iteration, `val_losses` for each epoch if there is validation data."""
 
     iterations_per_epoch: int
     losses: list[float] = field(default_factory=list)
     val_losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
-    val_scores: list[dict] = field(default_factory=list)  # one an epoch if captions were scored
+    val_scores: list[dict] = field(default_factory=list)  # for each epoch, if captions are scored
 
 
 class Run:
-    """A training run: all that one iteration hands to the next, and the two steps that move it on.
+    """The complete state of a training run, with methods for one iteration (`step`) and the end of an epoch.
 
-    Between two iterations `state_dict` gives all of it as tensors and plain values, and `load_state_dict` puts it back.
-    loss: what gives the mean loss of a batch, a module that holds the model; None: the model itself. epoch: those that
-    are done; position: iterations done in the one after them. Under torchrun all processes make the same run, and each
-    computes its share of every batch.
+    `state_dict` returns this state as tensors and plain values, and `load_state_dict` restores it. loss: a module that
+    contains the model and returns the mean loss of a batch; None: the model itself. epoch: number of finished epochs;
+    position: finished iterations in the current one. Under torchrun, all processes have the same run, and each computes
+    its share of every batch.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Run:
         iterations = math.ceil(num_examples / batch_size)
         self.schedule, self.by_iteration = make_schedule(self.optimizer, lr_decay, iterations, num_epochs, options)
         self.order = torch.Generator().manual_seed(options.seed)
-        self.order_state = self.order.get_state()  # from which the order of the epoch under way is drawn
+        self.order_state = self.order.get_state()  # generates the order of the current epoch
         self.history = History(iterations)
         self.epoch, self.best, self.best_epoch = 0, math.inf, 0
         self.began = time.perf_counter()
@@ -68,14 +68,14 @@ class Run:
         return self.iteration - self.epoch * self.history.iterations_per_epoch
 
     def batches(self):
-        """The rows of each batch of this epoch that is still to come."""
+        """The example indices of each remaining batch of this epoch."""
         return torch.randperm(self.num_examples, generator=self.order).split(self.batch_size)[self.position :]
 
     def step(self, rows, loss_of):
-        """One update from the examples `rows`; `loss_of(together, rows)` is the mean loss of some.
+        """One update from the examples `rows`, where `loss_of(together, rows)` is the mean loss of some examples.
 
-        Taken in `options.accumulate` parts, fewer examples are in memory at a time. Each part's loss counts by its
-        share of the examples, so that their sum, and its gradient, is that of the whole batch.
+        With gradient accumulation, the batch is split into `options.accumulate` parts. The loss of each part is
+        weighted by its number of examples, so that the sum and its gradient are those of the whole batch.
         """
         self.optimizer.zero_grad(set_to_none=True)
         share, weight = self.processes.share(rows)
@@ -103,16 +103,16 @@ class Run:
 
     @contextlib.contextmanager
     def averaged(self):
-        """Inside, the model has the averaged weights, where an average is kept."""
-        own = [p.detach().clone() for p in self.parameters] if self.average else ()
+        """A context in which the model has the averaged weights, if weights are averaged."""
+        current = [p.detach().clone() for p in self.parameters] if self.average else ()
         self.use_average()
         try:
             yield
         finally:
-            self._set_weights(own)
+            self._set_weights(current)
 
     def use_average(self):
-        """From now on the model has the averaged weights, where an average is kept."""
+        """Copy the averaged weights into the model, if weights are averaged."""
         self._set_weights(self.average or ())
 
     @torch.no_grad()
@@ -121,7 +121,7 @@ class Run:
             parameter.copy_(value)
 
     def end_epoch(self, val_loss=None, val_scores=None):
-        """Count the epoch, lower the learning rate, note whether it was the best one: by CIDEr-D, else by the loss."""
+        """Finish an epoch: step the schedule, record the scores, and note the best epoch, by CIDEr-D or else loss."""
         if not self.by_iteration:
             self.schedule.step()
         self.epoch += 1
@@ -168,21 +168,21 @@ def train(
     model, images, captions, *, num_epochs, batch_size, learning_rate, lr_decay=1.0, image_index=None, val_data=None,
     fast=False, loss=None, score=None, checkpoints=None, options=Options(),
 ):  # fmt: skip
-    """Train a captioner with Adam on the mean loss of each batch.
+    """Train a captioner with Adam on the mean loss of each batch. Returns a History.
 
-    images (n, ...) on any device, pictures or whatever else the model takes; captions (m, T + 1) int64, or (n, K,
-    T + 1) for K captions of each picture in one step.
-    image_index (m,): the row of `images` that each caption describes; None: caption k belongs to image k.
-    lr_decay multiplies the learning rate after each epoch. val_data: (images, captions) for the validation loss after
-    each epoch. fast: the loss is computed by `eecs598.fast` (see `eecs598.training.objective`), else by the model's own
-    forward. loss: another loss than these, a module called as loss(images, captions), in evaluation mode for val_data.
-    score(model): captions' scores after each epoch, for the history, a dict. checkpoints: an
-    `eecs598.training.checkpoints.Checkpoints`, from which the run goes on and where it is kept; num_epochs (but for a
-    cosine), accumulate and the number of processes may then differ from before. Under torchrun
-    (`eecs598.training.processes`) batch_size is that of all processes together. options: see `Options`; an update is
-    the same for any `accumulate`, but for a batch norm that is trained, which sees a part at a time.
-    Returns a History. Raises ValueError for options or sizes that make no sense or a wrong fast loss, CheckpointError
-    (a ValueError) for checkpoints of another run, TrainingError when the loss is no longer finite or memory runs out.
+    images (n, ...), on any device: pictures or any other input of the model. captions (m, T + 1) int64, or (n, K,
+    T + 1) for K captions of each picture in one step. image_index (m,): the index of the image that each caption
+    describes; None: caption k belongs to image k. lr_decay: factor of the learning rate after each epoch. val_data:
+    (images, captions), for the validation loss after each epoch. fast: compute the loss with `eecs598.fast` (see
+    `eecs598.training.objective`) instead of the model's own forward. loss: a module to use instead, called as
+    loss(images, captions), in evaluation mode for val_data. score(model): returns a dict of scores after each epoch,
+    for the history. checkpoints: an `eecs598.training.checkpoints.Checkpoints` to resume from and save to; num_epochs
+    (unless `cosine` is on), accumulate and the number of processes may change between runs. Under torchrun
+    (`eecs598.training.processes`), batch_size is the total over all processes. options: see `Options`; `accumulate`
+    does not change an update, except for trained batch norms, which see one part at a time.
+
+    Raises ValueError for invalid arguments or a wrong fast loss, CheckpointError (a ValueError) for checkpoints of
+    another run, and TrainingError if the loss is not finite or memory runs out.
     """
     sizes = {"batch_size": batch_size, "learning_rate": learning_rate, "lr_decay": lr_decay}
     image_index = check_arguments(images, captions, image_index, num_epochs=num_epochs, **sizes)
@@ -196,7 +196,7 @@ def train(
         fixed |= {"cosine over epochs": num_epochs} if options.cosine else {}
         checkpoints.begin(run, num_epochs, **sizes, seed=options.seed, **fixed, precision=precision)
 
-    if not run.processes.first:  # what is drawn while training, as by dropout, must not be the same in all
+    if not run.processes.first:  # random numbers in training, such as dropout masks, must differ between processes
         torch.manual_seed(hash((options.seed, run.iteration, run.processes.rank)))
 
     def loss_of(together, rows):
@@ -205,7 +205,7 @@ def train(
             return together(pictures, captions[rows].to(run.device))
 
     total = num_epochs * run.history.iterations_per_epoch
-    release_pages = page_releaser(images)  # of a mapped file: else all of it comes to be held in memory
+    release_pages = page_releaser(images)  # a memory-mapped file would become resident as a whole
     shown = options.progress and run.processes.first
     bar = tqdm(initial=run.iteration, total=total, unit="batch", mininterval=0.5, disable=not shown)
     with bar, checkpoints or contextlib.nullcontext(), _advice_on_memory(run):
@@ -232,32 +232,29 @@ def train(
 
 @contextlib.contextmanager
 def _advice_on_memory(run):
-    """Inside, memory that runs out is a TrainingError that says which option to change."""
+    """A context in which running out of memory raises a TrainingError that says which option to change."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        told = str(error).partition("\n")[0]
-        traceback.clear_frames(error.__traceback__)  # they hold the tensors that filled the memory
+        reason = str(error).partition("\n")[0]
+        traceback.clear_frames(error.__traceback__)  # they hold the tensors that fill the memory
         accumulate = run.options.accumulate
         parts = f" in {accumulate} parts" if accumulate > 1 else ""
         raise TrainingError(
             f"out of memory on {run.device} with batch_size {run.batch_size}{parts}: set accumulate to "
-            f"{2 * accumulate}, for the same updates in smaller parts, or lower batch_size ({told or 'MemoryError'})"
+            f"{2 * accumulate}, for the same updates in smaller parts, or lower batch_size ({reason or 'MemoryError'})"
         ) from None
 
 
 def is_out_of_memory(error):
-    """Whether an exception says so, from Python, a GPU or torch's allocator for the CPU."""
+    """Whether an exception from Python, CUDA or torch's CPU allocator means that memory ran out."""
     return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def make_optimizer(parameters, learning_rate, weight_decay=0.0):
-    """Adam (Kingma and Ba, 2015), each tensor's update in one pass over memory where PyTorch has that ("fused").
-
-    With weight_decay, AdamW.
-    """
+    """Adam (Kingma and Ba, 2015), or AdamW with weight_decay; the fused implementation where PyTorch has one."""
     parameters = list(parameters)
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     if weight_decay:
@@ -266,44 +263,44 @@ def make_optimizer(parameters, learning_rate, weight_decay=0.0):
 
 
 def make_schedule(optimizer, lr_decay, iterations, num_epochs, options):
-    """The learning rate's schedule, and whether it moves on with each iteration rather than with each epoch.
+    """The learning rate schedule, and whether it is stepped after each iteration instead of each epoch.
 
-    iterations: those of an epoch.
+    iterations: the number of iterations in an epoch.
     """
     if not (options.warmup or options.cosine):
         return torch.optim.lr_scheduler.ExponentialLR(optimizer, lr_decay), False
 
     def factor(iteration):
-        rise = min(1, (iteration + 1) / (options.warmup + 1))
-        turn = math.pi * min(1, iteration / (iterations * num_epochs))
-        fall = 0.525 + 0.475 * math.cos(turn) if options.cosine else 1  # from 1 to 0.05
-        return rise * fall * lr_decay ** (iteration // iterations)
+        warmup = min(1, (iteration + 1) / (options.warmup + 1))
+        progress = min(1, iteration / (iterations * num_epochs))
+        cosine = 0.525 + 0.475 * math.cos(math.pi * progress) if options.cosine else 1  # from 1 to 0.05
+        return warmup * cosine * lr_decay ** (iteration // iterations)
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor), True
 
 
 def autocast(device, precision):
-    """A context in which products are computed in "float32" or "bfloat16"; parameters stay float32 in both."""
+    """An autocast context for matrix products in "float32" or "bfloat16"; parameters are float32 in both."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; it must be auto or one of {', '.join(PRECISIONS)}")
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def best_precision(device):
-    """The precision in which this device multiplies matrices faster, found by trying: "float32" or "bfloat16"."""
+    """The faster precision for matrix products on this device, found by timing: "float32" or "bfloat16"."""
     device = torch.device(device)
 
-    def way(precision):
+    def run(precision):
         a = torch.ones(256, 768, dtype=getattr(torch, precision), device=device)
         b = torch.ones(768, 2048, dtype=a.dtype, device=device)
         return lambda: (a @ b)[0, 0].item()  # .item() waits for a GPU
 
-    return choose("precision", lambda: {precision: way(precision) for precision in PRECISIONS}, device.type)
+    return choose("precision", lambda: {precision: run(precision) for precision in PRECISIONS}, device.type)
 
 
 @torch.no_grad()
 def evaluate_loss(loss, images, captions, batch_size=256):
-    """The mean loss of (images, captions), in evaluation mode. loss: a captioner, or what `train` takes as one."""
+    """The mean loss of (images, captions) in evaluation mode. loss: a captioner or a loss module as in `train`."""
     was_training, device = loss.training, next(loss.parameters()).device
     loss.eval()
     total, everyone = 0.0, processes.current()
@@ -314,7 +311,7 @@ def evaluate_loss(loss, images, captions, batch_size=256):
 
 
 def _running(history, window=50):
-    """What the progress bar shows: the mean loss of the last iterations and the last validation loss."""
+    """The values for the progress bar: mean loss of the last iterations, last validation loss and score."""
     recent = history.losses[-window:]
     shown = {"loss": f"{sum(recent) / len(recent):.3f}"}
     if history.val_losses:
@@ -325,7 +322,7 @@ def _running(history, window=50):
 
 
 def check_arguments(images, captions, image_index=None, **sizes):
-    """Raise ValueError for arguments of `train` that make no sense; its image_index, made where it is None."""
+    """Check arguments of `train`, and return image_index, also where it is None. Raises ValueError."""
     for name, value in sizes.items():
         if name in ("learning_rate", "lr_decay"):
             if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
@@ -336,13 +333,14 @@ def check_arguments(images, captions, image_index=None, **sizes):
         if not isinstance(value, torch.Tensor):
             raise ValueError(f"{name} are a {type(value).__name__}; they must be a tensor")
     if len(captions) == 0:
-        raise ValueError("there are no captions to train on")
+        raise ValueError("captions are empty; there must be at least one to train on")
     if image_index is None:
         if len(images) != len(captions):
             raise ValueError(f"{len(images)} images but {len(captions)} captions: pass image_index, or as many of each")
         return torch.arange(len(captions))
     if image_index.shape != captions.shape[:1]:
-        raise ValueError(f"image_index is {tuple(image_index.shape)}; it must be ({len(captions)},), one a caption")
+        raise ValueError(f"image_index is {tuple(image_index.shape)}; it must be ({len(captions)},)")
     if int(image_index.min()) < 0 or int(image_index.max()) >= len(images):
-        raise ValueError(f"image_index goes up to {int(image_index.max())}, but there are {len(images)} images")
+        low, high = (int(edge) for edge in image_index.aminmax())
+        raise ValueError(f"image_index goes from {low} to {high}, but there are {len(images)} images")
     return image_index

@@ -97,7 +97,7 @@ class Multiplications(TorchDispatchMode):
 @pytest.mark.parametrize(("name", "columns"), [("LSTM", 4 * SMALL.H), ("RNN", SMALL.H)])
 def test_the_products_alone_are_those_of_the_layer(monkeypatch, name, columns):
     for what in ("product", "added-product"):
-        monkeypatch.setitem(choosing.DECIDED, what, "torch")
+        monkeypatch.setitem(choosing.fixed_choices(), what, "torch")
     found = {pair.name: pair.ours for pair in bench.PAIRS["layers"](rlc, SMALL, "cpu")}
     for step in (found[name], found[f"{name}, its products alone"]):
         with Multiplications() as seen:
@@ -253,7 +253,7 @@ def test_the_command_prints_a_table_and_writes_what_it_is_asked_for(tmp_path, mo
     assert printed[0].split() == ["against", "ours", "other", "ratio", "quartiles"]
     assert printed[1].split()[0] == "LSTM" and "0.90" in printed[1] and "0.89 to 0.91" in printed[1]
     assert len({len(line) for line in printed[:-2]}) == 1 and "threads, torch" in printed[-2]
-    assert printed[-1] == "chosen here, at so many sizes: tanh: torch 1; product: onednn 1"
+    assert printed[-1] == "implementations chosen, with the number of sizes: tanh: torch 1; product: onednn 1"
     found = json.loads((tmp_path / "b.json").read_text())
     assert found["machine"] == printed[-2] and found["rows"][1]["ratio"] == 0.05
     sizes = [Image.open(tmp_path / name).size for name in ("b.png", "b-growth.png")]
@@ -262,7 +262,7 @@ def test_the_command_prints_a_table_and_writes_what_it_is_asked_for(tmp_path, mo
 
 @pytest.mark.parametrize("arguments, said", [
     (["--rows", "speed"], "invalid choice: 'speed'"),
-    (["--rounds", "0"], "wanted a whole number from 1"),
+    (["--rounds", "0"], "wanted a whole number, at least 1"),
     (["--module", "nowhere.py"], "nowhere.py is not a file"),
 ])
 def test_wrong_usage_is_one_line(arguments, said, capsys):

@@ -17,6 +17,7 @@ import helpers
 from eecs598 import captioner, cli, encoders, features, metrics
 from eecs598.captioner import CELL_TYPES
 from eecs598.coco import build_data, build_vocabulary, encode_captions, save_data
+from eecs598.metrics import meteor
 from eecs598.training.recipes import RECIPES
 from eecs598.utils import reset_seed
 from rnn_lstm_captioning import CaptioningRNN
@@ -32,6 +33,22 @@ def _exact_features_beside_the_tests(tmp_path_factory):
         patch.setattr(features, "FEATURES_FOLDER", tmp_path_factory.mktemp("features"))
         patch.setattr(features, "fast_dtype", lambda device: torch.float32)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_java(request, monkeypatch):
+    """Java takes 15 s to start: only tests that use the fixture `java` start it."""
+    if "java" not in request.fixturenames:
+
+        def fail():
+            raise metrics.MeteorError("no Java in this test")
+
+        monkeypatch.setattr(meteor, "find_java", fail)
+
+
+@pytest.fixture
+def java():
+    """For tests that start the METEOR program."""
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +122,7 @@ def test_train_prints_captions_next_to_peoples(data_file, tmp_path, capsys):
 
 def test_train_ends_with_a_table_of_scores(data_file, tmp_path, capsys):
     status, said, _ = train(capsys, data_file, tmp_path, "--cell", "lstm", "rnn")
-    table = said.index("4 val pictures, greedy, against all that people said of each") + 1
+    table = said.index("4 validation pictures, greedy captions against all references") + 1
     data = helpers.load_coco_captions(data_file)
     models = {cell: helpers.load_captioner(tmp_path / f"{cell}.pt")[0] for cell in ("lstm", "rnn")}
     scores = {cell: helpers.score_captioner(model, data)[1].scores for cell, model in models.items()}
@@ -181,7 +198,7 @@ def test_train_with_all_its_options(data_file, tmp_path, capsys):
                "--score", "--sharpen", 1, "--tie-embeddings", "--doubly-stochastic", 0.5, "--scheduled-sampling", 0.1,
                "--weight-decay", 0.01, "--checkpoint-dir", tmp_path / "kept"]  # fmt: skip
     status, said, _ = train(capsys, data_file, tmp_path, *options)
-    assert status == 0 and "self-critical: 5 captions of each of 8 pictures, 1 epochs" in said  # 4, and mirrored
+    assert status == 0 and "self-critical: 8 pictures, 5 samples each, 1 epochs" in said  # 4, and mirrored
     assert len([line for line in said if line.startswith("val, greedy: ")]) == 2  # once a phase
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {"attn", "attn-self-critical"}
     model, _, _ = helpers.load_captioner(tmp_path / "attn.pt")
@@ -294,13 +311,35 @@ def test_evaluate_scores_against_all_references(trained, photos, captioned, tmp_
     captions = [f"a {colour} picture" for colour in photos.values()]
     references = [[f"A {colour} picture.", f"It's a {colour} one, isn't it?"] for colour in photos.values()]
     wanted = metrics.evaluate_captions(captions, references)
-    assert status == 0 and said[0] == f"8 pictures, 16 captions by people; decoding: {how}"
+    assert status == 0 and said[0] == f"8 pictures, 16 reference captions; decoding: {how}"
     assert said[1:3] == metrics.format_scores({"rnn": wanted.scores}).splitlines()
     written = json.loads(report.read_text())
     assert written["scores"] == pytest.approx(wanted.scores) and wanted.scores["BLEU-1"] == pytest.approx(1)
     assert [picture["caption"] for picture in written["pictures"]] == captions
     assert [picture["image_id"] for picture in written["pictures"]] == [7 * i for i in range(8)]
     assert [picture["CIDEr-D"] for picture in written["pictures"]] == pytest.approx(wanted.pictures["CIDEr-D"])
+
+
+def test_evaluate_reports_meteor_where_there_is_java(java, trained, captioned, tmp_path, capsys):
+    if shutil.which("java") is None:
+        pytest.skip("needs Java")
+    status, said, _ = evaluate(capsys, trained / "rnn.pt", captioned, "--json", tmp_path / "scores.json", "--show", 0)
+    written = json.loads((tmp_path / "scores.json").read_text())
+    assert status == 0 and len(said) == 4 and said[1].split()[-1] == "METEOR"
+    assert float(said[2].split()[-1]) == pytest.approx(100 * written["scores"]["METEOR"], abs=0.05) == 100
+    assert [picture["METEOR"] for picture in written["pictures"]] == [1] * 8
+
+
+def test_a_meteor_program_that_fails_costs_only_meteor(java, trained, captioned, tmp_path, capsys, monkeypatch):
+    if os.name == "nt":
+        pytest.skip("a shell script is no program on Windows")
+    (tmp_path / "java").write_text("#!/bin/sh\necho no room for a heap >&2\nexit 1\n")
+    (tmp_path / "java").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    status, said, _ = evaluate(capsys, trained / "rnn.pt", captioned, "--json", tmp_path / "scores.json", "--show", 0)
+    assert status == 0 and said[4:] == ["METEOR is left out: the METEOR program stopped (no room for a heap)"]
+    assert set(json.loads((tmp_path / "scores.json").read_text())["scores"]) == set(metrics.SCORES)
+    assert said[1].split() == ["model", *metrics.SCORES]
 
 
 def test_evaluate_shows_the_best_and_the_worst(trained, photos, captioned, capsys):
@@ -318,7 +357,7 @@ def test_evaluate_shows_the_best_and_the_worst(trained, photos, captioned, capsy
 def test_evaluate_of_some_pictures(trained, captioned, capsys):
     (captioned[0] / "grey.png").unlink()
     status, said, errors = evaluate(capsys, trained / "rnn.pt", captioned, "--limit", 3, "--show", 0)
-    assert status == 0 and said[0].startswith("3 pictures, 6 captions by people") and len(said) == 4
+    assert status == 0 and said[0].startswith("3 pictures, 6 reference captions") and len(said) == 5
     assert any("1 of 8 pictures are not in" in line and "grey.png" in line for line in errors)
 
 
@@ -333,11 +372,11 @@ def test_evaluate_of_a_split(trained, photos, captioned, tmp_path, capsys):
     (tmp_path / "test.txt").write_text("".join(f"{photo.name}\n" for photo in list(photos)[3:]))
     (tmp_path / "val.txt").write_text(f"{list(photos)[2].name}\n")
     lists = ["--split-lists", tmp_path / "test.txt", tmp_path / "val.txt"]
-    for path, options, told in [(karpathy, [], "a Karpathy split file"), (table, lists, "a table by commas")]:
+    for path, options, told in [(karpathy, [], "a Karpathy split file"), (table, lists, "a table separated by commas")]:
         for split, count in {"test": 5, "val": 1}.items():
             place = captioned[0], path
             status, said, errors = evaluate(capsys, trained / "rnn.pt", place, "--split", split, *options)
-            assert status == 0 and said[0].startswith(f"{count} pictures, {count} captions by people")
+            assert status == 0 and said[0].startswith(f"{count} pictures, {count} reference captions")
             assert any(told in line for line in errors)
         status, said, errors = evaluate(capsys, trained / "rnn.pt", place, *options)
         assert_one_error(status, errors[-1:], "say which one (--split)")
@@ -421,7 +460,7 @@ def test_caption_takes_a_web_address(trained, tmp_path, serve, capsys):
     status, said, _ = run(capsys, *command, f"{address}/red.png")
     assert status == 0 and said[1].endswith("  a red picture")
     status, said, errors = run(capsys, *command, f"{address}/none.png")
-    assert status == 1 and said == [] and errors[-1].startswith(f"error: {address}/none.png: cannot be fetched")
+    assert status == 1 and said == [] and errors[-1].startswith(f"error: {address}/none.png: cannot be downloaded")
 
 
 def test_photos_are_prepared_like_the_training_pictures(trained, photos, monkeypatch, capsys):
@@ -434,7 +473,7 @@ def test_photos_are_prepared_like_the_training_pictures(trained, photos, monkeyp
 def test_caption_draws_where_it_looked(trained, photos, tmp_path, capsys):
     out, photos = tmp_path / "new" / "maps", list(photos)[:3]
     status, said, _ = run(capsys, "caption", "--checkpoint", trained / "attn.pt", "--out", out, *photos)
-    assert status == 0 and said[4::5] == [f"  where it looked: {out / photo.stem}.png" for photo in photos]
+    assert status == 0 and said[4::5] == [f"  attention maps: {out / photo.stem}.png" for photo in photos]
     assert {path.name for path in out.iterdir()} == {f"{photo.stem}.png" for photo in photos}
     for path in out.iterdir():
         with Image.open(path) as figure:
@@ -456,7 +495,7 @@ def test_a_beam_prints_several_captions_with_their_probabilities(trained, tmp_pa
     Image.new("RGB", (90, 31), COLOURS["red"]).save(photo)
     status, (name, *said), errors = run(capsys, "caption", "--checkpoint", checkpoint, "--beam", 3, photo)
     assert (status, errors, name) == (0, [], f"{photo}:")
-    drawn = [f"  where it looked: {Path('build', 'captions', 'red.png')}"] if cell_type == "attn" else []
+    drawn = [f"  attention maps: {Path('build', 'captions', 'red.png')}"] if cell_type == "attn" else []
     assert said[0].endswith("  a red picture") and said[3:] == drawn
     probabilities = [float(line.split()[0]) for line in said[:3]]
     assert probabilities == sorted(probabilities, reverse=True) and 0 < sum(probabilities) <= 1.01
@@ -475,7 +514,7 @@ def test_options_that_do_not_go_together(trained, tmp_path, capsys):
     Image.new("RGB", (90, 31), COLOURS["red"]).save(photo)
     command = ["caption", "--checkpoint", trained / "rnn.pt", "--beam", 3, "--temperature", 1.0, photo]
     status, _, errors = run(capsys, *command)
-    assert_one_error(status, errors, "do not go together")
+    assert_one_error(status, errors, "cannot be combined")
 
 
 def test_photos_that_are_no_pictures(trained, tmp_path, capsys):
@@ -523,13 +562,13 @@ def test_results_are_written_before_examples_are_shown(trained, captioned, tmp_p
 
 def test_an_output_that_is_an_input_or_a_folder_is_refused(trained, captioned, data_file, tmp_path, capsys):
     before = captioned[1].read_bytes()
-    for out, told in ((captioned[1], "is the file that the command reads"), (tmp_path, "is a folder")):
+    for out, told in ((captioned[1], "is an input of this command"), (tmp_path, "is a folder")):
         status, _, errors = evaluate(capsys, trained / "rnn.pt", captioned, "--json", out)
         assert_one_error(status, errors, out, told)
     (tmp_path / "data").mkdir()
     shutil.copy(data_file, tmp_path / "data" / "attn.pt")
     status, _, errors = train(capsys, tmp_path / "data" / "attn.pt", tmp_path / "data")
-    assert_one_error(status, errors, tmp_path / "data" / "attn.pt", "is the file that the command reads")
+    assert_one_error(status, errors, tmp_path / "data" / "attn.pt", "is an input of this command")
     assert captioned[1].read_bytes() == before
     assert (tmp_path / "data" / "attn.pt").read_bytes() == data_file.read_bytes()
 
@@ -538,7 +577,7 @@ def test_a_place_for_the_captioner_is_checked_before_the_training(data_file, tmp
     monkeypatch.setattr(os, "access", lambda path, *mode: path != tmp_path)
     monkeypatch.setattr(cli.train, "train_captioner", None)
     status, _, errors = train(capsys, data_file, tmp_path)
-    assert_one_error(status, errors, tmp_path, "no file can be written in this folder")
+    assert_one_error(status, errors, tmp_path, "this folder is not writable")
 
 
 def test_a_photo_that_cannot_be_read_does_not_end_the_list(trained, photos, tmp_path, capsys):
@@ -595,7 +634,7 @@ def test_captions_that_are_cut_are_counted(data_file, tmp_path, capsys):
     data["train_references"][0].append("a red picture " * 6)
     save_data(data, tmp_path / "long.pt")
     _, said, _ = train(capsys, tmp_path / "long.pt", tmp_path, "--cell", "rnn", "--captions", "all")
-    assert "note: 1 captions of more than 15 words are cut there, and do not teach where to end" in said
+    assert "note: 1 captions are cut to 15 words, without <END>" in said
     captions, _ = helpers.all_captions(data)
     ends = (captions == data["vocab"]["token_to_idx"]["<END>"]).sum(1)
     assert ends.tolist() == [1, 1, 0, *[1] * 6] and (captions[2] != 0).sum() == 16
@@ -611,7 +650,7 @@ def test_what_is_no_captioner_is_told_by_what_it_is(data_file, photos, tmp_path,
 
 def test_a_device_that_is_not_there_is_a_short_line(capsys):
     status, _, errors = run(capsys, "caption", "--device", "mps", "a.jpg")
-    assert_one_error(status, errors, "'mps' is not to be had here") if not torch.backends.mps.is_available() else None
+    assert_one_error(status, errors, "'mps' is not available here") if not torch.backends.mps.is_available() else None
     assert len(errors[-1]) < 300
 
 

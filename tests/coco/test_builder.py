@@ -135,7 +135,7 @@ def test_a_host_in_trouble_stops_the_build_and_the_next_goes_on(tmp_path, host):
     options = {"out": tmp_path / "out.pt", "image_url": host.image_url, "cache": tmp_path / "cache"}
     call = functools.partial(build_data, None, captions, image_size=4, **options)
     host.status = {f"/train2014/{number:03}.png": 500 for number in range(0, 20, 2)}
-    assert "pictures could not be fetched" in error_of(call)
+    assert "pictures could not be downloaded" in error_of(call)
     host.status = {}
     host.files["/train2014/001.png"] = host.files["/train2014/004.png"] = b"<html>please log in</html>"
     text = error_of(call)
@@ -166,7 +166,7 @@ def test_what_cannot_be_fetched_for_want_of_an_address_is_told(tmp_path):
     assert "name a folder with --images" in message(build_data, None, captions, cache=tmp_path / "cache")
     assert "wanted an address like" in message(build_data, None, captions, image_url="http://x/{nothing}")
     assert "give both" in message(build_data, images, None, captions)
-    assert "name the training pictures' as well" in message(build_data, None, captions, val_images=images)
+    assert "name the training pictures' folder too" in message(build_data, None, captions, val_images=images)
     assert "year 2015: wanted 2014 or 2017" in message(build_data, images, year=2015)
     (tmp_path / "file").write_text("")
     assert "cannot be made" in message(build_data, cache=tmp_path / "file")
@@ -231,7 +231,7 @@ def test_an_archive_without_the_captions_is_told(tmp_path, official, monkeypatch
     monkeypatch.setitem(download.COCO_ANNOTATIONS_URLS, 2014, download.COCO_ANNOTATIONS_URLS[2017])
     monkeypatch.setitem(download.COCO_ANNOTATIONS_SHA256, 2014, download.COCO_ANNOTATIONS_SHA256[2017])
     text = message(builder.fetch_captions, 2014, tmp_path / "cache")
-    assert "captions_train2014.json cannot be unpacked" in text and "remove it" in text
+    assert "captions_train2014.json cannot be extracted" in text and "remove it" in text
     assert [path.suffix for path in (tmp_path / "cache" / "annotations").iterdir()] == [".zip"]
 
 

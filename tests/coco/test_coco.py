@@ -678,7 +678,7 @@ def test_captions_files_that_are_no_json_are_told(tmp_path):
     whole = captions.read_bytes()
     captions.write_bytes(b"\xef\xbb\xbf" + whole)  # a byte order mark, as Windows editors write
     assert len(read_captions(captions)) == 5
-    cases = {whole[:100]: "not JSON", b"": "not a captions file", b"\xff\xfe\x00": "not a text in UTF-8"}
+    cases = {whole[:100]: "not JSON", b"": "not a captions file", b"\xff\xfe\x00": "not a text file in UTF-8"}
     for content, told in (cases | {b"<html>": "its first line is '<html>', wanted COCO's or Karpathy's JSON"}).items():
         captions.write_bytes(content)
         text = message(build_data, images, captions)
@@ -739,7 +739,7 @@ def test_an_interruption_is_told_in_one_line(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr("eecs598.coco.__main__.build_data", interrupt)
     assert main(["build", "--out", str(tmp_path / "out.pt")]) == 130
-    assert capsys.readouterr().err == "error: stopped; the same command goes on from here\n"
+    assert capsys.readouterr().err == "error: stopped; run the same command again to resume\n"
 
 
 @pytest.mark.parametrize("command", [[], ["download"], ["subset"], ["build"], ["check"], ["show"]])

@@ -23,7 +23,7 @@ from support.faulty_server import FAULTS, serve, unused_port
 from eecs598.coco import download as module
 from eecs598.coco.download import DownloadError, check_torch_file, check_zip, download, fetch_many, find_answering
 from eecs598.features import _report_waiting
-from eecs598.files import STALE_LOCK, taking_turns
+from eecs598.files import STALE_LOCK, file_lock
 
 TIMEOUT = 0.3  # seconds that the client waits for a byte; the server is silent for twice as long
 FAST = {"progress": False, "timeout": TIMEOUT, "backoff": 0.0005}
@@ -99,7 +99,7 @@ def test_a_file_arrives_once(add, path, known, monkeypatch):
     remote = add("plain", CONTENT)
     assert download(remote.url, str(path), **known, **FAST) == path
     assert_whole(path, CONTENT)
-    monkeypatch.setattr(module, "taking_turns", None)  # not needed again: the folder may be read-only by now
+    monkeypatch.setattr(module, "file_lock", None)  # not needed again: the folder may be read-only by now
     download(remote.url, path, **known, **FAST)
     assert len(remote.requests) == 1
 
@@ -719,7 +719,7 @@ def test_who_waits_for_a_lock_is_told_which_file_it_is(tmp_path, capsys):
         if attempt == 1:
             raise TimeoutError
 
-    mine, other = taking_turns(tmp_path / "f", lambda attempt: None), taking_turns(tmp_path / "f", while_waiting)
+    mine, other = file_lock(tmp_path / "f", lambda attempt: None), file_lock(tmp_path / "f", while_waiting)
     with mine, pytest.raises(TimeoutError), other:
         raise AssertionError("two at once")
     assert waited == [0, 1] and STALE_LOCK.format(tmp_path / "f").endswith(f"{tmp_path / 'f'}.lock")

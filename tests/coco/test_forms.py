@@ -51,12 +51,12 @@ FORMS = {
     "Flickr's token file": "".join(f"{name}#{number}\t{text}\n" for name, number, text in ROWS),
     "Flickr30k's results.csv": "image_name| comment_number| comment\n"
     + "".join(f"{name}| {number}| {text}\n" for name, number, text in ROWS),
-    "a table by commas, with a header": table(",", "image,caption"),
-    "a table by commas, without a header": table(","),
-    "a table by semicolons, with a header": table(";", "Image Name;Caption"),
-    "a table by tabs, with a header": table("\t", "file_name\tcaption"),
-    "a table by tabs, without a header": table("\t"),
-    "a table by |, with a header": table("|", "image|comment", plain),
+    "a table separated by commas, with a header": table(",", "image,caption"),
+    "a table separated by commas, without a header": table(","),
+    "a table separated by semicolons, with a header": table(";", "Image Name;Caption"),
+    "a table separated by tabs, with a header": table("\t", "file_name\tcaption"),
+    "a table separated by tabs, without a header": table("\t"),
+    "a table separated by |, with a header": table("|", "image|comment", plain),
 }
 
 
@@ -108,7 +108,7 @@ def test_numbered_lines_that_are_there_twice_count_once(tmp_path):
     content = FORMS["Flickr's token file"]
     found = read_captions_file(write(tmp_path, content + content[: content.index("\n")]))
     assert {picture.file_name: picture.captions for picture in found.pictures} == CAPTIONS
-    assert len(found.oddities) == 1 and "1 lines are there twice" in found.oddities[0]
+    assert len(found.oddities) == 1 and "1 duplicate lines are ignored" in found.oddities[0]
 
 
 def test_captions_without_a_word_are_dropped(tmp_path):
@@ -120,8 +120,8 @@ def test_captions_without_a_word_are_dropped(tmp_path):
 @pytest.mark.parametrize(("content", "phrase"), [
     ("a.jpg#0\tA dog\nb.jpg A cat\n", "line 2 is 'b.jpg A cat', wanted name.jpg#0<tab>caption"),
     ("image_name| comment_number| comment\n\na.jpg\n", "line 3 is 'a.jpg', wanted name.jpg| 0| caption"),
-    ("image,caption\na.jpg,A dog\nb.jpg\n", "line 3: 1 fields, wanted 2; quote what holds ','"),
-    ("caption,image\nA dog, a cat,a.jpg\n", "line 2: 3 fields, wanted 2; quote what holds ','"),
+    ("image,caption\na.jpg,A dog\nb.jpg\n", "line 3: 1 fields, wanted 2; quote fields that contain ','"),
+    ("caption,image\nA dog, a cat,a.jpg\n", "line 2: 3 fields, wanted 2; quote fields that contain ','"),
     ("image,caption\na.jpg,A dog\n,A cat\n", "line 3: no file name, wanted one before each caption"),
     ('image,caption\na.jpg,"big" dog\n', 'line 2: the quotes do not match (\',\' expected after \'"\')'),
     ('image,caption\na.jpg,"A dog\nb.jpg,A cat\n', "the quotes do not match (unexpected end of data)"),
@@ -131,8 +131,8 @@ def test_captions_without_a_word_are_dropped(tmp_path):
     ('{"images": [', "not JSON"),
     ('{"info": 1, "images": []}', "JSON with the keys info, images, wanted the lists images and annotations"),
     ("[1]", "JSON with a list, wanted the lists images and annotations"),
-    ("image,caption\na.jpg,Ein Hündchen\n".encode("latin-1"), "not a text in UTF-8 (byte 0xfc in line 2)"),
-    ("image,caption\n".encode("utf-16"), "not a text in UTF-8 (byte 0xff in line 1)"),
+    ("image,caption\na.jpg,Ein Hündchen\n".encode("latin-1"), "not a text file in UTF-8 (byte 0xfc in line 2)"),
+    ("image,caption\n".encode("utf-16"), "not a text file in UTF-8 (byte 0xff in line 1)"),
 ])  # fmt: skip
 def test_files_that_cannot_be_read_are_told(content, phrase, tmp_path):
     text = message(read_captions_file, path := write(tmp_path, content))
@@ -150,7 +150,7 @@ def splits_of(found):
     return [picture.split for picture in found.pictures]
 
 
-@pytest.mark.parametrize("form", ["Flickr's token file", "a table by commas, with a header"])
+@pytest.mark.parametrize("form", ["Flickr's token file", "a table separated by commas, with a header"])
 def test_split_lists_beside_the_captions_are_found_and_others_named(form, tmp_path):
     path = write(tmp_path, FORMS[form])
     assert splits_of(read_captions_file(path, None)) == ["", "", ""]
@@ -163,7 +163,7 @@ def test_split_lists_beside_the_captions_are_found_and_others_named(form, tmp_pa
     found = read_captions_file(path, None)
     assert splits_of(found) == ["train", "val", "test"]
     line = summarize(found, "x")
-    assert line.startswith(f"x: {form}, divided by Flickr_8k.trainImages.txt, ")
+    assert line.startswith(f"x: {form}, split by Flickr_8k.trainImages.txt, ")
     assert line.endswith("3 pictures with 6 captions: train 1, val 1, test 1")
     assert splits_of(read_captions_file(path)) == ["", "", ""]  # not asked for
     beside[0].write_text("other.jpg\n")
@@ -186,14 +186,14 @@ def test_wrong_split_lists_are_told(tmp_path):
     other, empty = write(tmp_path, "other.jpg\n", "test.txt"), write(tmp_path, "", "dev.txt")
     (tmp_path / "folder").mkdir()
     for lists, phrase in [
-        ([train, val], "val.txt: '3.png' is in val and in train, wanted one split a picture"),
-        ([path], "any name: of which split? wanted a name that ends in train.txt"),
-        ([other], "names none of the pictures of"), ([empty], "empty, wanted a file name a line"),
+        ([train, val], "val.txt: '3.png' is in val and in train, wanted one split per picture"),
+        ([path], "any name: unknown split, wanted a name that ends in train.txt"),
+        ([other], "lists none of the pictures of"), ([empty], "empty, wanted one file name per line"),
         ([tmp_path / "folder"], "no split lists there, wanted files like Flickr_8k.trainImages.txt"),
         ([tmp_path / "no train.txt"], "cannot be read"),
     ]:  # fmt: skip
         assert phrase in message(read_captions_file, path, lists)
-    assert "tells its own splits" in message(read_captions_file, write(tmp_path, karpathy_json()), [train])
+    assert "has its own splits" in message(read_captions_file, write(tmp_path, karpathy_json()), [train])
 
 
 def test_pictures_of_a_split_to_evaluate(tmp_path, capsys):
@@ -204,11 +204,11 @@ def test_pictures_of_a_split_to_evaluate(tmp_path, capsys):
     pictures = find_pictures(tmp_path, path, "test")
     assert [p.file_name for p in pictures] == ["3.png"] and pictures[0].captions == CAPTIONS["3.png"]
     assert "a Karpathy split file, 3 pictures with 6 captions: train 2, test 1" in capsys.readouterr().err
-    assert "tells splits (train, test); say which one (--split)" in message(find_pictures, tmp_path, path)
+    assert "has splits (train, test); choose one (--split)" in message(find_pictures, tmp_path, path)
     assert "no pictures of split 'val'; its splits: train, test" in message(find_pictures, tmp_path, path, "val")
     path = write(tmp_path, FORMS["Flickr's token file"])
     assert len(find_pictures(tmp_path, path)) == 3
-    assert "tells no splits; give split lists" in message(find_pictures, tmp_path, path, "test")
+    assert "has no splits; give split lists" in message(find_pictures, tmp_path, path, "test")
     assert [p.file_name for p in find_pictures(tmp_path, path, "test", write_lists(tmp_path))] == ["3.png"]
 
 
@@ -231,8 +231,8 @@ def test_a_build_from_another_form_gives_the_same_file(form, tmp_path, capsys):
     capsys.readouterr()
     assert_equal(build_data(images, captions=path, image_size=4, seed=2), wanted)
     said = capsys.readouterr().err
-    assert f"{path}: {'a table by commas' if form == 'table' else 'Flickr'}" in said
-    assert "tells no validation pictures: 2 of 20 become those, drawn by seed 2" in said
+    assert f"{path}: {'a table separated by commas' if form == 'table' else 'Flickr'}" in said
+    assert "no validation pictures; 2 of 20 are chosen for that by seed 2" in said
     assert_equal(build_data(images, path, image_size=4, seed=2), wanted)  # as training captions
 
 
@@ -247,7 +247,7 @@ def test_the_build_command_takes_split_lists(tmp_path, capsys):
         said = capsys.readouterr()
         assert "train: 12 pictures of 4 x 4" in said.out and "val: 3 pictures" in said.out
         assert "20 pictures with 60 captions: train 12, val 3, test 3, in no split 2" in said.err
-        assert "tells no validation" not in said.err
+        assert "no validation" not in said.err
     data = build_data(images, captions=path, split_lists=[lists[0]], image_size=4)  # no list of validation pictures
     assert len(data["val_images"]) == 1 and sorted(numbers_of(data, "train") + numbers_of(data, "val")) == [*range(12)]
 

@@ -16,7 +16,7 @@ from support.data_files import PEAK, write_folder
 from eecs598.coco import build_data, build_vocabulary, encode_captions, prepare_image, save_data
 from eecs598.coco.__main__ import main
 from eecs598.coco.forms import read_captions
-from eecs598.coco.inspection import _match, _shrink, find_spoils
+from eecs598.coco.inspection import _match, _shrink, find_problems
 from eecs598.scenes.dataset import make_scenes
 
 SENTENCE = "a dog runs on the green grass while two people watch it from their old wooden bench near water"
@@ -50,7 +50,7 @@ def clean_data(train=40, val=20, references=True):
 
 
 def one_line(data, **options):
-    lines = find_spoils(data, **options)
+    lines = find_problems(data, **options)
     assert len(lines) == 1 and "\n" not in lines[0]
     return lines[0]
 
@@ -58,14 +58,14 @@ def one_line(data, **options):
 @pytest.mark.parametrize("references", [True, False])
 def test_a_clean_file_gives_no_warning(references, tmp_path, capsys):
     data = clean_data(references=references)
-    assert find_spoils(data) == find_spoils(data, quick=True) == []
+    assert find_problems(data) == find_problems(data, quick=True) == []
     save_data(data, tmp_path / "clean.pt")
     assert main(["check", str(tmp_path / "clean.pt")]) == 0
     assert "warning" not in capsys.readouterr().out
 
 
 def test_the_drawn_scenes_are_clean():
-    assert find_spoils(make_scenes(300, 100)) == []
+    assert find_problems(make_scenes(300, 100)) == []
 
 
 # --- pictures -------------------------------------------------------------------------------------------------
@@ -83,11 +83,11 @@ def test_pictures_in_both_splits_are_found_to_the_byte_and_nearly():
     data["val_images"][9] = recompressed(data["train_images"][12])
     data["val_images"][11] = data["train_images"][20].flip(2)  # mirrored: another picture
     line = one_line(data)
-    assert line.startswith("2 of 20 val pictures are training pictures too (1 to the byte, 1 nearly; ")
+    assert line.startswith("2 of 20 val pictures are also training pictures (1 exactly, 1 nearly; ")
     assert "first: val row 3, id 103 is train row 7, id 107" in line
     del data["val_image_ids"], data["train_image_ids"]
     assert "first: val row 3 is train row 7)" in one_line(data)
-    assert find_spoils(data, quick=True) == []
+    assert find_problems(data, quick=True) == []
 
 
 def test_the_same_picture_is_found_among_many_of_the_same_hash():
@@ -98,7 +98,7 @@ def test_the_same_picture_is_found_among_many_of_the_same_hash():
         for row in range(len(data[f"{split}_images"])):
             colour = torch.tensor([row * 6, 0, 200 if split == "val" else 0])
             data[f"{split}_images"][row, :, 9:21, 9:21] = colour[:, None, None].byte()
-    assert find_spoils(data) == []
+    assert find_problems(data) == []
     data["val_images"][0] = data["train_images"][39]
     assert "1 of 20 val pictures" in (line := one_line(data)) and "is train row 39" in line
 
@@ -120,7 +120,7 @@ def test_dim_pictures_of_different_things_are_not_the_same():
     data = clean_data()
     for split in ("train", "val"):
         data[f"{split}_images"] = (100 + data[f"{split}_images"].float() / 8).byte()
-    assert find_spoils(data) == []
+    assert find_problems(data) == []
     data["val_images"][8] = data["train_images"][8]
     assert "1 of 20 val pictures" in one_line(data)
 
@@ -130,13 +130,13 @@ def test_pictures_of_one_colour_are_counted_and_not_compared():
     for row in (4, 6):
         data["train_images"][row] = 128
     data["val_images"][5] = 128
-    lines = find_spoils(data)
+    lines = find_problems(data)
     assert [line[: line.index(":", 7)] for line in lines] == [
-        "train: 2 pictures are of one colour (first", "val: 1 pictures are of one colour (first",
+        "train: 2 pictures have a single colour (first", "val: 1 pictures have a single colour (first",
     ]  # fmt: skip
     assert "train row 4, id 104" in lines[0]
     data["train_images"][4, 0, 0, :9] = 0  # a thin line is something to see
-    assert "train: 1 pictures" in find_spoils(data)[0]
+    assert "train: 1 pictures" in find_problems(data)[0]
 
 
 def test_ten_thousand_pictures_are_compared_in_seconds():
@@ -150,11 +150,11 @@ def test_ten_thousand_pictures_are_compared_in_seconds():
 MEMORY = PEAK + """
 import sys, torch
 from eecs598.coco import load_data
-from eecs598.coco.inspection import find_spoils
+from eecs598.coco.inspection import find_problems
 torch.set_num_threads(1)
 data = load_data(sys.argv[1])
 before = memory()
-find_spoils(data)
+find_problems(data)
 print(memory() - before)
 """
 
@@ -180,12 +180,12 @@ def test_captions_in_both_splits_are_counted(references):
         data["val_captions"][row] = data["train_captions"][row]
     of, share = (40, "7.5%") if references else (20, "15.0%")
     line = one_line(data)
-    assert f"3 of {of} val captions ({share}) are training captions too (first: first a a a a 0)" in line
+    assert f"3 of {of} val captions ({share}) are also training captions (first: first a a a a 0)" in line
     for row in range(1, 3):
         if references:
             data["val_references"][row][1] = f"another caption {row}"
         data["val_captions"][row] = data["val_captions"][10]
-    assert find_spoils(data) == []  # short ones are the same now and then
+    assert find_problems(data) == []  # short ones are the same now and then
 
 
 def test_captions_that_are_cut_are_counted():
@@ -194,10 +194,10 @@ def test_captions_that_are_cut_are_counted():
     for row in range(5):
         data["train_references"][row][1] = f"{long} {row}"
         data["val_references"][row][1] = f"{long} {row + 50}"  # nothing learns from them
-    assert one_line(data).startswith("train: 5 of 80 captions (6.2%) have more than 15 words, and are cut there: ")
+    assert one_line(data).startswith("train: 5 of 80 captions (6.2%) have more than 15 words and are cut: ")
     for row in range(5):
         data["train_references"][row][1] = f"{' '.join(WORDS[:14])} {row}"  # 15 words
-    assert find_spoils(data) == []
+    assert find_problems(data) == []
 
 
 def test_captions_that_may_be_cut_are_counted_where_only_rows_are_there():
@@ -205,13 +205,13 @@ def test_captions_that_may_be_cut_are_counted_where_only_rows_are_there():
     ids = data["vocab"]["token_to_idx"]
     data["train_captions"][:3, 1:16], data["train_captions"][:3, 16] = ids["a"], ids["<END>"]  # 15 words
     data["train_captions"][3] = torch.where(data["train_captions"][3] == ids["<END>"], 0, data["train_captions"][3])
-    assert "train: 4 of 40 captions (10.0%) have all 15 words or no <END>, and may be cut" in one_line(data)
+    assert "train: 4 of 40 captions (10.0%) have 15 words or no <END> and may be cut" in one_line(data)
 
 
 def test_the_share_of_unknown_words():
     data = clean_data()
     data["val_captions"][:11, 1] = data["vocab"]["token_to_idx"]["<UNK>"]
-    assert find_spoils(data) == []  # 11 of 120
+    assert find_problems(data) == []  # 11 of 120
     data["val_captions"][:13, 1] = data["vocab"]["token_to_idx"]["<UNK>"]
     assert one_line(data) == "val: 10.8% of the words are <UNK>: build with a lower --min-count, or from more captions"
 
@@ -236,7 +236,7 @@ def test_a_build_ends_with_the_warnings(tmp_path, capsys):
     options = ["--images", str(images), "--captions", str(captions), "--out", str(tmp_path / "out.pt")]
     assert main(["build", *options, "--image-size", "8", "--min-count", "1"]) == 0
     said = capsys.readouterr().out
-    assert "warning: train: 11 pictures are of one colour" in said
+    assert "warning: train: 11 pictures have a single colour" in said
     assert "warning: train: 11 of 33 captions (33.3%) have more than 15 words" in said
 
 
@@ -255,8 +255,8 @@ def test_the_real_flickr8ks_picture_under_two_names_is_found(real_data, tmp_path
     (tmp_path / "val.txt").write_text("\n".join(names[:1] + names[202:]))
     lists = [tmp_path / "train.txt", tmp_path / "val.txt"]
     data = build_data(folder / "images", captions=tmp_path / "captions.txt", split_lists=lists)
-    lines = find_spoils(data)
-    assert lines[0].startswith("1 of 101 val pictures are training pictures too (")
+    lines = find_problems(data)
+    assert lines[0].startswith("1 of 101 val pictures are also training pictures (")
     cut = re.match(r"train: [\d,]+ of 1,005 captions \((.+)%\) have more than 15 words", lines[1])
     assert 5 < float(cut[1]) < 15
     assert np.array_equal(*(Image.open(folder / "images" / name).convert("RGB") for name in sorted(twins)))

@@ -237,7 +237,7 @@ def test_a_host_that_dies_midway_leaves_a_smaller_subset(fault, host, build, cap
     assert time.monotonic() - host.fell_ill < 5 * TIMEOUT + 4
     train, val = counts_of(data)
     assert 60 < train + val <= 120 and train >= 20 and val >= 5
-    assert "could not be had" in capsys.readouterr().out
+    assert "could not be downloaded" in capsys.readouterr().out
     host.fall_ill(None)
     assert_begins(build(200, 40), data)
 

@@ -37,8 +37,8 @@ def choose(monkeypatch):
 
     def choose(onednn):
         for what in ("product", "added-product"):
-            monkeypatch.setitem(choosing.DECIDED, what, "onednn" if onednn else "torch")
-        monkeypatch.setitem(choosing.DECIDED, "tanh", "sigmoid" if onednn else "torch")
+            monkeypatch.setitem(choosing.fixed_choices(), what, "onednn" if onednn else "torch")
+        monkeypatch.setitem(choosing.fixed_choices(), "tanh", "sigmoid" if onednn else "torch")
 
     return choose
 
@@ -64,7 +64,7 @@ def test_product_of_any_matrices(sizes, left, right):
     m, k, n = sizes
     a, b = LAYOUTS[left](m, k), LAYOUTS[right](k, n)
     with pytest.MonkeyPatch.context() as patch, Operations() as ran:
-        patch.setitem(choosing.DECIDED, "product", "onednn")
+        patch.setitem(choosing.fixed_choices(), "product", "onednn")
         found = arithmetic.product(a, b)
     assert ran.by_onednn() == (k > 0) and found.is_contiguous()
     torch.testing.assert_close(found, (a.double() @ b.double()).float(), rtol=1e-5, atol=1e-5)
@@ -128,7 +128,7 @@ def test_a_captioner_learns_the_same_by_either_library(choose, cell):
 def test_tanh(values, way):
     x = torch.tensor(values)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(choosing.DECIDED, "tanh", way)
+        patch.setitem(choosing.fixed_choices(), "tanh", way)
         found = arithmetic.tanh_(x.clone())
     torch.testing.assert_close(found, x.tanh(), rtol=0, atol=2.4e-7)
     assert found.abs().max() <= 1
@@ -160,7 +160,7 @@ def test_tanh_in_another_precision_keeps_its_digits(choose, dtype):
 def test_each_size_and_layout_has_a_choice_of_its_own(monkeypatch):
     chosen = {}
     monkeypatch.setattr(choosing, "_chosen", chosen)
-    monkeypatch.setattr(choosing, "DECIDED", {})
+    monkeypatch.setattr(choosing, "fixed_choices", dict)
     a, b = torch.randn(100, 6), torch.randn(6, 7)
     arithmetic.product(a, b), arithmetic.product(a[:90], b), arithmetic.product(a, torch.randn(7, 6).t())
     arithmetic.tanh_(a[:60].clone())

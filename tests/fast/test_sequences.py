@@ -161,7 +161,7 @@ def test_the_word_loss_in_blocks_is_that_of_all_scores_at_once(P, H, V, smoothin
     each = F.cross_entropy(scores, y, label_smoothing=smoothing, reduction="none").masked_fill(weights == 0, 0)
     wanted = (weights * each).sum()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loss, "SCORED_ROWS", data.draw(st.integers(1, 10)))
+        patch.setattr(loss, "BLOCK_ROWS", data.draw(st.integers(1, 10)))
         found = loss.word_loss(*inputs, y, weights, smoothing, banned)
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
     for mine, theirs in zip(torch.autograd.grad(3 * found, inputs), torch.autograd.grad(3 * wanted, inputs)):
@@ -174,7 +174,7 @@ def test_the_scores_of_all_steps_never_exist(monkeypatch):
     inputs = [torch.randn(1000, 4, requires_grad=True), torch.randn(7, 4), torch.randn(7)]
     loss.word_loss(*inputs, torch.zeros(1000, dtype=torch.int64)).backward()
     sizes = [rows for rows, columns in shapes if columns == 7]
-    assert sum(sizes) == 1000 and max(sizes) <= loss.SCORED_ROWS and inputs[0].grad.abs().min() > 0
+    assert sum(sizes) == 1000 and max(sizes) <= loss.BLOCK_ROWS and inputs[0].grad.abs().min() > 0
 
 
 def test_without_gradients_none_is_computed(monkeypatch):

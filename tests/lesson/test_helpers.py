@@ -280,7 +280,7 @@ def test_several_captions_of_each_picture(tiny_data, mean_encoder, cell_type):
 
 
 def test_no_pictures_to_decode(tiny_data, mean_encoder):
-    with pytest.raises(ValueError, match="there are no pictures to caption"):
+    with pytest.raises(ValueError, match="images is empty; pass at least one picture"):
         helpers.decode_pictures(make(tiny_data, mean_encoder), tiny_data["val_images"][:0])
 
 
@@ -336,7 +336,7 @@ def checkpoint(tmp_path_factory):
 
 
 def assert_refused(path):
-    with pytest.raises(DataError, match=r"not a captioner's checkpoint|cannot be made here") as caught:
+    with pytest.raises(DataError, match=r"not a captioner's checkpoint|is not available") as caught:
         helpers.load_captioner(path)
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
 
@@ -395,7 +395,7 @@ def test_in_a_folder_that_is_read_only_scenes_are_drawn_and_not_kept(tmp_path, m
     data = helpers.open_data("scenes", 4, 2)
     assert len(data["train_images"]) == 4 and not (tmp_path / "gone").exists()
     note, train, *_ = capsys.readouterr().out.splitlines()
-    assert note.startswith("note: the scenes are not kept, and drawn anew each time (") and train.startswith("train: 4")
+    assert note.startswith("note: the scenes cannot be saved and are drawn again") and train.startswith("train: 4")
 
 
 def test_photographs_are_opened_from_the_source_that_has_them(tiny_data, tmp_path, monkeypatch, capsys):
@@ -488,7 +488,7 @@ def test_photographs_from_a_path_an_address_and_bytes(tmp_path, serve):
     images = helpers.read_photographs([path, str(path), f"{address}/red.png", path.read_bytes()], 40, "stretch")
     assert images.shape == (4, 3, 40, 40) and images.dtype == torch.uint8
     assert (images == torch.tensor([200, 30, 30], dtype=torch.uint8).view(1, 3, 1, 1)).all()
-    with pytest.raises(DataError, match=r"none.png: cannot be fetched \(HTTPError: 404"):
+    with pytest.raises(DataError, match=r"none.png: cannot be downloaded \(HTTPError: 404"):
         helpers.read_photographs([f"{address}/none.png"])
     for source in (b"no picture", tmp_path / "none.png"):
         with pytest.raises(DataError):

@@ -100,7 +100,7 @@ def test_without_photographs_their_cells_are_left_out_whatever_the_file(session,
     session.shell.user_ns["rlc"] = ours
     session.begin()
     text, _, error = session.run("photos = helpers.open_photographs()\nwords = photos['vocab']")
-    why = "EECS598_PHOTOS=none: no photographs are looked for\nthere are no photographs"
+    why = "EECS598_PHOTOS=none: photographs are skipped\nthere are no photographs"
     assert (text, error) == (f"{why}: this cell is left out\n", None)
     for name in ("photos", "words"):
         assert session.run(f"len({name})") == left_out(f"{name} would come from a cell that was left out")
@@ -221,7 +221,7 @@ def test_a_file_gets_the_features_that_it_takes(tmp_path, capsys, changes, chann
         return
     assert fitted.encoder is encoder and fitted.out_channels == (channels or 3)
     assert fitted(images).shape == (3, channels or 3, 4, 4)
-    said = "takes 400 channels on a grid of 4 x 4 alone" if channels else "takes features on a grid of 4 x 4 alone"
+    said = "only takes 400 channels on a 4 x 4 grid" if channels else "only takes features on a 4 x 4 grid"
     (line,) = printed.splitlines()
     assert said in line and "3 channels on 5 x 7" in line
 
@@ -329,5 +329,5 @@ def test_the_speed_tables_leave_out_what_a_students_layers_do_not_take(tmp_path,
     told = capsys.readouterr().out
     assert "attention LSTM: left out, the layer takes no 7x7 (RuntimeError)" in told
     assert "training step, attn: left out, the captioner takes no 112 channels on 7x7" in told
-    assert "training step, attn: left out (fast training takes an nn.Linear" in told
+    assert "training step, attn: left out (fast training needs an nn.Linear" in told
     assert rows.count("plain training step, attn") == 1 and "training step, lstm" in rows

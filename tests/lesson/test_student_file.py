@@ -307,5 +307,5 @@ def test_captioning_leaves_the_students_encoder_alone(student, tiny_data):
 def test_other_than_greedy_decoding_says_what_the_students_captioner_lacks(student, tiny_data):
     model, names = make_student(student, tiny_data, "attn", ColourEncoder()), tiny_data["vocab"]["idx_to_token"]
     for decode in (helpers.decode_pictures, lambda *args, **options: helpers.caption_pictures(*args, names, **options)):
-        with pytest.raises(ValueError, match=r"has no begin and no step, .* caption without options"):
+        with pytest.raises(ValueError, match=r"has no begin and no step method, .* leave out the options"):
             decode(model, tiny_data["val_images"], beam_size=3)

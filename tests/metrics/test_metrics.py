@@ -118,11 +118,11 @@ def test_captions_without_a_word_score_nothing():
 
 
 @pytest.mark.parametrize("captions, references, message", [
-    ([], [], "there are no captions to score"),
-    (["a"], [["a"], ["b"]], "there are 1 captions but references of 2 pictures"),
+    ([], [], "no captions to score"),
+    (["a"], [["a"], ["b"]], "1 captions but references for 2 pictures"),
     (["a", "b"], [["a"], []], "picture 1 has no references"),
     ([7], [["a"]], r"captions\[0\] is 7; it must be a string"),
-    (["a", "b"], [["."], [""]], "no reference has a word"),
+    (["a", "b"], [["."], [""]], "no reference contains a word"),
     (["a"], ["a dog"], r"references\[0\] is 'a dog'; it must be a list of strings"),
 ])  # fmt: skip
 def test_what_cannot_be_scored_is_named(captions, references, message):

@@ -159,7 +159,7 @@ def test_a_finished_run_returns_its_history_at_once(tmp_path, capsys):
 def test_more_epochs_go_on_and_fewer_are_refused(tmp_path):
     run(tmp_path)
     assert result(run(tmp_path, begin=3, num_epochs=5)) == result(run(num_epochs=5))
-    with pytest.raises(CheckpointError, match=r"num_epochs is 3, but the run in .* is past that, in epoch 5"):
+    with pytest.raises(CheckpointError, match=r"num_epochs is 3, but the run in .* is already in epoch 5"):
         run(tmp_path)
 
 
@@ -335,7 +335,7 @@ def test_another_run_is_refused_by_what_differs(tmp_path, change, told):
     with pytest.raises(CheckpointError, match=told) as caught:
         run(tmp_path, **change)
     assert "\n" not in str(caught.value)
-    assert str(caught.value).endswith("choose another checkpoint_dir, or delete that one to begin anew")
+    assert str(caught.value).endswith("choose another checkpoint_dir, or delete that one to start over")
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -373,7 +373,7 @@ def test_a_data_file_changed_since_by_one_pixel(tiny_data, tmp_path):
     content = bytearray((tmp_path / "data.pt").read_bytes())
     content[content.find(tiny_data["train_images"].numpy().tobytes())] ^= 1
     (tmp_path / "data.pt").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"is of another run \(images: .* hash \w+ there, .* hash \w+ here\)"):
+    with pytest.raises(CheckpointError, match=r"belongs to another run \(images: .* hash \w+ there, .* \w+ here\)"):
         train_captioner(helpers.load_coco_captions(tmp_path / "data.pt"), tmp_path, checkpoint_dir=tmp_path / "kept")
     assert {path: path.read_bytes() for path in (tmp_path / "kept").iterdir()} == before
 
@@ -422,7 +422,7 @@ def test_a_folder_that_cannot_be_written_stops_a_new_run_before_it_trains(tmp_pa
             fail(context, name, {1}, code)
             run(tmp_path / "new", stop_at=1)
         assert os.strerror(code) in str(caught.value) and str(tmp_path) in str(caught.value)
-        assert "choose another checkpoint_dir; nothing is trained yet" in str(caught.value)
+        assert "choose another checkpoint_dir; training has not started" in str(caught.value)
         assert names(tmp_path / "new") == []
 
 
@@ -460,7 +460,7 @@ def test_a_disk_that_really_fills_up(small_disk, capsys, stop_at):
     assert "No space left on device" in said and f"{last.name} is still there" in said and last.exists()
     for path in (disk / "kept").iterdir():
         read_checkpoint(path)
-    with pytest.raises(CheckpointError, match=r"No space left on device.*nothing is trained yet"):
+    with pytest.raises(CheckpointError, match=r"No space left on device.*training has not started"):
         run(disk / "new", stop_at=1)
     filler[0].unlink()
     assert result(run(disk / "kept", begin=9, make=Filling)) == whole
@@ -476,7 +476,7 @@ def test_a_disk_that_is_really_read_only(small_disk, capsys):
 
     assert result(run(disk / "kept", 1, 5, make=Locking)) == whole
     assert "Read-only file system" in capsys.readouterr().err
-    with pytest.raises(CheckpointError, match=r"Read-only file system.*nothing is trained yet"):
+    with pytest.raises(CheckpointError, match=r"Read-only file system.*training has not started"):
         run(disk / "new", stop_at=1)
     assert names(disk / "kept") == ["best.pt", "iteration-00000003.pt", "iteration-00000004.pt"]
     assert mount("-o", "remount,rw") and result(run(disk / "kept", begin=9, make=Locking)) == whole
@@ -607,7 +607,7 @@ def test_another_captioner_is_refused(tiny_data, tmp_path, change, options, told
 
 @pytest.mark.parametrize("wrong, told", [
     ({"learning_rate": float("nan")}, "learning_rate is nan"), ({"batch_size": 0}, "batch_size is 0"),
-    ({"image_index": torch.tensor([0, 1, 2, 9])}, "goes up to 9"),
+    ({"image_index": torch.tensor([0, 1, 2, 9])}, "from 0 to 9"),
     ({"num_epochs": 2.5}, "num_epochs is 2.5"), ({"lr_decay": -1}, "lr_decay is -1"),
 ])  # fmt: skip
 def test_what_makes_no_sense_is_told_before_pictures_are_encoded(tiny_data, tmp_path, monkeypatch, wrong, told):
@@ -655,5 +655,5 @@ def test_the_command_keeps_each_cell_in_its_own_folder(tiny_data, tmp_path, monk
     whole = torch.load(tmp_path / "out" / "lstm.pt", weights_only=True)["state"]
     assert all(torch.equal(value, whole[name]) for name, value in weights.items())
     status, said = call(*command, 3, *kept, "--learning-rate", 0.5)
-    told = f"error: {tmp_path / 'kept' / 'rnn'} is of another run (learning_rate: 0.001 there, 0.5 here): choose an"
+    told = f"error: {tmp_path / 'kept' / 'rnn'} belongs to another run (learning_rate: 0.001 there, 0.5 here): choose"
     assert status == 1 and said.err.startswith(told) and said.err.count("\n") == 1

@@ -58,7 +58,7 @@ def test_without_fast_there_are_no_options():
 
 
 def test_without_fast_there_are_no_weights():
-    with pytest.raises(ObjectiveError, match=r"weighted by eecs598.fast alone: fast=True"):
+    with pytest.raises(ObjectiveError, match=r"for captions sampled from the model, need fast=True"):
         Objective(make_model("rnn"), fast=False)(*batch(), torch.ones(4))
 
 
@@ -238,7 +238,7 @@ def test_tied_embeddings_are_one_weight_that_learns_from_both_ends(cell_type):
 
 
 def test_tied_embeddings_take_word_vectors_as_long_as_the_state():
-    with pytest.raises(ValueError, match=r"tie_embeddings takes .* wordvec_dim is 5 and hidden_dim 7"):
+    with pytest.raises(ValueError, match=r"tie_embeddings needs .* wordvec_dim is 5 and hidden_dim 7"):
         make_objective("attn", tie_embeddings=True)
 
 
@@ -339,7 +339,7 @@ def test_maps_of_the_same_shape_are_told_apart_by_their_order():
 def test_a_part_that_is_missing_is_named(part, missing):
     model = make_model("rnn")
     setattr(model, part, torch.nn.Identity())
-    with pytest.raises(PartsError, match=f"fast training takes {missing}, which the captioner lacks"):
+    with pytest.raises(PartsError, match=f"fast training needs {missing}, which the captioner lacks"):
         find_parts(model)
 
 
@@ -375,5 +375,5 @@ def test_bad_input_is_named():
             loss_of(images, captions.to("meta"))
     promising = make_model("rnn", input_dim=400)
     promising.image_encoder.out_channels = 400
-    with pytest.raises(ObjectiveError, match=r"gives features \(4, 3, 2, 3\); .* takes \(N, 400, h, w\)"):
+    with pytest.raises(ObjectiveError, match=r"returns features \(4, 3, 2, 3\); .* takes \(N, 400, h, w\)"):
         Objective(promising)(images, captions)

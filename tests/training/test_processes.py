@@ -84,7 +84,7 @@ def test_features_are_computed_once(launched):
 def test_a_killed_process_ends_the_run_with_a_word_and_a_checkpoint(tmp_path, capsys):
     done = launch("tests/support/several_processes.py", tmp_path, "killed")
     assert done.returncode != 0
-    assert re.search(r"^error: (another process of the run has ended|stopped by SIGTERM).*the same command goes on "
+    assert re.search(r"^error: (another process of the run has ended|stopped by SIGTERM).*the same command resumes "
                      r"from the last checkpoint", done.stderr, re.MULTILINE), done.stderr  # fmt: skip
     model = several_processes.make_model("lstm", model_class=several_processes.Killed)
     rest = several_processes.train("lstm", model=model, kept=checkpoints.Checkpoints(tmp_path / "killed", {}, 1))

@@ -65,13 +65,13 @@ def test_the_loss_weighs_each_caption_by_its_advantage(tiny_data, cell_type, ble
     model = make(tiny_data, cell_type)
     loss_of = critical(model, tiny_data, samples=3, max_length=6, bleu=bleu)
     drawn = []
-    draw = selfcritical.decoding.draw_captions
+    draw = selfcritical.decoding.sample_captions
 
     def draw_and_note(*args, **how):
         drawn.append(draw(*args, **how))
         return drawn[-1]
 
-    monkeypatch.setattr(selfcritical.decoding, "draw_captions", draw_and_note)
+    monkeypatch.setattr(selfcritical.decoding, "sample_captions", draw_and_note)
     pictures = torch.tensor([2, 0])
     loss = loss_of(tiny_data["train_images"][pictures], pictures)
     names, end = tiny_data["vocab"]["idx_to_token"], tiny_data["vocab"]["token_to_idx"]["<END>"]

@@ -103,7 +103,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(bad):
         ({"learning_rate": -1}, "learning_rate is -1"),
         ({"lr_decay": 0}, "lr_decay is 0"),
         ({"image_index": torch.arange(3)}, r"image_index is \(3,\); it must be \(10,\)"),
-        ({"image_index": torch.arange(10) + 1}, "image_index goes up to 10, but there are 10 images"),
+        ({"image_index": torch.arange(10) + 1}, "image_index goes from 1 to 10, but there are 10 images"),
     ],
 )
 def test_bad_options_are_named(change, message):
