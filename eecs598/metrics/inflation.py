@@ -6,7 +6,8 @@
     train pictures    the pictures that are scored were in the training set, as happens if pairs of picture and caption
                       are split at random: most of the other captions of each picture are then trained on
     teacher forcing   each word that is scored was predicted from a person's previous words, and the caption is as
-                      long as that person's
+                      long as that person's: more single words are correct, but they need not fit each other, so that
+                      longer n-grams may lose
 """
 
 from typing import NamedTuple
