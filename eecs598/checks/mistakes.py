@@ -1,7 +1,7 @@
-"""How learners get each part wrong, as data: a sentence, and the formula f of the inputs p with the mistake made.
+"""Common mistakes in each part, as pairs of a sentence and a function of the formula f and its inputs p.
 
-Autograd through a mistaken formula gives the gradients that the mistake gives, so forward and backward share them.
-Where a learner's numbers are a mistake's numbers, its sentence is the hint; it follows "what comes out when".
+Autograd through a formula with a mistake gives the gradients of the mistake, so forward and backward share them. If a
+learner's numbers equal those of a mistake, its sentence is the hint, after "what comes out when".
 """
 
 import itertools
@@ -47,13 +47,13 @@ def _only_last(h, *rest):
 
 
 def _recur_late(f, p):
-    """The gradient of Wh made with next_h: a product of value 0 brings it, that with prev_h being cut."""
+    """The gradient of Wh computed from next_h, through a product of value 0, while that through prev_h is detached."""
     next_h = f(**p)[0].detach()
     return f(**p, recur=lambda h, Wh: h @ Wh.detach() + next_h @ (Wh - Wh.detach()))
 
 
 def _forget_late(i, f, g, prev_c):
-    """The forget gate's gradient made with next_c, by the same means."""
+    """The gradient of the forget gate computed from next_c, in the same way."""
     next_c = next_cell(i, f, g, prev_c).detach()
     return f.detach() * prev_c + i * g + (f - f.detach()) * next_c
 
@@ -73,8 +73,8 @@ def _unscaled_slope(scores, H):
     return scores + (scaled(scores, H) - scores).detach()
 
 
-# Of two mistakes that explain as much the first is named: mistakes of the backward alone stand first where the
-# gradient cannot tell them from a mistake of the forward.
+# If two mistakes explain the same outputs, the first one is named. So mistakes in the backward come before mistakes in
+# the forward with the same gradient.
 
 # fmt: off
 NO_BIAS = ("the bias b is left out", _on(b=zero))
@@ -162,12 +162,12 @@ WORD_EMBEDDING = (
 )
 TEMPORAL_SOFTMAX = (
     ("the loss is averaged over the batch and over time; it is summed over time",
-     _with(total=lambda losses, real: losses.mean())),
+     _with(total=lambda losses, mask: losses.mean())),
     ("the loss is averaged over the counted steps; it is summed over time and divided by N",
-     _with(total=lambda losses, real: losses.sum() / real.sum())),
+     _with(total=lambda losses, mask: losses.sum() / mask.sum())),
     ("the loss is averaged over time and summed over the batch; it is the other way round",
-     _with(total=lambda losses, real: losses.sum() / losses.shape[1])),
-    ("the loss is not divided by N", _with(total=lambda losses, real: losses.sum())),
+     _with(total=lambda losses, mask: losses.sum() / losses.shape[1])),
+    ("the loss is not divided by N", _with(total=lambda losses, mask: losses.sum())),
     ("ignore_index is not used", _with(ignore_index=None)),
     ("word 0 is ignored, whatever ignore_index says", _with(ignore_index=0)),
     ("the softmax runs over time (axis 1); it runs over the words (axis 2)", _with(axis=1)),

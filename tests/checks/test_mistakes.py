@@ -294,7 +294,7 @@ def test_a_wrong_forward_with_its_own_right_backward_is_told_apart():
         return 2 * dh, dW, db
 
     names |= {"temporal_affine_forward": doubled, "temporal_affine_backward": of_doubled}
-    assert "the backward is right for your own forward: mend temporal_affine_forward" in hints(
+    assert "the backward is right for your own forward: fix temporal_affine_forward" in hints(
         "temporal_affine_backward", names
     )
 

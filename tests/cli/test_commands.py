@@ -215,7 +215,7 @@ def test_train_with_all_its_options(data_file, tmp_path, capsys):
     ("--self-critical-bleu", "nan", "'nan', wanted a number, at least 0"), ("--encoder", "vgg", "choice: 'vgg'"),
     ("--scheduled-sampling", 2, "scheduled_sampling is 2.0"), ("--seed", 2**70, "is too large, wanted at most 9,223,"),
     ("--weight-decay", "inf", "weight_decay is inf"), ("--warmup", -1, "'-1', wanted a whole number, at least 0"),
-    ("--hidden", 10**9, "out of memory: lower sizes such as --hidden"), ("--batch-size", 2**70, "is too large, wanted at most 1,000,000,000"),
+    ("--hidden", 10**9, "out of memory: lower sizes such as --hidden"), ("--batch-size", 2**70, "is too large"),
 ])  # fmt: skip
 def test_new_options_that_make_no_sense(data_file, tmp_path, monkeypatch, capsys, option, value, told):
     """Told before anything long, as training on people's captions or the pictures' features, is begun."""
