@@ -152,7 +152,7 @@ def _next_log_probs(model, scores, written, no_repeat_ngram):
     if 0 < no_repeat_ngram <= written.shape[1]:
         ngrams = written.unfold(1, no_repeat_ngram, 1)  # (R, t - n + 1, n): every n-gram so far
         prefix = written[:, None, written.shape[1] - no_repeat_ngram + 1 :]  # (R, 1, n - 1)
-        matches = (ngrams[:, :, :-1] == prefix).all(2)  # n-grams that a certain next word would repeat: ban it
+        matches = (ngrams[:, :, :-1] == prefix).all(2)  # n-grams that could be repeated: ban their last words
         log_probs.scatter_(1, ngrams[:, :, -1].where(matches, model.null), -math.inf)
     return log_probs
 

@@ -404,7 +404,7 @@ def test_those_who_want_the_same_features_take_turns(mean_encoder, pictures, tmp
     second = cached(SlowEncoder(), pictures, tmp_path)
     first.join()
     assert sum(shown) == len(pictures) and torch.equal(results["first"], second)
-    assert "another process is computing" in capsys.readouterr().err
+    assert "waiting for another process that is computing" in capsys.readouterr().err
     assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
 
 

@@ -1,11 +1,10 @@
-"""How fast is the hand-written code? Ours and the other side by side, in turns, on this machine.
+"""Benchmarks of the hand-written code against PyTorch's, on this machine.
 
     python -m eecs598.bench [--rows NAME...] [--rounds 15] [--module FILE] [--json FILE] [--png FILE]
-    python -m eecs598.bench.step_time      computing and communication in a training step
+    python -m eecs598.bench.step_time      computation and communication in a training step
 
-Every row times two ways of doing the same: they run in turns, so that a machine that slows down slows both, and the
-figure is the median of the ratios of neighbours, ours to the other, with the quartiles beside it. Below 1 ours is
-the faster.
+Every row times two implementations. They run alternately, so that fluctuations of the machine affect both, and the
+result is the median of the ratios of consecutive runs, ours to the other, with quartiles. Below 1, ours is faster.
 """
 
 from eecs598.bench.command import main, run

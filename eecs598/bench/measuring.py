@@ -1,4 +1,4 @@
-"""Timing: two ways of doing the same, in turns, so that a machine that slows down slows both."""
+"""Timing two implementations alternately, so that fluctuations of the machine affect both."""
 
 import contextlib
 import multiprocessing
@@ -15,7 +15,7 @@ import torch
 
 
 class Pair(NamedTuple):
-    """Two ways of doing the same, each a function of no arguments, and in words what is compared."""
+    """Two implementations of the same computation, as functions without arguments, with labels."""
 
     name: str
     size: str
@@ -25,7 +25,7 @@ class Pair(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A measured pair: medians in milliseconds (or MB), the median ratio ours / other and its quartiles."""
+    """The result for a pair: medians in milliseconds (or MB), the median ratio ours / other, and its quartiles."""
 
     name: str
     size: str
@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 
 def compare(pair, rounds=15, where="cpu"):
-    """Run both sides of a `Pair` in turns, after one round that does not count. Returns a `Row`."""
+    """Run both sides of a `Pair` alternately, after one warm-up round. Returns a `Row`."""
     times = [(seconds(pair.other, where), seconds(pair.ours, where)) for _ in range(rounds + 1)][1:]
     others, ours = zip(*times)
     ratios = [mine / theirs for theirs, mine in times]
@@ -57,9 +57,9 @@ def seconds(function, where):
 
 
 def in_new_process(function, *args, environment=None):
-    """What function(*args) returns in a process of its own, with these environment variables beyond this one's."""
+    """The result of function(*args) in a new process, with additional environment variables."""
     before = dict(os.environ)
-    os.environ |= environment or {}  # a new process has them before it imports anything
+    os.environ |= environment or {}  # so that the new process has them before its first import
     try:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             return pool.submit(function, *args).result()
@@ -70,7 +70,7 @@ def in_new_process(function, *args, environment=None):
 
 @contextlib.contextmanager
 def like_cudnn(where):
-    """Inside, a GPU's products of float32 matrices are in TF32 if those of cuDNN's layers are: by default they are."""
+    """A context in which float32 matrix products on a GPU use TF32 if cuDNN's layers do, which is the default."""
     before = torch.get_float32_matmul_precision()
     if torch.device(where).type == "cuda" and torch.backends.cudnn.allow_tf32:
         torch.set_float32_matmul_precision("high")
@@ -93,7 +93,7 @@ def describe_machine(where="cpu"):
 
 
 def table(rows):
-    """The rows as aligned text: below 1 ours is the faster, or the lighter."""
+    """The rows as aligned text. Below 1, ours is faster or needs less memory."""
     lines = [("", "", "against", "ours", "other", "ratio", "quartiles")]
     for row in rows:
         times = (f"{value:,.1f} {row.unit}" for value in (row.ours, row.other))

@@ -1,4 +1,4 @@
-"""Peak memory of a training step, each side in a process of its own."""
+"""Peak memory of a training step, with each implementation in a process of its own."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ from eecs598.bench.pairs import captioner_and_data, fast_training_step, load_mod
 
 
 def memory_rows(module, sizes, where):
-    """The peak resident memory of a few training steps beyond what the process held before, each side on its own."""
+    """The increase in peak resident memory during a few training steps, in a new process for each implementation."""
     if not Path("/proc/self/status").exists():
         print("memory: measured on Linux only (it reads /proc/self/status)", file=sys.stderr)
         return
@@ -20,10 +20,10 @@ def memory_rows(module, sizes, where):
 
 
 def _peak_memory(module_file, sizes, cell_type, padding, side):
-    """Megabytes at the peak of three training steps, less those held before the first."""
+    """The peak memory of three training steps in megabytes, minus that before the first."""
     ours, plain, batch = captioner_and_data(load_module(module_file), sizes, cell_type, padding)
     step = fast_training_step(ours, batch) if side == "ours" else training_step(plain, batch)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = _status("VmRSS")
     for _ in range(3):
         step()

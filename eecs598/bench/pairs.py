@@ -43,16 +43,16 @@ class Sizes(NamedTuple):
 
 
 def load_module(path):
-    """A rnn_lstm_captioning.py by its path: ours, or a student's."""
+    """Import a rnn_lstm_captioning.py, ours or a student's, from its path."""
     spec = util.spec_from_file_location("rnn_lstm_captioning", path)
     module = util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # before it runs: its classes look themselves up there
+    sys.modules[spec.name] = module  # before it runs, as its classes look up their module
     spec.loader.exec_module(module)
     return module
 
 
 def _step(forward, parameters, dout=None):
-    """Forward and backward, with gradients that begin anew."""
+    """Forward and backward, with gradients cleared first."""
 
     def step():
         for parameter in parameters:
@@ -63,7 +63,7 @@ def _step(forward, parameters, dout=None):
 
 
 class PlainCaptioner(nn.Module):
-    """The captioner as one writes it first: padding is computed, autograd records every step."""
+    """A straightforward captioner in PyTorch: padding is computed, and autograd records every step."""
 
     def __init__(self, V, C, W, H, cell_type, ignore_index=0):
         super().__init__()
@@ -88,7 +88,7 @@ class PlainCaptioner(nn.Module):
 
 
 def layer_pairs(module, sizes, where):
-    """`eecs598.fast`'s layers, full length, every gradient; and how long their matrix products take by themselves."""
+    """The layers of `eecs598.fast`, at full length with all gradients; and their matrix products alone."""
     for pair in _layer_pairs(fast_layers(), sizes, where):
         yield pair
         if pair.name in ("LSTM", "RNN"):
@@ -97,13 +97,13 @@ def layer_pairs(module, sizes, where):
 
 
 def fast_layers():
-    from eecs598 import fast  # which a student edition lacks
+    from eecs598 import fast  # here, since student editions lack it
 
     return fast
 
 
 def _products(sizes, columns, where):
-    """The products of a layer whose weights have so many columns, forward and backward: no layer can be faster."""
+    """The matrix products of a layer, forward and backward: a lower bound for its time. columns: of its weights."""
     from eecs598.fast.arithmetic import add_product_, product
 
     N, T, W, H = sizes[:4]
@@ -122,7 +122,7 @@ def _products(sizes, columns, where):
 
 
 def plain_pairs(module, sizes, where):
-    """What `module` says as plainly as it can: its own layers, and a training step by its own functions."""
+    """The plain code of `module`: its own layers, and a training step with its own functions."""
     for pair in _layer_pairs(module, sizes, where):
         yield pair._replace(name=f"plain {pair.name}")
     for pair in _training_pairs(module, sizes, where, training_step):
@@ -140,7 +140,7 @@ def _layer_pairs(layers, sizes, where):
     ):  # fmt: skip
         ours = getattr(layers, name)(W, H).to(where)
         other = FromState(library(W, H, batch_first=True), start).to(where)
-        both = zip(ways_to_run(ours, x, h0).items(), ways_to_run(other, x, h0).values())
+        both = zip(launch_modes(ours, x, h0).items(), launch_modes(other, x, h0).values())
         for (how, layer), library_layer in both:
             steps = (_step(partial(each, x, h0), (x, h0, *each.parameters()), dh) for each in (layer, library_layer))
             yield Pair(name + how, str(sizes), f"torch.nn.{name}{how}", *steps)
@@ -150,7 +150,7 @@ def _layer_pairs(layers, sizes, where):
         A = torch.randn(N, H, grid, grid, device=where, requires_grad=True)
         try:
             ours(x, A)
-        except Exception as error:  # a student's layer may have 4 x 4 written in
+        except Exception as error:  # a student's layer may have 4 x 4 hard-coded
             print(f"attention LSTM: left out, the layer takes no {grid}x{grid} ({type(error).__name__})")
             continue
         yield Pair(
@@ -161,7 +161,7 @@ def _layer_pairs(layers, sizes, where):
 
 
 class FromState(nn.Module):
-    """A layer of torch.nn, called as ours: (x, h0) -> h."""
+    """A layer of torch.nn with the signature of ours, (x, h0) -> h."""
 
     def __init__(self, layer, start):
         super().__init__()
@@ -171,23 +171,23 @@ class FromState(nn.Module):
         return self.layer(x, self.start(h0))[0]
 
 
-def ways_to_run(layer, *inputs):
-    """{what to call it: the layer to call}: as it is, and on CUDA also with all its launches recorded as one graph.
+def launch_modes(layer, *inputs):
+    """{suffix of the name: layer}: the layer as it is, and on CUDA also recorded as a CUDA graph.
 
-    Python hands a GPU its kernels one by one, each some microseconds, more than many of them run; a recorded graph
-    is handed over whole, so it is compared with a recorded graph. It is for one shape of input, so padding is computed.
+    Launching a kernel from Python takes some microseconds, which is longer than many kernels run. A recorded graph is
+    launched as a whole, so it is compared with a recorded graph. It has fixed shapes, so padding is computed.
     """
-    ways = {"": layer}
+    modes = {"": layer}
     if inputs[0].is_cuda:
         samples = tuple(tensor.detach().clone().requires_grad_() for tensor in inputs)
-        ways[", one graph"] = torch.cuda.make_graphed_callables(copy.deepcopy(layer), samples)
-    return ways
+        modes[", one graph"] = torch.cuda.make_graphed_callables(copy.deepcopy(layer), samples)
+    return modes
 
 
 def captioner_and_data(module, sizes, cell_type, padding, where="cpu", encoder=None):
-    """Our captioner, the plain one, and a batch (features, captions) with that share of padding.
+    """Our captioner, the plain one, and a batch (features, captions) with this fraction of padding.
 
-    Ours takes the features themselves, or pictures if it is given an encoder.
+    Ours takes features, or pictures if an encoder is given.
     """
     N, T, W, H, V, C, grid = sizes
     words = {"vocab": {"token_to_idx": {word: i for i, word in enumerate((*SPECIAL_TOKENS[:3], *range(3, V)))}}}
@@ -202,7 +202,7 @@ def captioner_and_data(module, sizes, cell_type, padding, where="cpu", encoder=N
 
 
 def draw_lengths(N, T, padding, generator=None):
-    """N lengths from 3 to T, bell-shaped as people's captions are, whose padding is that share of the N * T steps."""
+    """N lengths from 3 to T, roughly normally distributed, such that padding is this fraction of the N * T steps."""
     spread = T / 6 * torch.randn(N, generator=generator)
     for centre in torch.arange(3, 2 * T, 0.01):
         lengths = (centre + spread).round().clamp(3, T)
@@ -212,7 +212,7 @@ def draw_lengths(N, T, padding, generator=None):
 
 
 def training_pairs(module, sizes, where):
-    """A training step of the decoder, by `eecs598.fast`, Adam included, against the plain captioner."""
+    """A training step of the decoder with `eecs598.fast`, including Adam, against the plain captioner."""
     return _training_pairs(module, sizes, where, fast_training_step)
 
 
@@ -238,12 +238,12 @@ def _training_pairs(module, sizes, where, step_of):
 
 
 def fast_training_step(model, batch, precision="float32"):
-    """`training_step` of a captioner by `eecs598.fast`."""
+    """`training_step` of a captioner with `eecs598.fast`."""
     return training_step(Objective(model), batch, precision)
 
 
 def training_step(loss_of, batch, precision="float32"):
-    """A function of no arguments: one step of `solver.train`. loss_of: a captioner, or its objective."""
+    """A function without arguments that makes one step of `solver.train`. loss_of: a captioner, or its objective."""
     optimizer, where = solver.make_optimizer(loss_of.parameters(), 1e-3), batch[0].device
 
     def step():
@@ -257,7 +257,7 @@ def training_step(loss_of, batch, precision="float32"):
 
 
 def precision_pairs(module, sizes, where):
-    """The LSTM in bfloat16 against torch.nn's; and a training step, products in bfloat16 and in float32."""
+    """The LSTM in bfloat16 against torch.nn's; and a training step in bfloat16 against float32."""
     lstm = next(_layer_pairs(fast_layers(), sizes, where))
     yield lstm._replace(
         name="LSTM, bfloat16", against="torch.nn.LSTM, bfloat16",
@@ -294,7 +294,7 @@ def beam_pairs(module, sizes, where, pictures=256):
 
 
 def epoch_pairs(module, sizes, where, pictures=32):
-    """A training step on cached features against the published one, end to end through the encoder, a picture each."""
+    """A training step on cached features against the published one, end to end through the encoder."""
     sizes = sizes._replace(N=256, grid=4, C=400)
     ours, _, batch = captioner_and_data(module, sizes, "attn", 0.42, where)
     regnet = encoders.ImageEncoder(pretrained=False, verbose=False)
@@ -308,7 +308,7 @@ def epoch_pairs(module, sizes, where, pictures=32):
 
 
 def feature_pairs(module, sizes, where, pictures=128):
-    """Features of pictures at 224 x 224: normalization folded in, this device's fast precision; against the network."""
+    """Features at 224 x 224, with folded normalization and the faster precision, against the unmodified network."""
     photos = torch.randint(0, 256, (pictures, 3, 224, 224), dtype=torch.uint8)
     encoder = encoders.choose_encoder(photos[:16], verbose=False)
     plain = copy.deepcopy(encoder).to(where)
@@ -324,7 +324,7 @@ def feature_pairs(module, sizes, where, pictures=128):
 
 
 def arithmetic_pairs(module, sizes, where):
-    """`eecs598.fast.arithmetic` at the sizes of T steps of the LSTM, against PyTorch's product and tanh."""
+    """`eecs598.fast.arithmetic` at the sizes of T steps of the LSTM, against PyTorch's matrix product and tanh."""
     from eecs598.fast import arithmetic
 
     N, T, W, H, V = sizes[:5]
@@ -366,4 +366,4 @@ PAIRS = {
     "beam": beam_pairs, "epoch": epoch_pairs, "features": feature_pairs, "growth": growth_pairs,
     "arithmetic": arithmetic_pairs,
 }  # fmt: skip
-SLOW = ("beam", "epoch", "features")  # seconds a round, and far from 1: few rounds do
+SLOW = ("beam", "epoch", "features")  # these take seconds, and the ratios are far from 1: a few rounds are enough

@@ -1,11 +1,11 @@
-"""How the time of a training step splits between computing and communication, with 1 process and with more.
+"""The time of a training step, split into computation and communication, for one or more processes.
 
     python -m eecs598.bench.step_time [--processes 1 2] [--rounds 15] [--batch-size 256] [--cell attn] [--device cpu]
     python -m eecs598.bench.step_time --estimate
 
-Measured: the step of `eecs598.training.solver` on features, its batch shared by the processes that torchrun starts on
-this machine; the same step when each process keeps its gradients to itself ("computing"); and the sum of the gradients
-alone ("all-reduce"). The second command measures nothing: it prints what `estimate` comes to for COCO.
+The first command measures the step of `eecs598.training.solver` on features, with the batch shared by the processes
+that torchrun starts on this machine; the same step without exchanging gradients ("computation"); and the sum of the
+gradients alone ("all-reduce"). The second one measures nothing: it prints an estimate for COCO.
 """
 
 import json
@@ -27,13 +27,13 @@ from eecs598.commands import Parser, device, positive
 from eecs598.training import processes, solver
 from eecs598.training.objective import Objective
 
-KINDS = ("step", "computing", "all-reduce")
+KINDS = ("step", "computation", "all-reduce")
 COCO = 118_000  # its training pictures
 LINKS = {"8 on one machine, PCIe": (10e9, 10e-6), "between machines, 25 Gbit/s": (2.5e9, 30e-6)}  # bytes/s, seconds
 
 
 class Estimate(NamedTuple):
-    """An epoch on paper, in seconds but for `gpus`; `communication` is its part of a step, 0 to 1."""
+    """The estimate for an epoch, with times in seconds. communication: its fraction of a step."""
 
     gpus: int
     step: float
@@ -42,11 +42,11 @@ class Estimate(NamedTuple):
 
 
 def estimate(gpus, batch_size, rate, gradient_bytes, bandwidth, latency, pictures=COCO):
-    """An epoch on `gpus` GPUs of which one alone trains on `rate` pictures a second, batch_size of them in a step each.
+    """Estimate an epoch on `gpus` GPUs, each with batches of batch_size and a speed of `rate` pictures a second.
 
-    A ring sums the gradients: each GPU sends and receives 2 (p - 1) / p of their bytes in 2 (p - 1) messages, of
-    `bandwidth` bytes a second and `latency` seconds each. Nothing of it is hidden behind the backward pass, so that
-    the estimate is on the slow side there; it supposes that each GPU computes as fast as when it is alone.
+    In a ring all-reduce, each GPU sends and receives 2 (p - 1) / p of the gradients' bytes in 2 (p - 1) messages, with
+    `bandwidth` in bytes per second and a `latency` in seconds. The estimate is conservative in that communication does
+    not overlap with the backward pass, and optimistic in that each GPU computes as fast as a single one.
     """
     exchanged = 2 * (gpus - 1) * (gradient_bytes / (gpus * bandwidth) + latency)
     step = batch_size / rate + exchanged
@@ -54,9 +54,9 @@ def estimate(gpus, batch_size, rate, gradient_bytes, bandwidth, latency, picture
 
 
 def measure(options):
-    """In one of the processes: its fastest times in milliseconds, by kind, and the gradients' bytes.
+    """In one of the processes: its fastest times in milliseconds by kind, and the size of the gradients in bytes.
 
-    The fastest, since what else runs on the machine can only add to them.
+    The minimum is used, since other work on the machine can only increase times.
     """
     sizes = bench.Sizes(N=options.batch_size)
     with processes.joined(options.device) as where:
@@ -97,32 +97,32 @@ def _sum(run, gradient):
 
 
 def launch(count, arguments):
-    """`measure` in so many processes under torchrun: what the first one found."""
+    """Run `measure` in `count` processes under torchrun, and return the result of the first one."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     command = [*torchrun, "-m", "eecs598.bench.step_time", "--worker", *arguments]
     environment = {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=MODULE.parent,
                           env=environment | os.environ)  # fmt: skip
     if done.returncode:
-        lines = done.stderr.splitlines() or ["no word"]
-        told = next((line for line in lines if "Error" in line), lines[-1])
-        raise RuntimeError(f"{count} processes: {told.strip()}")
+        lines = done.stderr.splitlines() or ["no message"]
+        message = next((line for line in lines if "Error" in line), lines[-1])
+        raise RuntimeError(f"{count} processes: {message.strip()}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def measured_table(found):
-    """Lines of a table from {number of processes: what `measure` gave}."""
-    lines = [f"{'processes':>9}  {'step':>9}  {'computing':>9}  {'the rest':>9}  all-reduce alone"]
+    """The lines of a table from {number of processes: result of `measure`}."""
+    lines = [f"{'processes':>9}  {'step':>9}  {'computation':>11}  {'communication':>13}  all-reduce alone"]
     for count, values in found.items():
-        step, computing, alone = (values[kind] for kind in KINDS)
-        told = (f"{time:6.0f} ms" for time in (step, computing, step - computing))
-        lines.append("  ".join([f"{count:>9}", *told, f"{alone if count > 1 else 0:13.1f} ms"]))
+        step, computation, alone = (values[kind] for kind in KINDS)
+        times = (f"{step:6.0f} ms", f"{computation:8.0f} ms", f"{step - computation:10.0f} ms")
+        lines.append("  ".join([f"{count:>9}", *times, f"{alone if count > 1 else 0:13.1f} ms"]))
     return lines
 
 
 def estimated_table(batch_size, rate, gradient_bytes, epochs=60):
-    """Lines of a table of `estimate` for 1 to 64 GPUs, over the link that so many take."""
-    lines = [f"{'GPUs':>4}  {'step':>8}  {'communication':>13}  {'an epoch':>9}  {epochs} epochs"]
+    """The lines of a table of `estimate` for 1 to 64 GPUs, over the link for that number."""
+    lines = [f"{'GPUs':>4}  {'step':>8}  {'communication':>13}  {'epoch':>9}  {epochs} epochs"]
     for gpus in (1, 2, 4, 8, 16, 32, 64):
         link = list(LINKS.values())[gpus > 8]
         found = estimate(gpus, batch_size, rate, gradient_bytes, *link)
@@ -132,11 +132,11 @@ def estimated_table(batch_size, rate, gradient_bytes, epochs=60):
 
 
 def main(arguments=None):
-    parser = Parser(prog="python -m eecs598.bench.step_time", description="Computing and communication in a step.")
+    parser = Parser(prog="python -m eecs598.bench.step_time", description="Computation and communication in a step.")
     add = parser.add_argument
     add("--processes", type=positive, nargs="+", default=[1, 2], metavar="P", help="numbers of processes (1 2)")
-    add("--rounds", type=positive, default=15, help="steps of each kind, of which the fastest counts (15)")
-    add("--batch-size", type=positive, default=256, metavar="N", help="captions in a step, of all together (256)")
+    add("--rounds", type=positive, default=15, help="steps of each kind; the fastest counts (15)")
+    add("--batch-size", type=positive, default=256, metavar="N", help="captions in a batch, over all processes (256)")
     add("--cell", choices=CELL_TYPES, default="attn", help="which captioner (attn)")
     add("--module", type=Path, default=MODULE, help="the rnn_lstm_captioning.py to measure")
     add("--device", type=device, default=torch.device("cpu"), help="cpu or cuda")

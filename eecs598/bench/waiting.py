@@ -1,4 +1,4 @@
-"""A training step alone and beside other work: how long it takes depends on how OpenMP's threads wait."""
+"""The time of a training step on an idle and on a busy machine, for two ways in which OpenMP's threads can wait."""
 
 import contextlib
 import statistics
@@ -8,14 +8,14 @@ import sys
 from eecs598.bench.measuring import Row, in_new_process, seconds
 from eecs598.bench.pairs import captioner_and_data, fast_training_step, load_module
 
-# GNU's OpenMP counts rounds, Intel's and LLVM's milliseconds; what they do unless they are told comes second.
+# GNU's OpenMP counts iterations, Intel's and LLVM's milliseconds. LONG has their defaults.
 SHORT = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 LONG = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}
 ROUNDS, STEPS = 5, 7
 
 
 def waiting_rows(module, sizes, where):
-    """Training steps of N=128 with threads that soon sleep while they wait, against OpenMP's own way."""
+    """Training steps with N=128 and threads that sleep early while they wait, against OpenMP's default."""
     sizes = sizes._replace(N=128)
     for busy in (False, True):
         with _other_work() if busy else contextlib.nullcontext():
@@ -29,7 +29,7 @@ def waiting_rows(module, sizes, where):
 
 
 def _time_steps(module_file, sizes, where):
-    """Seconds of a step, the median."""
+    """The median time of a step in seconds."""
     ours, _, batch = captioner_and_data(load_module(module_file), sizes, "attn", 0.42, where)
     step = fast_training_step(ours, batch)
     step()
@@ -38,7 +38,7 @@ def _time_steps(module_file, sizes, where):
 
 @contextlib.contextmanager
 def _other_work():
-    """Inside, another process keeps a core busy, as a browser may."""
+    """A context in which another process keeps a core busy."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         yield

@@ -1,21 +1,20 @@
-"""The checks of the assignment: each hand-written function against PyTorch's own, in float64.
+"""The checks of the assignment, which compare each hand-written function with PyTorch's own in float64.
 
-A check takes the learner's functions or classes, as `check_rnn_step_backward(rnn_step_forward, rnn_step_backward)`,
-runs them on fixed inputs whose dimensions all differ, and returns a `CheckTable`, or raises `CheckError` with that
-table and hints. It trusts nothing that it is given: whatever the functions raise or return becomes a row and a
-sentence. An output that misses is compared with what each usual mistake gives, so a hint is not a guess: the
-learner's numbers are the mistake's numbers.
+A check takes the learner's functions or classes, as in `check_rnn_step_backward(rnn_step_forward, rnn_step_backward)`,
+runs them on fixed inputs whose dimensions are all different, and returns a `CheckTable` or raises `CheckError` with the
+table and hints. Whatever the functions raise or return becomes a row and a hint. A wrong output is compared with the
+results of common mistakes, so a hint is not a guess: the learner's numbers are those of the mistake.
 
-    formulas    what each part computes, written out and by PyTorch's own functions
-    mistakes    how learners get it wrong: a sentence, and the formula with that mistake
-    parts       each part: its formula, its mistakes, the cases in which it is run
-    levels      how strict to be
-    running     running what may be wrong in any way
-    comparing, properties, hints    rows of the table, and sentences that say what went wrong
+    formulas    the correct formulas, written out and with PyTorch's functions
+    mistakes    common mistakes: a sentence, and the formula with the mistake
+    parts       for each part its formula, mistakes and test cases
+    levels      how strict the checks are
+    running     running code that may fail in any way
+    comparing, properties, hints    rows of the table, and hints
     kinds, captioner    the kinds of check
     lesson      the checks, in the order of the lesson
 
-`CHECKS` lists them in that order: part name -> check, and the names of what it is called with.
+`CHECKS` lists them in that order: part name -> check, with the names of its arguments.
 """
 
 from eecs598.checks.kinds import CHECKS, Check

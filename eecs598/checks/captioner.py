@@ -1,4 +1,4 @@
-"""The checks of a captioner: any student's, whatever its layers are called."""
+"""The checks of a captioner, with any names of its layers."""
 
 import math
 from functools import cache
@@ -18,7 +18,7 @@ from eecs598.coco.captions import SPECIAL_TOKENS
 from eecs598.features import fed_with_features, without_image_encoder
 from eecs598.grad import CheckTable
 
-ROLES = {  # weight -> what it is, and the bias that goes with it
+ROLES = {  # weight -> its role, and its bias
     "W_feature": ("the affine map of the image features", "b_feature"),
     "W_out": ("the affine map to the vocabulary", "b_out"),
 }
@@ -40,9 +40,9 @@ def _build_captioner(captioner_class, cell_type, inputs, specials):
 
 
 def _weights_by_name(model, inputs):
-    """The inputs that are weights, in the shapes and under the names that they have in a student's captioner.
+    """The inputs that are weights, with the names and shapes that they have in a student's captioner.
 
-    Both layouts of a matrix will do, and so will a 1 x 1 convolution. Raises `OutputError` where one is missing.
+    Both layouts of a matrix are accepted, and so is a 1 x 1 convolution. Raises `OutputError` if one is missing.
     """
     try:
         parent, attribute = encoders.find_encoder(model)
@@ -63,7 +63,7 @@ def _weights_by_name(model, inputs):
 
 
 def _affine_map(owned, name, value, bias):
-    """The parameters that are this matrix and its bias, with their values."""
+    """The parameters for this matrix and its bias, with their values."""
     fitting = {key: _fit(value, p) for key, p in owned.items() if _is_matrix(key, p, value)}
     biases = {_sibling(key, "bias"): bias for key in fitting}
     biases = {key: bias for key, bias in biases.items() if key in owned and owned[key].shape == bias.shape}
@@ -85,13 +85,13 @@ def _is_matrix(key, parameter, value):
 
 
 def _fit(value, parameter):
-    """A matrix in the layout of a parameter: its own, transposed as nn.Linear keeps it, or a convolution's."""
+    """A matrix in the layout of a parameter: as it is, transposed as in nn.Linear, or as a convolution."""
     flat = parameter.flatten(1).shape
     return (value if flat == value.shape else value.t()).reshape(parameter.shape)
 
 
 def _is_named(key, name):
-    """nn.Embedding's weight will do as W_embed: it has the same layout."""
+    """Whether a parameter has this name. The weight of nn.Embedding is accepted as W_embed: it has the same layout."""
     return key.rpartition(".")[2] == name or (name == "W_embed" and key.rpartition(".")[2] == "weight")
 
 
@@ -101,7 +101,7 @@ def _sibling(key, leaf):
 
 
 def _captioner_run(captioner_class, cell_type, formula, method):
-    """Runs a captioner in float32 on features, which stand in for its encoder's (`fed_with_features`)."""
+    """Run a captioner in float32 on features instead of images (`fed_with_features`)."""
     build = cache(lambda sizes, specials: _build_captioner(captioner_class, cell_type, dict(build.inputs), specials))
 
     def run(inputs, incoming, options):
@@ -123,7 +123,7 @@ def _captioner_loss(model, weights, inputs, options, specials):
 
 @torch.no_grad()
 def _captioner_sample(model, weights, inputs, options, specials):
-    """The captions up to <END>: a student's may end early, or go on as it likes after <END>."""
+    """The captions up to <END>. A student's captioner may stop early, or continue arbitrarily after <END>."""
     owned = dict(model.named_parameters())
     for name, value in weights.items():
         owned[name].copy_(value)
@@ -136,16 +136,16 @@ def _captioner_sample(model, weights, inputs, options, specials):
     return values | {"attn_weights": pad(shown, (0, 0, 0, 0, 0, missing))} if attends else values
 
 
-def _add_silence(table, formula, run):
-    """Add a row: whether there is nothing but <NULL> after <END>. The published assignment does not ask for it."""
+def _add_padding(table, formula, run):
+    """Add a row: whether only <NULL> follows <END>, which the published assignment does not require."""
     case = formula.cases[0]
     goes_on = run(*formula.draw(case), case.options)["goes on"]
     if not table.add("only <NULL> after <END>", math.inf if goes_on else 0.0, limit=0).passed:
-        table.hint("sample() goes on after <END>: write <NULL> from there on, and stop when every caption has ended")
+        table.hint("sample() continues after <END>: write <NULL> from there on, and stop when every caption has ended")
 
 
 def captioner_checks(cell_type, loss, sample):
-    """Register the check of a captioner's loss, values and gradients, and that of its captions."""
+    """Register the checks of a captioner: of the loss with its gradients, and of its captions."""
 
     def check_loss(captioner_class):
         if current_level() == PUBLISHED:
@@ -162,7 +162,7 @@ def captioner_checks(cell_type, loss, sample):
         run = _captioner_run(captioner_class, cell_type, sample, _captioner_sample)
         compare(table, sample, run, sample.values)
         if current_level() == BEYOND:
-            guard(table, _add_silence, table, sample, run)
+            guard(table, _add_padding, table, sample, run)
         return table.raise_on_miss()
 
     def check_published(add, captioner_class):

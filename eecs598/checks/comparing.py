@@ -1,4 +1,4 @@
-"""The comparison: rows of a table, a learner's values and gradients against the reference."""
+"""Comparing a learner's values and gradients with the reference, as rows of a table."""
 
 import math
 
@@ -14,10 +14,10 @@ UNCHANGED = "inputs unchanged"
 
 
 def compare(table, formula, run, value, cases=None, label=""):
-    """Add rows to `table`: what `run` gives in each case, against the formula's reference.
+    """Add rows to `table` that compare the results of `run` in each case with the formula's reference.
 
-    value: `formula.values` or `formula.derivatives`. cases: other than the formula's. label: one row of this name
-    instead of one an output. Returns what the first case gave, None where that cannot be compared.
+    value: `formula.values` or `formula.derivatives`. cases: instead of the formula's. label: one row of this name
+    instead of one for each output. Returns the results of the first case, or None if they cannot be compared.
     """
     first = None
     for case in cases_at_level(formula, cases):
@@ -49,12 +49,12 @@ def compare(table, formula, run, value, cases=None, label=""):
 
 
 def _strided_copy(value):
-    """An equal tensor whose elements do not lie side by side."""
+    """An equal tensor that is not contiguous."""
     return torch.stack([value, value], dim=-1)[..., 0]
 
 
 def _add_rows(table, label, got, want, limit):
-    """Add a row an output, or one, `label`, with the worst of them. Returns the outputs that missed."""
+    """Add a row for each output, or one row `label` with the largest error. Returns the outputs that miss."""
     errors = {}
     for name in want:
         fits = got[name].shape == want[name].shape and dtype_fits(got[name], want[name])
@@ -77,7 +77,7 @@ def _add_unchanged(table, formula, inputs, incoming, inputs_after, incoming_afte
 
 @lesson_only
 def _try_square_grid(table, formula, run, value):
-    """After an error: would it be right if the grid were square, as it is in the published assignment?"""
+    """After an error, test whether the result is right for a square grid, as in the published assignment."""
     if "hw" in formula.inputs:
         square = CheckTable("")
         compare(square, formula, run, value, [Case("square", sizes={"h": 4, "w": 4})])
@@ -87,10 +87,10 @@ def _try_square_grid(table, formula, run, value):
 
 @lesson_only
 def add_numeric(table, formula, forward_name, run_forward, gradients):
-    """Add a row: the gradients against differences of the learner's own forward, and what that tells.
+    """Add a row that compares the gradients with finite differences of the learner's own forward.
 
-    Each input moves along one random direction: that sees a mistake in any element, in two runs instead of two
-    an element.
+    Each input is varied along one random direction, which detects a mistake in any element with two runs instead of
+    two for each element.
     """
     (inputs, incoming), options = formula.draw(formula.cases[0]), formula.cases[0].options
     generator, worst = torch.Generator().manual_seed(1), 0.0
@@ -107,13 +107,13 @@ def add_numeric(table, formula, forward_name, run_forward, gradients):
     exact = max(row.error for row in table.rows if row.quantity in gradients)
     numeric = table.add("numeric, along random directions", worst, NUMERIC)
     if numeric.passed and exact > NUMERIC:
-        table.hints.insert(0, f"the backward is right for your own forward: mend {forward_name} first")
+        table.hints.insert(0, f"the backward is right for your own forward: fix {forward_name} first")
     if not numeric.passed and exact <= formula.limit:
-        table.hint(f"the backward is right, but {forward_name} computes something else: mend that")
+        table.hint(f"the backward is right, but {forward_name} computes something else: fix it")
 
 
 def guard(table, add, *args):
-    """Add rows, or one that says why there are none."""
+    """Add rows, or one failing row with a hint why they cannot be computed."""
     try:
         add(*args)
     except (OutputError, ValueError) as error:  # ValueError: `rel_error` of different shapes
@@ -122,7 +122,7 @@ def guard(table, add, *args):
 
 
 def compare_gradients(name, formula, then=None, **how):
-    """Autograd's gradients through the forward, once its values are right; then: a property of these."""
+    """Check autograd's gradients through the forward, if its values are right. then: a property of the gradients."""
 
     def add(table, run, values):
         if table.passed and values is not None:
@@ -135,5 +135,5 @@ def compare_gradients(name, formula, then=None, **how):
 
 
 def comparable(table, values):
-    """Whether there are values at all, in the right shapes, and finite."""
+    """Whether there are values, with the right shapes and finite."""
     return values is not None and all(math.isfinite(row.error) for row in table.rows if row.quantity in values)

@@ -1,6 +1,6 @@
-"""What each part of the assignment computes: written out, and by PyTorch's own functions.
+"""The formulas of each part of the assignment, written out and with PyTorch's own functions.
 
-A learner is compared with PyTorch. In the formulas that are written out the usual mistakes can be made; see `mistakes`.
+Learners are compared with PyTorch. Formulas that are written out can be changed by common mistakes; see `mistakes`.
 """
 
 import torch
@@ -10,7 +10,7 @@ SPECIALS = (0, 1, 2)  # the ids of <NULL>, <START> and <END> in every file of th
 
 
 # ---------------------------------------------------------------------------------------------------------
-# The formulas. Each keyword argument is a place where a mistake can be made.
+# The formulas. Keyword arguments are the places for mistakes.
 # ---------------------------------------------------------------------------------------------------------
 
 
@@ -33,7 +33,7 @@ def next_cell(i, f, g, prev_c):
 # fmt: off
 def lstm_step(x, prev_h, prev_c, Wx, Wh, b, cut="ifog", join="ifog",
               sigmoid=torch.sigmoid, tanh=torch.tanh, cell=next_cell, show=identity, squash=torch.tanh):
-    """cut, join: the order in which the forward takes the gates from the columns, and the backward puts them back."""
+    """cut, join: the order in which the forward splits the columns into gates, and the backward concatenates them."""
     columns = (x @ Wx + prev_h @ Wh + b).chunk(4, dim=1)
     a = dict(zip(cut, columns))
     if join != "ifog":
@@ -44,31 +44,31 @@ def lstm_step(x, prev_h, prev_c, Wx, Wh, b, cut="ifog", join="ifog",
 # fmt: on
 
 
-def attention_lstm_step(x, prev_h, prev_c, attn, Wx, Wh, Wattn, b, **slip):
-    return lstm_step(torch.cat([x, attn], 1), prev_h, prev_c, torch.cat([Wx, Wattn]), Wh, b, **slip)
+def attention_lstm_step(x, prev_h, prev_c, attn, Wx, Wh, Wattn, b, **mistake):
+    return lstm_step(torch.cat([x, attn], 1), prev_h, prev_c, torch.cat([Wx, Wattn]), Wh, b, **mistake)
 
 
-def _unroll(step, x, start, weights, carry=identity, use=identity, **slip):
-    """carry: what a step takes over of the state before; use: what step t of T takes of each weight."""
+def _unroll(step, x, start, weights, carry=identity, use=identity, **mistake):
+    """carry: a function of the previous state; use: a function of each weight at step t of T."""
     state, h, T = start, [], x.shape[1]
     for t in range(T):
         if t > 0:
             state = [carry(s, s0) for s, s0 in zip(state, start)]
-        state = step(x[:, t], *state, *(use(weight, t, T) for weight in weights), **slip)
+        state = step(x[:, t], *state, *(use(weight, t, T) for weight in weights), **mistake)
         h.append(state[0])
     return torch.stack(h, 1)
 
 
-def rnn(x, h0, Wx, Wh, b, **slip):
-    return (_unroll(rnn_step, x, (h0,), (Wx, Wh, b), **slip),)
+def rnn(x, h0, Wx, Wh, b, **mistake):
+    return (_unroll(rnn_step, x, (h0,), (Wx, Wh, b), **mistake),)
 
 
-def lstm(x, h0, c0, Wx, Wh, b, **slip):
-    return (_unroll(lstm_step, x, (h0, c0), (Wx, Wh, b), **slip),)
+def lstm(x, h0, c0, Wx, Wh, b, **mistake):
+    return (_unroll(lstm_step, x, (h0, c0), (Wx, Wh, b), **mistake),)
 
 
-def lstm_from_h0(x, h0, Wx, Wh, b, c0=zero, **slip):
-    return lstm(x, h0, c0(h0), Wx, Wh, b, **slip)
+def lstm_from_h0(x, h0, Wx, Wh, b, c0=zero, **mistake):
+    return lstm(x, h0, c0(h0), Wx, Wh, b, **mistake)
 
 
 def scaled(scores, H):
@@ -88,19 +88,19 @@ def both(mean):
     return mean, mean
 
 
-def attention_lstm(x, A, Wx, Wh, Wattn, b, start=both, look=identity, attn=identity, **slip):
+def attention_lstm(x, A, Wx, Wh, Wattn, b, start=both, look=identity, attn=identity, **mistake):
     first, maps = start(A.mean(dim=(2, 3))), []
 
-    def step(x, prev_h, prev_c, *weights, **slip):
+    def step(x, prev_h, prev_c, *weights, **mistake):
         seen, attn_weights = attention(look(prev_h, first[0]), A)
         maps.append(attn_weights)
-        return attention_lstm_step(x, prev_h, prev_c, attn(seen), *weights, **slip)
+        return attention_lstm_step(x, prev_h, prev_c, attn(seen), *weights, **mistake)
 
-    return _unroll(step, x, first, (Wx, Wh, Wattn, b), **slip), torch.stack(maps, 1)
+    return _unroll(step, x, first, (Wx, Wh, Wattn, b), **mistake), torch.stack(maps, 1)
 
 
 def word_embedding(x, W_embed, share=torch.ones_like):
-    """share: the part of its gradient that each word of x hands to its row."""
+    """share: the fraction of its gradient that each word of x adds to its row."""
     out, part = W_embed[x], share(x).to(W_embed).unsqueeze(2)
     return (part * out + ((1 - part) * out).detach(),)
 
@@ -109,19 +109,19 @@ def temporal_affine(h, W, b):
     return (h @ W + b,)
 
 
-def _per_caption(losses, real):
+def _per_caption(losses, mask):
     return losses.sum() / len(losses)
 
 
 def temporal_softmax(x, y, ignore_index=None, axis=2, slope=2, pick=identity, spread=identity, total=_per_caption):
     """axis, slope: the axis of the softmax in the loss, and in its gradient."""
-    real = torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
+    mask = torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
     right = x.gather(2, y.unsqueeze(2))
     normalizer = x.logsumexp(axis, keepdim=True).expand_as(x).gather(2, y.unsqueeze(2))
     if slope != 2:
         tangent = (x.softmax(slope).detach() * x).sum(2, keepdim=True)
         normalizer = normalizer.detach() + tangent - tangent.detach()
-    return (total((spread(normalizer) - pick(right)).squeeze(2) * real, real),)
+    return (total((spread(normalizer) - pick(right)).squeeze(2) * mask, mask),)
 
 
 def _features_to_grid(features, W_feature, b_feature):
@@ -134,12 +134,12 @@ def _average(grid):
 
 
 def _shifted(captions):
-    """The words that go in, and those that are to come out."""
+    """The input words, and the target words."""
     return captions[:, :-1], captions[:, 1:]
 
 
 def captioner_loss(layer, loss, attends):
-    """The captioning loss of layer(words, first state or grid, weights) and loss(scores, targets, ignored)."""
+    """The captioning loss from layer(words, initial state or grid, weights), loss(scores, targets, ignore_index)."""
 
     def compute(features, captions, W_feature, b_feature, W_embed, W_out, b_out, specials=SPECIALS, ignore=identity,
                 see=identity, pool=_average, feed=_shifted, cell=None, total=None, **weights):  # fmt: skip
@@ -152,7 +152,7 @@ def captioner_loss(layer, loss, attends):
 
 
 def captioner_sample(step, attend, memory):
-    """Greedy captions: `step` is a step of the cell, `attend` the attention or None, memory whether there is a c."""
+    """Greedy captions. step: a step of the cell; attend: attention or None; memory: whether there is a cell state c."""
 
     def compute(features, W_feature, b_feature, W_embed, W_out, b_out, specials=SPECIALS, max_length=15,
                 first=1, see=identity, carry=identity, carry_c=identity, c0=None, feed=identity, late=False,
@@ -178,7 +178,7 @@ def captioner_sample(step, attend, memory):
 
 
 def end_captions(captions, maps, specials):
-    """Captions (N, L) with <NULL> after each one's first <END>, and maps (N, L, ...), or None, with zeros there."""
+    """Captions (N, L) with <NULL> after the first <END> of each, and maps (N, L, ...) or None with zeros there."""
     null, _, end = specials
     ended = (captions == end).cumsum(1) - (captions == end).long() > 0
     captions = captions.masked_fill(ended, null)
@@ -191,7 +191,7 @@ def end_captions(captions, maps, specials):
 
 
 def torch_weights(Wx, Wh, b):
-    """Our weights as PyTorch keeps them: transposed, with two biases, and an LSTM's gates in the order i, f, g, o."""
+    """Our weights in PyTorch's layout: transposed, with two biases, and an LSTM's gates in the order i, f, g, o."""
     if Wh.shape[1] == 4 * Wh.shape[0]:
         i_f_o_g = (weight.chunk(4, dim=-1) for weight in (Wx, Wh, b))
         Wx, Wh, b = (torch.cat([i, f, g, o], dim=-1) for i, f, o, g in i_f_o_g)
@@ -222,7 +222,7 @@ def torch_lstm_from_h0(x, h0, Wx, Wh, b):
 
 
 def torch_attention(prev_h, A):
-    """The weights are what attention gives when the values are one-hot."""
+    """The weights are the output of attention with one-hot values."""
     query, cells = prev_h.unsqueeze(1), A.flatten(2).mT  # (N, 1, H), (N, h * w, H)
     one_hot = torch.eye(cells.shape[1], dtype=A.dtype).expand(len(A), -1, -1)
     attn, weights = (F.scaled_dot_product_attention(query, cells, v).squeeze(1) for v in (cells, one_hot))

@@ -1,4 +1,4 @@
-"""Saying what went wrong: which known mistake gives the learner's numbers, or how these differ from the right ones."""
+"""Hints: which known mistake gives the learner's numbers, or how they differ from the correct ones."""
 
 import itertools
 import math
@@ -11,8 +11,8 @@ from eecs598.checks.parts import SIZES
 from eecs598.checks.running import OWN_DTYPE
 from eecs598.grad import rel_error
 
-_kept = {}  # what `_mistaken_values` has computed
-SAME = 1e-6  # a wrong output within this of a mistake's value is that mistake
+_kept = {}  # cached results of `_mistaken_values`
+SAME = 1e-6  # relative error up to which a wrong output is attributed to a mistake
 RATIOS = (
     (-1, "the sign is wrong"),
     (2, "something is counted twice"),
@@ -28,7 +28,7 @@ RATIOS = (
 
 
 def explain(table, formula, value, case, missed, got, want):
-    """Add hints: the fewest known mistakes that give the missed outputs' numbers, else how these differ.
+    """Add hints: as few known mistakes as possible that explain the wrong outputs, or else how they differ.
 
     value: `formula.values` or `formula.derivatives`.
     """
@@ -37,7 +37,7 @@ def explain(table, formula, value, case, missed, got, want):
     matches = {name: _alike_each([wrong[name] for wrong in mistaken], got[name], same) for name in want}
     for i, (sentence, _) in enumerate(formula.mistakes):
         alike = {name for name in want if i in matches[name]}
-        # Zeros tell little: they count where the mistake gives all the other outputs too.
+        # Zeros say little: they count only if the mistake explains all other outputs too.
         telling = {name for name in alike if got[name].any() or len(alike) == len(want)}
         names = {name for name in telling if not _alike(mistaken[i][name], want[name], same)}
         found.append((sentence, names, len(alike)))
@@ -56,13 +56,13 @@ def explain(table, formula, value, case, missed, got, want):
 
 
 def _mistaken_values(formula, value, case):
-    """What each of the formula's mistakes gives in a case: the same numbers each time, so they are kept."""
+    """The results of each of the formula's mistakes in a case. They never change, so they are cached."""
     key = id(formula), value.__name__, repr(case)
     if key not in _kept:
         inputs, incoming = formula.draw(case)
         wrong = [value(lambda mistake=mistake, **p: mistake(formula.compute, p), inputs, incoming, case.options)
                  for _, mistake in formula.mistakes]  # fmt: skip
-        _kept[key] = formula, wrong  # the formula too, so that no other one gets its id
+        _kept[key] = formula, wrong  # with the formula, so that its id is not reused
     return _kept[key][1]
 
 
@@ -82,16 +82,16 @@ def _alike_each(values, got, same):
 
 
 def describe_sizes(formula, case):
-    """What the numbers in a shape stand for."""
+    """The sizes of the dimensions, by name."""
     sizes = SIZES | case.sizes
     dims = dict.fromkeys("".join(re.findall(r":(\w+)", formula.inputs)))
     return f"here {', '.join(f'{dim} = {sizes[dim]}' for dim in dims).replace('G', '4H')}"
 
 
 def _difference(got, want):
-    """How a wrong output differs from the right one, as a clause."""
+    """A clause that describes how a wrong output differs from the correct one."""
     if got.shape != want.shape:
-        return f"has shape {tuple(got.shape)}, wanted {tuple(want.shape)}{_shape_slip(got, want)}"
+        return f"has shape {tuple(got.shape)}, wanted {tuple(want.shape)}{_shape_mistake(got, want)}"
     if got.dtype != want.dtype:
         return f"is {got.dtype}, wanted {want.dtype}: {OWN_DTYPE}"
     if not got.isfinite().all():
@@ -109,8 +109,8 @@ def _difference(got, want):
     return f"comes from no mistake known here; {_place_of_difference(got, want)}"
 
 
-def _shape_slip(got, want):
-    """What a wrong shape comes from, where the numbers tell."""
+def _shape_mistake(got, want):
+    """The reason for a wrong shape, if the values reveal it."""
     if got.dim() > want.dim() and _alike(got.sum(dim=tuple(range(got.dim() - want.dim()))), want):
         return ": it is not summed over the leading dimensions (the batch, the steps)"
     if got.dim() == want.dim():
@@ -123,7 +123,7 @@ def _shape_slip(got, want):
 
 
 def _place_of_difference(got, want):
-    """Which steps of a sequence (N, T, ...) are wrong; where that does not tell, the largest difference."""
+    """Which steps of a sequence (N, T, ...) are wrong or, if that is not informative, the largest difference."""
     difference = (got - want).abs().double()
     if got.dim() > 2 and got.shape[1] == SIZES["T"]:
         wrong = difference.transpose(0, 1).flatten(1).amax(1) > SAME * want.abs().max()

@@ -1,4 +1,4 @@
-"""The kinds of check: of a forward, of a backward, of a module. Each enters its check in `CHECKS`."""
+"""The kinds of check: of a forward, of a backward, of a module. Each one adds its check to `CHECKS`."""
 
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from eecs598.grad import CheckTable
 
 
 class Check(NamedTuple):
-    """A check, and the names of the functions or classes to call it with, in order."""
+    """A check, and the names of the functions or classes that it takes, in order."""
 
     run: Callable[..., CheckTable]
     needs: tuple[str, ...]
@@ -24,7 +24,7 @@ CHECKS: dict[str, Check] = {}
 
 @contextmanager
 def _one_thread():
-    """Tensors this small gain nothing from threads, and on a busy machine wait for them: 30 times as long, measured."""
+    """A context with one thread: for small tensors, more threads took 30 times as long on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -34,7 +34,7 @@ def _one_thread():
 
 
 def register(part, needs, check, about):
-    """Enter a check in `CHECKS` and return it."""
+    """Add a check to `CHECKS` and return it."""
     check = _one_thread()(check)
     check.__name__ = check.__qualname__ = f"check_{part}"
     check.__doc__ = f"check_{part}({', '.join(needs)}): {about}. Returns a `CheckTable` or raises `CheckError`."
@@ -43,7 +43,7 @@ def register(part, needs, check, about):
 
 
 def forward_check(name, formula, add=None, spare=("cache",)):
-    """A check of a function that computes a value. add: a property to add rows for."""
+    """A check of a function that computes a value. add: a property to check, too."""
 
     def check(function):
         table = CheckTable(f"{name} against {formula.against}")
@@ -61,7 +61,7 @@ def _incoming_and_cache(inputs, incoming, values):
 
 
 def backward_check(forward_name, name, formula, add=None, spare=("cache",), arguments=_incoming_and_cache):
-    """A check of a gradient, against autograd and against differences of the learner's own forward."""
+    """A check of a gradient, against autograd and against finite differences of the learner's own forward."""
 
     def check(forward, backward):
         table = CheckTable(f"{name} against autograd through {formula.against}")
@@ -74,12 +74,12 @@ def backward_check(forward_name, name, formula, add=None, spare=("cache",), argu
                 guard(table, add, table, run, gradients)
         return table.raise_on_miss()
 
-    about = f"{', '.join(formula.gradients)} against autograd through {formula.against}, and against differences"
+    about = f"{', '.join(formula.gradients)} against autograd through {formula.against}, and finite differences"
     return register(name, (forward_name, name), check, about)
 
 
 def module_check(part, name, formula, step=None):
-    """A check of a module: values, then gradients (once the values are right), then the step that sampling uses."""
+    """A check of a module: values, then gradients if the values are right, then the step that sampling uses."""
 
     def check(module_class):
         table = CheckTable(f"{name} against {formula.against}")

@@ -16,7 +16,7 @@ def _incoming_inputs_weights(inputs, incoming, values):
     return *incoming, *inputs.values(), values["attn_weights"]
 
 
-# The sizes are those of the published notebook's cells. Its RNN is run in float64 too: its numeric gradients do that.
+# Sizes as in the cells of the published notebook, which runs its RNN in float64 for numeric gradients.
 _RNN_STEP = as_published(parts.RNN_STEP, N=4, D=5, H=6, single=False)
 _RNN_SEQUENCE = as_published(parts.RNN_SEQUENCE, N=2, T=10, D=3, H=5, single=False)
 check_rnn_step_forward = forward_check("rnn_step_forward", _RNN_STEP)

@@ -1,4 +1,4 @@
-"""How strict to be: what the lesson asks, what the published assignment asks, and what goes beyond both."""
+"""How strict the checks are: as in the lesson, as in the published assignment, or beyond both."""
 
 import re
 from contextlib import contextmanager
@@ -9,16 +9,17 @@ from eecs598.checks.parts import GRID
 
 LESSON, PUBLISHED, BEYOND = "lesson", "published", "beyond"
 _level = LESSON
-SINGLE = 1e-5  # an error below this is float32's rounding
+SINGLE = 1e-5  # errors below this can be float32 rounding
 
 
 @contextmanager
 def at_level(level):
-    """Inside, the checks ask what `level` asks.
+    """A context in which checks have this level.
 
-    LESSON: all that a learner should know. PUBLISHED: no more than the published notebook's cells accept: their sizes
-    and grid, values and gradients to single precision, in any floating dtype; inputs may be changed. Of a part that is
-    not in the published assignment, the main case by the same measure. BEYOND: edge shapes alone, a row each.
+    LESSON: everything that a learner should know. PUBLISHED: only what the cells of the published notebook check: their
+    sizes and grid, values and gradients in single precision, in any floating-point dtype, and inputs may be modified;
+    for parts that are not in the published assignment, the main case with the same precision. BEYOND: only edge cases
+    of shapes, with a row each.
     """
     global _level
     before, _level = _level, level
@@ -33,7 +34,7 @@ def current_level():
 
 
 def lesson_only(add):
-    """A function that adds rows: it does so at the level LESSON alone."""
+    """Decorator for a function that adds rows only at the level LESSON."""
 
     @wraps(add)
     def add_in_lesson(*args):
@@ -43,7 +44,7 @@ def lesson_only(add):
 
 
 def cases_at_level(formula, cases=None):
-    """The cases of a formula, or some of them, at this level."""
+    """The cases of a formula, or of `cases`, at the current level."""
     cases = formula.cases if cases is None else cases
     if _level == LESSON:
         return [case for case in cases if not case.beyond]
@@ -54,7 +55,7 @@ def cases_at_level(formula, cases=None):
 
 
 def _edge_cases(formula, cases, square):
-    """Beyond the lesson: each dimension of size 1 in turn, other grids, inputs that are not contiguous."""
+    """Beyond the lesson: each dimension of size 1, other grids, and inputs that are not contiguous."""
     dims = "N" if "W_feature" in formula.inputs else "NTDHW"  # a captioner takes long to build for every size
     edges = {f"{dim} = 1": {dim: 1} for dim in dims if re.search(rf":\w*{dim}", formula.inputs)}
     edges = {label: sizes | ({"G": 4} if "H" in sizes else {}) for label, sizes in edges.items()}
@@ -67,10 +68,10 @@ def _edge_cases(formula, cases, square):
 
 
 def limit_at_level(formula):
-    """The error up to which an output of the formula is right at this level."""
+    """The error limit for outputs of the formula at the current level."""
     return max(formula.limit, SINGLE if _level == PUBLISHED else 0)
 
 
 def dtype_fits(got, want):
-    """Whether an output's dtype will do at this level."""
+    """Whether an output's dtype is accepted at the current level."""
     return got.dtype == want.dtype or (_level == PUBLISHED and got.is_floating_point())

@@ -1,7 +1,7 @@
-"""How learners get each part wrong, as data: a sentence, and the formula f of the inputs p with the mistake made.
+"""Common mistakes in each part, as pairs of a sentence and a function of the formula f and its inputs p.
 
-Autograd through a mistaken formula gives the gradients that the mistake gives, so forward and backward share them.
-Where a learner's numbers are a mistake's numbers, its sentence is the hint; it follows "what comes out when".
+Autograd through a formula with a mistake gives the gradients of the mistake, so forward and backward share them. If a
+learner's numbers equal those of a mistake, its sentence is the hint, after "what comes out when".
 """
 
 import itertools
@@ -47,13 +47,13 @@ def _only_last(h, *rest):
 
 
 def _recur_late(f, p):
-    """The gradient of Wh made with next_h: a product of value 0 brings it, that with prev_h being cut."""
+    """The gradient of Wh computed from next_h, through a product of value 0, while that through prev_h is detached."""
     next_h = f(**p)[0].detach()
     return f(**p, recur=lambda h, Wh: h @ Wh.detach() + next_h @ (Wh - Wh.detach()))
 
 
 def _forget_late(i, f, g, prev_c):
-    """The forget gate's gradient made with next_c, by the same means."""
+    """The gradient of the forget gate computed from next_c, in the same way."""
     next_c = next_cell(i, f, g, prev_c).detach()
     return f.detach() * prev_c + i * g + (f - f.detach()) * next_c
 
@@ -73,146 +73,146 @@ def _unscaled_slope(scores, H):
     return scores + (scaled(scores, H) - scores).detach()
 
 
-# Of two mistakes that explain as much the first is named: mistakes of the backward alone stand first where the
-# gradient cannot tell them from a mistake of the forward.
+# If two mistakes explain the same outputs, the first one is named. So mistakes in the backward come before mistakes in
+# the forward with the same gradient.
 
 # fmt: off
 NO_BIAS = ("the bias b is left out", _on(b=zero))
 RNN_CELL = (
     NO_BIAS,
     ("tanh' is missing: da = dnext_h * (1 - next_h**2)", _with(tanh=_slope(torch.tanh, lambda a, y: 1))),
-    ("tanh' is 1 - next_h; it is 1 - next_h**2", _with(tanh=_slope(torch.tanh, lambda a, y: 1 - y))),
-    ("tanh' is taken of a itself, 1 - a**2; it is 1 - next_h**2",
+    ("tanh' is 1 - next_h; it must be 1 - next_h**2", _with(tanh=_slope(torch.tanh, lambda a, y: 1 - y))),
+    ("tanh' is computed from a, 1 - a**2; it must be 1 - next_h**2",
      _with(tanh=_slope(torch.tanh, lambda a, y: 1 - a**2))),
     ("tanh is left out", _with(tanh=identity)),
-    ("sigmoid stands in place of tanh", _with(tanh=torch.sigmoid)),
+    ("sigmoid is used instead of tanh", _with(tanh=torch.sigmoid)),
     ("Wh is transposed in the forward step", _on(Wh=Tensor.t)),
 )
-LATE_WH = ("dWh is made with next_h; it takes prev_h", _recur_late)
+LATE_WH = ("dWh is computed from next_h; it must be prev_h", _recur_late)
 H0_UNUSED = ("h0 is not used", _on(h0=zero))
 ORDERS = [order for order in map("".join, itertools.permutations("ifog")) if order != "ifog"]
 LSTM_CELL = (
-    *((f"da is joined in the order {', '.join(order)}; the columns hold i, f, o, g", _with(join=order))
+    *((f"da is concatenated in the order {', '.join(order)}; the columns hold i, f, o, g", _with(join=order))
       for order in ORDERS),
-    *((f"the gates are cut in the order {', '.join(order)}; the columns hold i, f, o, g", _with(cut=order))
+    *((f"the gates are split in the order {', '.join(order)}; the columns hold i, f, o, g", _with(cut=order))
       for order in ORDERS),
     NO_BIAS,
-    ("next_h is made of prev_c; it takes next_c", _with(show=lambda next_c, prev_c: prev_c)),
-    ("next_h = o * next_c; it takes tanh(next_c)", _with(squash=identity)),
-    ("the candidate g goes through sigmoid; it takes tanh", _with(tanh=torch.sigmoid)),
-    ("the gates i, f, o go through tanh; they take sigmoid", _with(sigmoid=torch.tanh)),
+    ("next_h is computed from prev_c; it must be next_c", _with(show=lambda next_c, prev_c: prev_c)),
+    ("next_h = o * next_c; it must be o * tanh(next_c)", _with(squash=identity)),
+    ("the candidate g uses sigmoid; it must be tanh", _with(tanh=torch.sigmoid)),
+    ("the gates i, f, o use tanh; it must be sigmoid", _with(sigmoid=torch.tanh)),
     ("the forget gate is not applied to prev_c", _with(cell=lambda i, f, g, c: c + i * g)),
     ("the input gate is not applied to g", _with(cell=lambda i, f, g, c: f * c + g)),
-    ("the way from next_h through tanh(next_c) to the cell is forgotten: dc = dnext_c + dnext_h * o * tanh'",
+    ("the path from next_h through tanh(next_c) is missing: dc = dnext_c + dnext_h * o * tanh'",
      _with(squash=lambda c: torch.tanh(c).detach())),
     ("tanh' of next_c is missing: 1 - tanh(next_c)**2", _with(squash=_slope(torch.tanh, lambda c, y: 1))),
-    ("tanh' is taken of next_c itself, 1 - next_c**2; it is 1 - tanh(next_c)**2",
+    ("tanh' is computed from next_c, 1 - next_c**2; it must be 1 - tanh(next_c)**2",
      _with(squash=_slope(torch.tanh, lambda c, y: 1 - c**2))),
     ("sigmoid' is missing: s * (1 - s) for i, f and o", _with(sigmoid=_slope(torch.sigmoid, lambda a, s: 1))),
     ("tanh' of the candidate is missing: 1 - g**2", _with(tanh=_slope(torch.tanh, lambda a, g: 1))),
-    ("df is made with next_c; it takes prev_c", _with(cell=_forget_late)),
+    ("df is computed from next_c; it must be prev_c", _with(cell=_forget_late)),
     ("dprev_c lacks the forget gate: dprev_c = dc * f", _with(cell=_keep_whole)),
 )
 CELL_UNDRIVEN = ("dnext_c is not used", _after(lambda next_h, next_c: (next_h, next_c.detach())))
 IN_TIME = (
-    ("the state is not carried on: every step starts from the first state", _with(carry=lambda state, first: first)),
-    ("the state is not carried on: every step starts from zero", _with(carry=zero)),
+    ("the state is not passed on: every step starts from the initial state", _with(carry=lambda state, first: first)),
+    ("the state is not passed on: every step starts from zero", _with(carry=zero)),
     ("the gradient that flows back from step t + 1 is not added at step t", _with(carry=_detach)),
-    ("a weight's gradient is the first step's alone, which a loop backward in time writes last: += over the steps",
+    ("a weight's gradient is only that of the first step, the last one in a backward loop: sum over the steps with +=",
      _with(use=lambda W, t, T: W if t == 0 else W.detach())),
-    ("a weight's gradient is the last step's alone: add up over the steps",
+    ("a weight's gradient is only that of the last step: sum over the steps",
      _with(use=lambda W, t, T: W if t == T - 1 else W.detach())),
     ("only the last step's dh is used", _after(_only_last)),
 )
 DOT_PRODUCT_ATTENTION = (
     ("the scores are not divided by sqrt(H)", _with(scale=lambda s, H: s)),
-    ("the scores are divided by H; it is sqrt(H)", _with(scale=lambda s, H: s / H)),
-    ("the scores are multiplied by sqrt(H); they are divided by it", _with(scale=lambda s, H: s * H**0.5)),
+    ("the scores are divided by H; it must be sqrt(H)", _with(scale=lambda s, H: s / H)),
+    ("the scores are multiplied by sqrt(H); they must be divided by it", _with(scale=lambda s, H: s * H**0.5)),
     ("there is no softmax", _with(softmax=identity)),
-    ("the softmax runs over the batch; it runs over all cells", _with(softmax=lambda s: s.softmax(0))),
-    ("the softmax runs down each column; it runs over all cells", _with(softmax=lambda s: s.softmax(1))),
-    ("the softmax runs along each row; it runs over all cells", _with(softmax=lambda s: s.softmax(2))),
+    ("the softmax is over the batch; it must be over all cells", _with(softmax=lambda s: s.softmax(0))),
+    ("the softmax is over each column; it must be over all cells", _with(softmax=lambda s: s.softmax(1))),
+    ("the softmax is over each row; it must be over all cells", _with(softmax=lambda s: s.softmax(2))),
     ("1/sqrt(H) is missing in the backward of the scores", _with(scale=_unscaled_slope)),
-    ("dA lacks the way through the scores: A is a key and a value", _with(keys=_detach)),
-    ("dA lacks the way through the average: A is a key and a value", _with(values=_detach)),
-    ("the gradient through the weights is forgotten", _with(attend=_detach)),
-    ("the softmax's backward is w * dw; it is w * (dw - sum(w * dw))",
+    ("dA lacks the path through the scores: A is both key and value", _with(keys=_detach)),
+    ("dA lacks the path through the average: A is both key and value", _with(values=_detach)),
+    ("the gradient through the weights is missing", _with(attend=_detach)),
+    ("the softmax's backward is w * dw; it must be w * (dw - sum(w * dw))",
      _with(softmax=_slope(over_cells, lambda scores, weights: weights))),
 )
 ATTENTION_IN_TIME = (
-    ("h0 and c0 are zero; both are the mean of A over the grid", _with(start=lambda m: (0 * m, 0 * m))),
-    ("c0 is zero; it is the mean of A, as h0", _with(start=lambda m: (m, 0 * m))),
-    ("h0 is zero; it is the mean of A, as c0", _with(start=lambda m: (0 * m, m))),
-    ("the gradient through h0 = c0 = mean of A is forgotten", _with(start=lambda m: both(m.detach()))),
-    ("the gradient through c0 = mean of A is forgotten", _with(start=lambda m: (m, m.detach()))),
-    ("the gradient through h0 = mean of A is forgotten", _with(start=lambda m: (m.detach(), m))),
-    ("every step looks with h0; it looks with the state before it", _with(look=lambda prev_h, h0: h0)),
-    ("the gradient through the attention, from attn to A and prev_h, is forgotten", _with(attn=_detach)),
-    ("dprev_h lacks the way through the attention's scores", _with(look=_detach)),
+    ("h0 and c0 are zero; both must be the mean of A over the grid", _with(start=lambda m: (0 * m, 0 * m))),
+    ("c0 is zero; it must be the mean of A, like h0", _with(start=lambda m: (m, 0 * m))),
+    ("h0 is zero; it must be the mean of A, like c0", _with(start=lambda m: (0 * m, m))),
+    ("the gradient through h0 = c0 = mean of A is missing", _with(start=lambda m: both(m.detach()))),
+    ("the gradient through c0 = mean of A is missing", _with(start=lambda m: (m, m.detach()))),
+    ("the gradient through h0 = mean of A is missing", _with(start=lambda m: (m.detach(), m))),
+    ("every step attends with h0; it must attend with the previous state", _with(look=lambda prev_h, h0: h0)),
+    ("the gradient through the attention, from attn to A and prev_h, is missing", _with(attn=_detach)),
+    ("dprev_h lacks the path through the attention scores", _with(look=_detach)),
 )
 ATTN_UNUSED = ("attn @ Wattn is left out", _on(Wattn=zero))
 WORD_EMBEDDING = (
-    ("a repeated word keeps one occurrence's gradient (dW[x] = dout overwrites): add them up, index_add_",
+    ("a repeated word keeps the gradient of one occurrence (dW[x] = dout overwrites): sum them, as with index_add_",
      _with(share=_last_only)),
-    ("a repeated word keeps one occurrence's gradient: add them up with +=",
+    ("a repeated word keeps the gradient of one occurrence: sum them with +=",
      _with(share=lambda x: _last_only(x.t()).t())),
-    ("a repeated word's gradient is averaged over its occurrences: add them up",
+    ("the gradient of a repeated word is averaged over its occurrences: sum them",
      _with(share=lambda x: 1 / (x.unsqueeze(2) == x.flatten()).sum(2))),
     ("word 0 gets no gradient", _with(share=lambda x: x != 0)),
 )
 TEMPORAL_SOFTMAX = (
-    ("the loss is averaged over the batch and over time; it is summed over time",
-     _with(total=lambda losses, real: losses.mean())),
-    ("the loss is averaged over the counted steps; it is summed over time and divided by N",
-     _with(total=lambda losses, real: losses.sum() / real.sum())),
-    ("the loss is averaged over time and summed over the batch; it is the other way round",
-     _with(total=lambda losses, real: losses.sum() / losses.shape[1])),
-    ("the loss is not divided by N", _with(total=lambda losses, real: losses.sum())),
+    ("the loss is averaged over the batch and over time; it must be summed over time",
+     _with(total=lambda losses, mask: losses.mean())),
+    ("the loss is averaged over the counted steps; it must be summed over time and divided by N",
+     _with(total=lambda losses, mask: losses.sum() / mask.sum())),
+    ("the loss is averaged over time and summed over the batch; it must be the other way round",
+     _with(total=lambda losses, mask: losses.sum() / losses.shape[1])),
+    ("the loss is not divided by N", _with(total=lambda losses, mask: losses.sum())),
     ("ignore_index is not used", _with(ignore_index=None)),
     ("word 0 is ignored, whatever ignore_index says", _with(ignore_index=0)),
-    ("the softmax runs over time (axis 1); it runs over the words (axis 2)", _with(axis=1)),
-    ("the softmax runs over the batch (axis 0); it runs over the words (axis 2)", _with(axis=0)),
-    ("the backward's softmax runs over time (axis 1); it runs over the words (axis 2)", _with(slope=1)),
-    ("the backward's softmax runs over the batch (axis 0); it runs over the words (axis 2)", _with(slope=0)),
-    ("1 is not subtracted at the right word", _with(pick=_detach)),
-    ("the softmax is missing, only the right word gets a gradient", _with(spread=_detach)),
+    ("the softmax is over time (axis 1); it must be over the words (axis 2)", _with(axis=1)),
+    ("the softmax is over the batch (axis 0); it must be over the words (axis 2)", _with(axis=0)),
+    ("the backward's softmax is over time (axis 1); it must be over the words (axis 2)", _with(slope=1)),
+    ("the backward's softmax is over the batch (axis 0); it must be over the words (axis 2)", _with(slope=0)),
+    ("1 is not subtracted at the target word", _with(pick=_detach)),
+    ("the softmax is missing, only the target word gets a gradient", _with(spread=_detach)),
 )
-NOT_SEEN = ("the picture is not used: every picture begins with zeros", _with(see=zero))
+NOT_SEEN = ("the picture is not used: every caption starts from zeros", _with(see=zero))
 FEATURES_AGAIN = (
-    ("the pictures are divided by 255 once more", lambda f, p: f(**{**p, "features": p["features"] / 255})),
+    ("the pictures are divided by 255 again", lambda f, p: f(**{**p, "features": p["features"] / 255})),
 )
 CAPTIONER = (
     NOT_SEEN,
     *FEATURES_AGAIN,
-    ("every picture gets the features of the batch's mean",
+    ("every picture gets the mean features of the batch",
      lambda f, p: f(**{**p, "features": p["features"].mean(0, keepdim=True).expand_as(p["features"])})),
-    ("<NULL> is not ignored: hand ignore_index on to the loss", _with(ignore=lambda null: None)),
+    ("<NULL> is not ignored: pass ignore_index to the loss", _with(ignore=lambda null: None)),
     *TEMPORAL_SOFTMAX[:4],
-    ("the words that go in are also those to come out: the targets are captions[:, 1:]",
+    ("the inputs are also the targets: the targets must be captions[:, 1:]",
      _with(feed=lambda captions: (captions[:, :-1], captions[:, :-1]))),
-    ("the words that come out go in: the inputs are captions[:, :-1]",
+    ("the targets are also the inputs: the inputs must be captions[:, :-1]",
      _with(feed=lambda captions: (captions[:, 1:], captions[:, 1:]))),
-    ("inputs and targets change places", _with(feed=lambda captions: (captions[:, 1:], captions[:, :-1]))),
-    ("the picture's features are projected, but its bias is left out", _on(b_feature=zero)),
-    ("the scores' bias is left out", _on(b_out=zero)),
+    ("inputs and targets are swapped", _with(feed=lambda captions: (captions[:, 1:], captions[:, :-1]))),
+    ("the bias of the feature projection is left out", _on(b_feature=zero)),
+    ("the bias of the scores is left out", _on(b_out=zero)),
 )
 POOLED = (
-    ("the features are summed over the grid; they are averaged", _with(pool=lambda grid: grid.sum(dim=(2, 3)))),
-    ("the features' largest value over the grid is taken; they are averaged", _with(pool=lambda A: A.amax(dim=(2, 3)))),
-    ("one cell of the grid is taken; the features are averaged over it", _with(pool=lambda grid: grid[:, :, 0, 0])),
+    ("the features are summed over the grid; they must be averaged", _with(pool=lambda grid: grid.sum(dim=(2, 3)))),
+    ("the features are max-pooled over the grid; they must be averaged", _with(pool=lambda A: A.amax(dim=(2, 3)))),
+    ("one cell of the grid is used; the features must be averaged over it", _with(pool=lambda grid: grid[:, :, 0, 0])),
 )
 SAMPLE = (
     NOT_SEEN,
     *FEATURES_AGAIN,
-    ("the first word fed is <NULL>; it is <START>", _with(first=0)),
-    ("the first word fed is <END>; it is <START>", _with(first=2)),
-    ("<START> is fed at every step; it is the word that was chosen last", _with(feed=lambda chosen, start: start)),
-    ("h is not carried on: every word begins with the first h", _with(carry=lambda h, h0: h0)),
-    ("h is not carried on: every word begins with zeros", _with(carry=zero)),
+    ("the first input is <NULL>; it must be <START>", _with(first=0)),
+    ("the first input is <END>; it must be <START>", _with(first=2)),
+    ("<START> is the input at every step; it must be the previous word", _with(feed=lambda chosen, start: start)),
+    ("h is not passed on: every step starts from the initial h", _with(carry=lambda h, h0: h0)),
+    ("h is not passed on: every step starts from zeros", _with(carry=zero)),
     ("the word with the lowest score is chosen", _on(W_out=torch.neg, b_out=torch.neg)),
-    ("the scores' bias is left out", _on(b_out=zero)),
+    ("the bias of the scores is left out", _on(b_out=zero)),
 )
-SAMPLE_CELL = ("the cell state c is not carried on: it is zero at every word", _with(carry_c=zero))
+SAMPLE_CELL = ("the cell state c is not passed on: it is zero at every step", _with(carry_c=zero))
 # fmt: on
 
 
@@ -224,22 +224,22 @@ RNN_STEP = (*RNN_CELL, LATE_WH)
 RNN_SEQUENCE = (*IN_TIME, *RNN_CELL, H0_UNUSED)
 LSTM_STEP = (*LSTM_CELL, CELL_UNDRIVEN)
 LSTM_SEQUENCE = (*IN_TIME, *LSTM_CELL, H0_UNUSED, ("c0 is not used", _on(c0=zero)))
-LSTM_FROM_H0 = (*IN_TIME, *LSTM_CELL, H0_UNUSED, ("c0 is h0; it is zero", _with(c0=identity)))
+LSTM_FROM_H0 = (*IN_TIME, *LSTM_CELL, H0_UNUSED, ("c0 is h0; it must be zero", _with(c0=identity)))
 ATTENTION_LSTM_STEP = (*LSTM_CELL, CELL_UNDRIVEN, ATTN_UNUSED)
 ATTENTION_LSTM_SEQUENCE = (*IN_TIME, *ATTENTION_IN_TIME, *LSTM_CELL, ATTN_UNUSED)
 TEMPORAL_AFFINE = (NO_BIAS, ("only the last step's dout is used", _after(_only_last)))
 RNN_CAPTIONER_LOSS = (*CAPTIONER, *POOLED)
-LSTM_CAPTIONER_LOSS = (*CAPTIONER, *POOLED, ("c0 is h0; it is zero", _with(cell={"c0": identity})))
+LSTM_CAPTIONER_LOSS = (*CAPTIONER, *POOLED, ("c0 is h0; it must be zero", _with(cell={"c0": identity})))
 ATTN_CAPTIONER_LOSS = (
     *CAPTIONER,
-    ("h0 and c0 are zero; both are the mean of A over the grid", _with(cell={"start": lambda m: (0 * m, 0 * m)})),
-    ("c0 is zero; it is the mean of A, as h0", _with(cell={"start": lambda m: (m, 0 * m)})),
+    ("h0 and c0 are zero; both must be the mean of A over the grid", _with(cell={"start": lambda m: (0 * m, 0 * m)})),
+    ("c0 is zero; it must be the mean of A, like h0", _with(cell={"start": lambda m: (m, 0 * m)})),
 )
 RNN_CAPTIONER_SAMPLE = SAMPLE
-LSTM_CAPTIONER_SAMPLE = (*SAMPLE, SAMPLE_CELL, ("c0 is h0; it is zero", _with(c0=identity)))
+LSTM_CAPTIONER_SAMPLE = (*SAMPLE, SAMPLE_CELL, ("c0 is h0; it must be zero", _with(c0=identity)))
 ATTN_CAPTIONER_SAMPLE = (
     *SAMPLE,
     SAMPLE_CELL,
-    ("c0 is zero; it is the mean of A, as h0", _with(c0=zero)),
-    ("a word's attention weights are those of the word after it: keep them before the step", _with(late=True)),
+    ("c0 is zero; it must be the mean of A, like h0", _with(c0=zero)),
+    ("the attention weights of a word are those of the next word: store them before the step", _with(late=True)),
 )

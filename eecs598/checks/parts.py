@@ -1,6 +1,6 @@
-"""The parts of the assignment: what each computes, on which inputs, and the mistakes that are usual in it.
+"""The parts of the assignment: the formula of each, its test inputs, and common mistakes.
 
-A `Formula` joins what `formulas` and `mistakes` have of a part, and the cases in which a check runs it.
+A `Formula` combines what `formulas` and `mistakes` have for a part with the test cases of its check.
 """
 
 import re
@@ -13,20 +13,20 @@ from eecs598.checks import formulas, mistakes
 from eecs598.checks.formulas import SPECIALS
 from eecs598.grad import TIGHT
 
-# All different, so that no wrong axis fits by chance; G = 4H, the LSTM's gates side by side.
+# All different, so that a wrong axis never fits by chance; G = 4H, for the LSTM's gates.
 SIZES = {"N": 3, "T": 4, "D": 6, "H": 5, "G": 20, "V": 11, "W": 8, "C": 9, "K": 10, "h": 2, "w": 7}
-SEED = 601  # with it words repeat in a batch, word 0 occurs, and so does IGNORED
-IGNORED = 5  # not word 0: to know that padding is often 0 is not to read ignore_index
+SEED = 601  # chosen such that words repeat in a batch, and word 0 and IGNORED occur
+IGNORED = 5  # not word 0, so that a function that always ignores 0 is wrong
 GRID = {"h": 4, "w": 4}  # that of the published assignment
 
 
 @dataclass(frozen=True)
 class Case:
-    """One run of a check. The main case has no label and a row an output; any other has one row, its worst.
+    """One test case of a check. The main case has no label and a row for each output; others have one row.
 
-    sizes, and scale (input name -> factor), replace the usual ones; options are further arguments; hint is
-    what to say when this case misses and those before it pass. beyond: the lesson does not ask for it. strided: the
-    inputs are not contiguous. single: they are float32.
+    sizes and scale (input name -> factor) override the default ones; options are further arguments; hint is shown if
+    this case misses and those before it pass. beyond: not part of the lesson. strided: the inputs are not contiguous.
+    single: they are float32.
     """
 
     label: str = ""
@@ -41,13 +41,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Formula:
-    """One part of the assignment as mathematics.
+    """The definition of one part of the assignment.
 
-    inputs: "x:NTD y:NT<V": names with their dimensions, "<V" for integers below V. outputs: names. compute: the
-    formula, compute(**inputs, **options) -> outputs. reference: the same from PyTorch; against: its name there.
-    mistakes: pairs of a sentence, to follow "what comes out when", and a function of `compute` and its arguments.
-    driven: how many of the outputs have a gradient coming in. limit: the error up to which an output is right.
-    published: the cases of the published notebook's cells, where those have the part.
+    inputs: names with their dimensions, such as "x:NTD y:NT<V", where "<V" means integers below V. outputs: names.
+    compute: the formula, compute(**inputs, **options) -> outputs. reference: the same with PyTorch; against: its name
+    there. mistakes: pairs of a sentence that follows "what comes out when", and a function of `compute` and its
+    arguments. driven: number of outputs with an upstream gradient. limit: error limit of the outputs. published: the
+    cases of the published notebook's cells, if they have this part.
     """
 
     inputs: str
@@ -68,7 +68,7 @@ class Formula:
         return tuple("d" + part.split(":")[0] for part in self.inputs.split() if "<" not in part)
 
     def draw(self, case):
-        """The case's inputs, by name, and the gradients that come in, one for each driven output."""
+        """The inputs of a case, by name, and the upstream gradients, one for each driven output."""
         generator = torch.Generator().manual_seed(self.seed)
         sizes, inputs = SIZES | case.sizes, {}
         for part in self.inputs.split():
@@ -81,7 +81,7 @@ class Formula:
                 values = spread * torch.randn(shape, generator=generator, dtype=torch.float64)
                 inputs[name] = values.float() if case.single else values
         driven = self.reference(**inputs, **case.options)[: self.driven]
-        if driven[0].dim() == 0:  # a loss: what comes in is 1
+        if driven[0].dim() == 0:  # a loss, whose upstream gradient is 1
             return inputs, [torch.ones_like(driven[0])]
         return inputs, [torch.randn(output.shape, generator=generator).to(output) for output in driven]
 
@@ -90,7 +90,7 @@ class Formula:
         return dict(zip(self.outputs, compute(**inputs, **options)))
 
     def derivatives(self, compute, inputs, incoming, options):
-        """The gradients that autograd gives for `compute`, by name."""
+        """Autograd's gradients of `compute`, by name."""
         leaves = {n: v.clone().requires_grad_(v.is_floating_point()) for n, v in inputs.items()}
         outputs = compute(**leaves, **options)
         loss = sum((output * d).sum() for output, d in zip(outputs, incoming))
@@ -100,7 +100,7 @@ class Formula:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Cells, sequences, and what stands around them
+# Cells, sequences, and the other layers
 # ---------------------------------------------------------------------------------------------------------
 
 MAIN = Case()
@@ -163,20 +163,20 @@ PUBLISHED_SOFTMAX = replace(TEMPORAL_SOFTMAX, published=(
 
 
 def as_published(formula, single=True, **sizes):
-    """The formula with the case of a cell of the published notebook: its sizes, and float32 if `single`."""
+    """The formula with the case of the published notebook's cell: its sizes, and float32 if `single`."""
     sizes |= {"G": 4 * sizes["H"]} if "H" in sizes else {}
     sizes |= GRID if "hw" in formula.inputs else {}
     return replace(formula, published=(Case(sizes=sizes, single=single),))
 
 
 # ---------------------------------------------------------------------------------------------------------
-# The captioner. It is checked in float32, as it trains: of a wrong dtype inside a student's model nothing is said here.
+# The captioner. It is checked in float32, in which it trains, regardless of dtypes inside a student's model.
 # ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class CaptionerLoss(Formula):
-    """A captioner's loss: the gradients are those of its own weights, and the captions are like real ones."""
+    """A captioner's loss, with the gradients of its own weights, and realistic captions."""
 
     @property
     def gradients(self):
@@ -202,7 +202,7 @@ RNN_WEIGHTS, LSTM_WEIGHTS, ATTN_WEIGHTS = "Wx:WH Wh:HH b:H", "Wx:WG Wh:HG b:G", 
 
 
 def _loss_formula(weights, layers, against, mistakes, attends=False):
-    """A captioner's loss. layers: the cell over a sequence, written out and PyTorch's."""
+    """The formula of a captioner's loss. layers: the cell over a sequence, written out and PyTorch's."""
     losses = formulas.temporal_softmax, formulas.torch_temporal_softmax
     compute, reference = (formulas.captioner_loss(layer, loss, attends) for layer, loss in zip(layers, losses))
     inputs, cases = FEATURE_INPUTS.format("captions:NK<V ", weights), (MAIN_SQUARE, OTHER_IDS)
@@ -210,10 +210,10 @@ def _loss_formula(weights, layers, against, mistakes, attends=False):
 
 
 def _sample_formula(weights, steps, against, mistakes, seed, sharp, memory=True, attends=False):
-    """A captioner's captions. steps: the cell's step, written out and PyTorch's; memory: whether it has a c.
+    """The formula of a captioner's captions. steps: of the cell, written out and PyTorch's; memory: whether it has a c.
 
-    seed and sharp, the scale of W_out: with these one caption fills all 15 words, two end earlier, at different words,
-    no two scores are close, and each mistake listed changes a caption.
+    seed and sharp (the scale of W_out) are chosen such that one caption has all 15 words, two end earlier at different
+    steps, no two scores are close, and each of the mistakes changes a caption.
     """
     scale = {"features": 2, "W_embed": 2, "Wx": 1.5, "W_out": sharp}
     attentions = (formulas.attention, formulas.torch_attention) if attends else (None, None)

@@ -1,4 +1,4 @@
-"""Properties that hold without a reference: (table, run, values of the main case) -> more rows."""
+"""Checks of properties, without a reference: (table, run, values of the main case) -> more rows."""
 
 import torch
 
@@ -9,7 +9,7 @@ from eecs598.grad import rel_error
 
 @lesson_only
 def weigh_cells(table, run, values):
-    """A picture's weights sum to 1; permuting the cells of the grid permutes the weights."""
+    """The weights for a picture sum to 1, and permuting the cells of the grid permutes the weights."""
     weights = values["attn_weights"]
     table.add("weights sum to 1", (weights.sum(dim=(1, 2)) - 1).abs().max())
     inputs, incoming = DOT_PRODUCT_ATTENTION.draw(MAIN)
@@ -24,7 +24,7 @@ def weigh_cells(table, run, values):
 
 @lesson_only
 def ignore_padding(table, run, values):
-    """The padding after a caption must not move a weight, not even by a rounding error."""
+    """Padding must have a gradient of exactly 0."""
     y = TEMPORAL_SOFTMAX.draw(IGNORING)[0]["y"]
     ignored = values["dx"][y == IGNORED]
     if not table.add("dx where y is ignore_index", ignored.abs().max(), limit=0).passed:

@@ -1,8 +1,8 @@
-"""What the published notebook's cells ask of a captioner, whatever its layers are and whatever they are called.
+"""The published notebook's checks of a captioner, for any layers with any names.
 
-The loss: with every parameter filled by one rule, on pictures and captions made by a rule, it is a known number. The
-captions: they have the right shape. Since any nonsense can have that, each word must also be the one that the
-captioner's own loss holds likeliest after the words before, wherever that loss is right.
+The loss must be a known number for parameters, pictures and captions that are filled by a rule. The captions must have
+the right shape. As this alone means little, each word must also be the most likely one according to the captioner's own
+loss, if the loss is correct.
 """
 
 import math
@@ -19,9 +19,9 @@ SIZES = {"input_dim": 400, "wordvec_dim": 30, "hidden_dim": 40}
 NULL, START, END = 0, 1, 2
 WORDS = {"<NULL>": NULL, "<START>": START, "<END>": END, "cat": 3, "dog": 4, "bird": 5}
 PICTURES, GRID, MAX_LENGTH = 4, (4, 4), 15
-MARGIN = 0.01  # in nats: a word less likely than another by this is not the likeliest one
+MARGIN = 0.01  # in nats: a word that is less likely by more than this is not the most likely one
 WORDS_CHECKED = 6  # words of each caption
-SEED = 34  # with it captions differ, and some end early, in each cell
+SEED = 34  # chosen such that captions differ and some end early, for each cell type
 
 
 def add_published_loss(table, captioner_class, cell_type):
@@ -33,7 +33,7 @@ def add_published_loss(table, captioner_class, cell_type):
 
 @torch.no_grad()
 def add_published_captions(table, captioner_class, cell_type):
-    """Add rows: the shapes of the captions; and whether each word is the likeliest one."""
+    """Add rows: the shapes of the captions, and whether each word is the most likely one."""
     generator = torch.Generator().manual_seed(SEED)
     with without_image_encoder(captioner_class, SIZES["input_dim"]):
         model = _build(captioner_class, cell_type, WORDS, -100)

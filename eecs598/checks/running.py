@@ -1,4 +1,4 @@
-"""Running what may be wrong in any way: whatever a learner's code raises or returns becomes values, or one sentence."""
+"""Running a learner's code: whatever it raises or returns becomes values, or a one-sentence error."""
 
 import re
 import traceback
@@ -12,17 +12,17 @@ OWN_DTYPE = "a tensor made inside has another dtype than x: make it with x.new_z
 
 
 class OutputError(Exception):
-    """The learner's code gave nothing that can be compared. The message says what, in one sentence."""
+    """The learner's code returned nothing that can be compared. The message says what, in one sentence."""
 
 
 def attempt(name, function, *args, **kwargs):
-    """function(*args, **kwargs); whatever it raises becomes an `OutputError` that quotes the learner's line."""
+    """function(*args, **kwargs). Anything that it raises becomes an `OutputError` that quotes the learner's line."""
     try:
         return function(*args, **kwargs)
     except NotImplementedError as error:
-        todo = re.fullmatch(r"TODO: (\S+)", str(error))  # it may be a function that this one calls
+        todo = re.fullmatch(r"TODO: (\S+)", str(error))  # possibly of a function that this one calls
         raise OutputError(f"{todo[1] if todo else name} is not written yet: it raises NotImplementedError") from None
-    except OutputError as error:  # of a call in another process: what it returned cannot be sent here
+    except OutputError as error:  # from a call in another process, whose result cannot be sent
         raise OutputError(f"{name} {error}") from None
     except Exception as error:
         reason = (str(error).strip() or "no message").splitlines()[0]
@@ -32,7 +32,7 @@ def attempt(name, function, *args, **kwargs):
 
 
 def _learners_line(error):
-    """The innermost line of the traceback that is neither this package's nor PyTorch's."""
+    """The innermost line of the traceback that is neither in this package nor in PyTorch."""
     libraries = {Path(__file__).parents[1], Path(torch.__file__).parent}
     if hasattr(error, "learners_line"):  # it was raised in another process
         return error.learners_line
@@ -44,7 +44,7 @@ def _learners_line(error):
 
 
 def named(name, raw, outputs, spare=()):
-    """What `name` returned, by output; spare: further values of any kind (a cache) at the end."""
+    """The values that `name` returned, by output name. spare: names of further values at the end, such as a cache."""
     wanted = (*outputs, *spare)
     listed = ", ".join(wanted)
     if raw is None:
@@ -65,7 +65,7 @@ def named(name, raw, outputs, spare=()):
     return dict(zip(wanted, raw))
 
 
-# Each of the following makes a `run`: (inputs by name, gradients that come in, options) -> outputs by name.
+# Each of the following returns a function `run`: (inputs by name, upstream gradients, options) -> outputs by name.
 
 
 def forward_run(name, function, formula, spare):
@@ -76,7 +76,7 @@ def forward_run(name, function, formula, spare):
 
 
 def backward_run(name, run_forward, backward, formula, arguments):
-    """arguments(inputs, incoming, values): what `backward` takes, `values` being what the forward gave."""
+    """arguments(inputs, incoming, values): the arguments of `backward`, where `values` are the forward's results."""
 
     def run(inputs, incoming, options):
         given = arguments(inputs, incoming, run_forward(inputs, incoming, options))
@@ -86,7 +86,7 @@ def backward_run(name, run_forward, backward, formula, arguments):
 
 
 def module_run(name, Class, formula, method="forward"):
-    """Build the module, put the inputs that are parameters in their place, call it with the others."""
+    """Build the module, set its parameters from the inputs, and call it with the other inputs."""
 
     def run(inputs, incoming, options):
         sizes = inputs["W_embed"].shape if "W_embed" in inputs else (len(inputs["Wx"]), len(inputs["Wh"]))
@@ -106,7 +106,7 @@ def module_run(name, Class, formula, method="forward"):
 
 
 def _place(name, module, parameters):
-    """Put plain tensors in the parameters' place: what autograd then gives them are the parameters' gradients."""
+    """Replace parameters with plain tensors, so that autograd gives these the gradients of the parameters."""
     owned = dict(module.named_parameters())
     for key, value in parameters.items():
         if key not in owned:
@@ -119,7 +119,7 @@ def _place(name, module, parameters):
 
 
 def autograd_run(name, run_forward, formula):
-    """The gradients that autograd gives through what `run_forward` calls."""
+    """Autograd's gradients through `run_forward`."""
 
     def run(inputs, incoming, options):
         leaves = {key: v.requires_grad_(v.is_floating_point()) for key, v in inputs.items()}
@@ -138,9 +138,9 @@ def autograd_run(name, run_forward, formula):
 
 
 def driven_sum(name, values, formula, incoming):
-    """The number whose gradient is checked: the outputs, each with the gradient that comes in, summed up."""
+    """The scalar whose gradient is checked: the sum of the outputs times their upstream gradients."""
     for output, d in zip(formula.outputs, incoming):
         if values[output].shape != d.shape:
             shapes = f"{tuple(values[output].shape)}, wanted {tuple(d.shape)}"
-            raise OutputError(f"{name} returned {output} of shape {shapes}: mend that first")
+            raise OutputError(f"{name} returned {output} of shape {shapes}: fix that first")
     return sum((values[output] * d).sum() for output, d in zip(formula.outputs, incoming)).double()

@@ -452,7 +452,7 @@ def find_answering(urls, seconds):
             failures[url] = failure
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             failures[url] = _network_failure(error, seconds)
-        except OSError as error:  # of the file of certificates
+        except OSError as error:  # from a missing certificate file
             failures[url] = _MirrorError(str(error), "certificates")
 
     threads = [threading.Thread(target=ask, args=(url,), daemon=True) for url in urls]

@@ -66,7 +66,7 @@ def _grey_scale(mode, grey):
         return 255 / 65535
     low, high = grey.min(), grey.max()
     if not (low >= 0 and high <= 65535):  # NaN, too
-        raise DataError(f"grey values from {low:g} to {high:g}, wanted 0 to 1, 255 or 65,535: scale them")
+        raise DataError(f"grey values range from {low:g} to {high:g}; they must be in [0, 1], [0, 255] or [0, 65535]")
     return 255 / (1 if mode == "F" and high <= 1 else 255 if high <= 255 else 65535)
 
 

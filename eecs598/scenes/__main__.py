@@ -16,8 +16,8 @@ def main(arguments=None):
     parser.add_argument("file", type=Path, metavar="FILE", help="the data file to write")
     parser.add_argument("--train", type=int, default=10_000, metavar="N", help="training pictures (10000)")
     parser.add_argument("--val", type=int, default=500, metavar="N", help="validation pictures (500)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, other scenes (0)")
-    parser.add_argument("--image-size", type=int, default=112, metavar="P", help="pixels a side (112)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="random seed (0)")
+    parser.add_argument("--image-size", type=int, default=112, metavar="P", help="side length in pixels (112)")
     options = parser.parse_args(arguments)
     size, begin = options.image_size, time.perf_counter()
     try:

@@ -1,11 +1,11 @@
-"""The grammar: captions that are true of a scene, and where in the picture their words refer to."""
+"""The grammar: true captions of a scene, and the regions of the picture that their words refer to."""
 
 import re
 
 from eecs598.scenes.compose import RELATIONS
 from eecs598.scenes.draw import BACKGROUNDS, THINGS
 
-LARGER_FIRST = 0.85  # share of the captions of two things that name the one first that takes more room
+LARGER_FIRST = 0.85  # probability that of two objects the one with the larger area is named first
 COUNTS = {1: ("a", "a", "a", "one"), 2: ("two", "two", "a pair of"), 3: ("three",), 4: ("four",)}
 SIZE_WORDS = {"small": ("small", "little", "tiny"), "medium": (), "big": ("big", "large")}
 RELATION_WORDS = {
@@ -17,7 +17,7 @@ GROUNDS = {
     "grass": ("the grass", "the lawn"), "sand": ("the sand", "the beach"), "water": ("the water", "the sea"),
     "snow": ("the snow",), "floor": ("the floor", "a wooden floor"), "road": ("the road", "the street"),
 }  # fmt: skip
-# phrase: the backgrounds that it is true of, and where the things that it places are (None: anywhere)
+# phrase: the backgrounds for which it is true, and the location of the objects (None: anywhere)
 PLACES = {
     **{f"on {ground}": ({name}, "ground") for name in GROUNDS for ground in GROUNDS[name]},
     **{f"above {ground}": ({name}, "air") for name in GROUNDS for ground in GROUNDS[name]},
@@ -25,7 +25,7 @@ PLACES = {
     "in the sky": (set(BACKGROUNDS) - {"floor"}, "air"), "in the night sky": ({"night"}, "air"),
     "at night": ({"night"}, None), "in the dark": ({"night"}, None),
 }  # fmt: skip
-# {A} and {B}: the things; {rel}: the relation of A to B; {at}, {at_A}, {at_B}: a place of both, of A, of B.
+# {A} and {B}: the objects; {rel}: the relation of A to B; {at}, {at_A}, {at_B}: a place of both, of A, of B.
 TEMPLATES = {
     1: ("{A}", "{A} {at}", "{A} {at}", "there {is} {A}", "there {is} {A} {at}", "we see {A} {at}",
         "{at} there {is} {A}", "here {is} {A} {at}"),
@@ -33,7 +33,7 @@ TEMPLATES = {
         "we see {A} {rel} {B}", "{rel} {B} there {is} {A}", "{at_A} there {is} {A} {rel} {B}",
         "there {is} {A} and {B} {at}", "{A} and {B} {at}", "{A} {at_A} and {B} {at_B}", "we see {A} and {B}"),
 }  # fmt: skip
-# word that stands for a part of the picture: which
+# word: the part of the picture that it refers to
 REGIONS = {
     **{ground.split()[-1]: "ground" for grounds in GROUNDS.values() for ground in grounds},
     "sky": "sky", "night": "all", "dark": "all",
@@ -41,7 +41,7 @@ REGIONS = {
 
 
 def write_captions(scene, rng, number=5):
-    """`number` captions that are true of the scene and name all its objects, different where it allows."""
+    """`number` true captions that name all objects of the scene, different ones if possible."""
     captions = []
     for _ in range(40 * number):
         caption = _phrase(scene, rng)
@@ -53,7 +53,7 @@ def write_captions(scene, rng, number=5):
 
 
 def _phrase(scene, rng):
-    """One caption, or None where the template drawn asks for a place that the grammar cannot name."""
+    """One caption, or None if the template needs a place that the grammar cannot name."""
     order = _order(scene["objects"], rng)
     first, last = scene["objects"][::order][0], scene["objects"][::order][-1]
     template = rng.choice(TEMPLATES[len(scene["objects"])])
@@ -71,7 +71,7 @@ def _phrase(scene, rng):
 
 
 def _order(things, rng):
-    """1 or -1: the objects as they are, or turned round. What takes more room mostly comes first."""
+    """1 or -1: the objects in their order or reversed. The one with the larger area mostly comes first."""
     if len(things) == 1:
         return 1
     room = [sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in thing["boxes"]) for thing in things]
@@ -90,13 +90,13 @@ def _noun(thing):
 
 
 def is_placed(thing, place, scene):
-    """Whether the place (a phrase of PLACES) is true of the thing."""
+    """Whether the place (a phrase of PLACES) is true of the object."""
     backgrounds, where = PLACES[place]
     return scene["background"] in backgrounds and where in (None, thing["where"])
 
 
 def locate_words(scene, captions, side):
-    """{word: boxes in pixels} for the words of the captions that name a thing, a pair or the background."""
+    """{word: boxes in pixels} for the words of the captions that refer to an object, a pair or the background."""
     found, level = {}, round(scene["horizon"] * side, 1)
     for thing in scene["objects"]:
         for word in (_noun(thing), "pair") if thing["count"] == 2 else (_noun(thing),):

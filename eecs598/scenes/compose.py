@@ -1,17 +1,17 @@
-"""Composing a scene: which things, how many, how large, where, and the combinations that training never sees."""
+"""Composing a scene: objects with counts, sizes and positions, and combinations reserved for validation."""
 
 import math
 
 from eecs598.scenes.draw import BACKGROUNDS, COLOURS, THINGS
 
-SIZES = {"small": (0.23, 0.245), "medium": (0.27, 0.32), "big": (0.36, 0.4)}  # root of the area, picture = 1
-# relation: what is true of the first thing towards the second, and of the second towards the first
+SIZES = {"small": (0.23, 0.245), "medium": (0.27, 0.32), "big": (0.36, 0.4)}  # square root of the area, picture = 1
+# relation: true relations of the first object to the second, and of the second to the first
 RELATIONS = {
     "left": (("left", "beside"), ("right", "beside")),
     "above": (("above",), ("below",)),
     "on": (("on",), ("below",)),
 }
-# Combinations kept for the val scenes: one in eight of all. "b right of a" is the triple (a, left, b).
+# Combinations reserved for validation: one in eight. "b right of a" is the triple (a, left, b).
 RESERVED_PAIRS = {
     (colour, noun)
     for i, colour in enumerate(COLOURS) for j, noun in enumerate(THINGS)
@@ -25,19 +25,19 @@ RESERVED_TRIPLES = {
 
 
 def has_reserved(scene):
-    """Whether the scene holds a combination of RESERVED_PAIRS or RESERVED_TRIPLES."""
+    """Whether the scene contains a combination in RESERVED_PAIRS or RESERVED_TRIPLES."""
     objects = scene["objects"]
     triple = (objects[0]["noun"], scene["relation"], objects[-1]["noun"])
     return triple in RESERVED_TRIPLES or any((o["colour"], o["noun"]) in RESERVED_PAIRS for o in objects)
 
 
 def compose_scene(rng, unseen, image_size):
-    """A random scene's facts; `unseen` says whether it must hold a reserved combination or none.
+    """A random scene. unseen: whether it must contain a reserved combination, or none.
 
     Returns a dict of plain values: objects, each a dict with noun, count, colour, size ("small", "medium",
-    "big"), where ("air", "ground", "top" of the other) and boxes [[x0, y0, x1, y1], ...] in pixels; relation,
-    of the first object to the second ("left", "above", "on", or None with one object); background; horizon, a
-    part of the height; unseen.
+    "big"), where ("air", "ground", or "top" of the other object) and boxes [[x0, y0, x1, y1], ...] in pixels;
+    relation, of the first object to the second ("left", "above", "on", or None with one object); background;
+    horizon, as a fraction of the height; unseen.
     """
     relation = rng.choices([None, "left", "above", "on"], [25, 35, 22, 18])[0]
     while True:
@@ -50,7 +50,7 @@ def compose_scene(rng, unseen, image_size):
 
 
 def _propose(rng, relation):
-    """A scene with boxes in parts of the picture, or None where the draw does not fit together."""
+    """A scene with boxes in units of the picture, or None if the random choices do not fit together."""
     background = rng.choice(list(BACKGROUNDS))
     ground = "air" if background == "sky" else "ground"
     row = "air" if rng.random() < 0.25 else ground
@@ -61,7 +61,7 @@ def _propose(rng, relation):
                    if _can_be(able, where, background, relation) and noun not in (o["noun"] for o in objects)}
         if not fitting:
             return None
-        # What can be in fewer places is drawn more often there, so that each noun is about as frequent.
+        # Nouns that fit in fewer places are chosen more often there, so that all nouns are about equally frequent.
         noun = rng.choices(list(fitting), list(fitting.values()))[0]
         colour = rng.choice([colour for colour in COLOURS if colour not in BACKGROUNDS[background][4]])
         count = 1 if relation == "on" and where != "top" else rng.randint(1, 4)
@@ -83,7 +83,7 @@ def _can_be(able, where, background, relation):
 
 
 def _arrange(rng, objects, relation, horizon):
-    """Give each object its boxes (in parts of the picture), none overlapping; False where they do not fit."""
+    """Assign boxes (in units of the picture) without overlap to each object; False if they do not fit."""
     sides = []
     for thing in objects:
         scale, aspect = rng.uniform(*SIZES[thing["size"]]), math.sqrt(THINGS[thing["noun"]][2])
@@ -105,7 +105,7 @@ def _arrange(rng, objects, relation, horizon):
 
 
 def _fill(rng, count, width, height, zone):
-    """`count` boxes inside the zone, a little off the middles of a random grid's cells; [] if too many."""
+    """`count` boxes inside the zone, near the centres of the cells of a random grid; [] if they do not fit."""
     x0, y0, x1, y1 = zone
     most_columns, most_rows = int((x1 - x0) / (1.04 * width)), int((y1 - y0) / (1.04 * height))
     grids = [(m, n) for m in range(1, most_columns + 1) for n in range(1, most_rows + 1)]
@@ -123,7 +123,7 @@ def _fill(rng, count, width, height, zone):
 
 
 def _stack(rng, objects, sides):
-    """The first object's things side by side on top of the second's one."""
+    """Place the first objects side by side on top of the second one."""
     (width, height), (below_width, below_height) = sides
     number = objects[0]["count"]
     middle, foot = rng.uniform(0.3, 0.7), rng.uniform(0.84, 0.97)

@@ -1,4 +1,4 @@
-"""The data set: pictures, captions and facts of many scenes, made by several processes, as a data file's dict."""
+"""Generating the data set in several processes: pictures, captions and facts of scenes, as a data file's dict."""
 
 import os
 import random
@@ -16,7 +16,7 @@ from eecs598.scenes.draw import draw_scene
 
 
 def _draw_chunk(job):
-    """Pictures, scenes and captions of one run of scenes; each scene has its own generator."""
+    """Pictures, scenes and captions for a range of scenes. Each scene has its own random generator."""
     seed, split, start, stop, image_size = job
     pictures, scenes, captions = [], [], []
     for i in range(start, stop):
@@ -30,7 +30,7 @@ def _draw_chunk(job):
 
 
 def _draw_chunks(jobs, workers):
-    """The results of all jobs in order, from a pool of processes, or from this one where none can be had."""
+    """The results of all jobs in order, from a pool of processes, or from this process if there can be none."""
     done = 0
     try:
         if workers > 1:
@@ -44,14 +44,13 @@ def _draw_chunks(jobs, workers):
 
 
 def make_scenes(num_train=10_000, num_val=500, seed=0, image_size=112, workers=None, progress=True):
-    """Draw and caption the embedded data set; returns a data file's dict.
+    """Draw and caption the embedded data set. Returns a data file's dict.
 
-    One of each picture's five captions, chosen by the seed, is its row of `*_captions`; `*_references` holds
-    all five, `*_scenes` the facts as in `compose_scene`, with `boxes`: for each word of the five captions that
-    names a thing, a pair or the background, the boxes [x0, y0, x1, y1] in pixels that it refers to. Two of
-    three val scenes are `unseen`: they hold a combination of RESERVED_PAIRS or RESERVED_TRIPLES; no training
-    scene is. The same seed gives the same data for any number of `workers` (processes; None: one a core).
-    Raises DataError.
+    One of the five captions of each picture, chosen by the seed, is its row of `*_captions`; `*_references` has all
+    five. `*_scenes` has the facts as in `compose_scene`, and `boxes`: for each word of the five captions that refers to
+    an object, a pair or the background, its boxes [x0, y0, x1, y1] in pixels. Two of three validation scenes are
+    `unseen`: they contain a combination in RESERVED_PAIRS or RESERVED_TRIPLES. No training scene does. The same seed
+    gives the same data for any number of `workers` (processes; None: one per core). Raises DataError.
     """
     limits = {
         "num_train": (num_train, 1, 10**7), "num_val": (num_val, 1, 10**7), "image_size": (image_size, 32, 1024),

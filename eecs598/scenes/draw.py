@@ -1,6 +1,6 @@
-"""Drawing: the things, the backgrounds, and a scene's picture.
+"""Drawing objects, backgrounds, and whole scenes, which are described in `compose_scene` in `compose.py`.
 
-A thing is drawn with a `Pen` in its own unit square. What a scene is, `compose_scene` in `compose.py` says.
+An object is drawn with a `Pen` in its own unit square.
 """
 
 import math
@@ -15,11 +15,11 @@ COLOURS = {
 }  # fmt: skip
 INKS = {"ink": (45, 45, 55), "wood": (120, 78, 48), "leaf": (70, 140, 60), "glass": (196, 226, 240),
         "cream": (244, 232, 208), "gold": (240, 170, 40)}  # fmt: skip
-SUPERSAMPLING = 3  # pictures are drawn this many times too large, then averaged: smooth edges
+SUPERSAMPLING = 3  # pictures are drawn this many times larger, then averaged for smooth edges
 
 
 class Pen:
-    """Draws in a thing's own unit square, (0, 0) top left and (1, 1) bottom right, mirrored where `flip`."""
+    """Draws in the unit square of an object, from (0, 0) top left to (1, 1) bottom right, mirrored if `flip`."""
 
     def __init__(self, draw, box, colour, flip=False):
         self.draw, self.box, self.flip = draw, box, flip
@@ -204,8 +204,8 @@ def draw_umbrella(p):
     p.line("ink", 0.06, 0.5, 0, 0.5, 0.06)
 
 
-# noun: plural, drawing, width / height, where it can be: in the air ("fly"), on the ground ("stand"), afloat
-# ("swim"), on top of a thing ("ride"), under one ("carry").
+# noun: plural, drawing function, width / height, possible positions: in the air ("fly"), on the ground ("stand"), on
+# water ("swim"), on top of another object ("ride"), below one ("carry").
 THINGS = {
     "ball": ("balls", draw_ball, 1.0, "stand swim ride"),
     "balloon": ("balloons", draw_balloon, 0.75, "fly"),
@@ -227,8 +227,8 @@ THINGS = {
     "umbrella": ("umbrellas", draw_umbrella, 1.05, "stand"),
 }
 
-# background: colours of the sky's top and foot and of the ground's top and foot, colours of things that would
-# hide in it, and marks: how many, where, width and height of one (parts of the picture), colour.
+# background: colours of the top and bottom of the sky and of the ground, colours of objects that would be invisible,
+# and marks: number, region, width and height (in units of the picture), colour.
 BACKGROUNDS = {
     "sky": ((110, 180, 240), (200, 230, 250), (0, 0, 0), (0, 0, 0), ("blue",), []),  # no ground
     "grass": ((135, 195, 242), (214, 236, 250), (160, 206, 110), (98, 160, 72), ("green",),
@@ -249,9 +249,9 @@ BACKGROUNDS = {
 
 
 def paint_background(background, horizon, rng, side):
-    """An RGB picture of side x side pixels: sky above the horizon (a part of the height), ground below.
+    """An RGB picture of side x side pixels: sky above the horizon (a fraction of the height), ground below.
 
-    Marks of the background, and clutter that no caption mentions (clouds, pebbles), are strewn over it.
+    Marks of the background are scattered over it, and clutter that no caption mentions (clouds, pebbles).
     """
     *colours, _, marks = BACKGROUNDS[background]
     level = round(horizon * side)
@@ -276,20 +276,20 @@ def paint_background(background, horizon, rng, side):
 
 
 def _fade(first, last, number):
-    """`number` colours from the first to the last, uint8 (number, 3)."""
+    """A gradient of `number` colours from the first to the last, uint8 (number, 3)."""
     part = np.linspace(0, 1, number)[:, None]
     return ((1 - part) * first + part * last).astype(np.uint8)
 
 
 def draw_scene(scene, rng, image_size):
-    """The scene's picture, uint8 (3, image_size, image_size): antialiased, unevenly lit, with pixel noise."""
+    """The picture of a scene, uint8 (3, image_size, image_size): antialiased, unevenly lit, with pixel noise."""
     factor = SUPERSAMPLING
     picture = paint_background(scene["background"], scene["horizon"], rng, image_size * factor)
     draw = ImageDraw.Draw(picture, "RGBA")
-    for thing in reversed(scene["objects"]):  # what carries comes before what sits on it
+    for thing in reversed(scene["objects"]):  # the lower object first, then the one on top of it
         for box in thing["boxes"]:
             x0, y0, x1, y1 = box = [factor * side for side in box]
-            if thing["where"] == "ground":  # a shadow, so that it stands
+            if thing["where"] == "ground":  # a shadow on the ground
                 draw.ellipse((x0, y1 - 0.06 * (y1 - y0), x1, y1 + 0.07 * (y1 - y0)), (0, 0, 0, 60))
             colour = tuple(min(255, max(0, c + rng.randint(-10, 10))) for c in COLOURS[thing["colour"]])
             THINGS[thing["noun"]][1](Pen(draw, box, colour, flip=rng.random() < 0.5))

@@ -1,4 +1,4 @@
-"""The judge: reads any caption back, says which of its statements hold, and whether attention is on what it names."""
+"""The judge: parses any caption, decides which of its statements are true, and scores attention maps."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from eecs598.scenes.draw import COLOURS, THINGS
 
 
 def _make_lexicon():
-    """{phrase as a tuple of words: (kind, meaning)}, all that the grammar can say."""
+    """{phrase as a tuple of words: (kind, meaning)} for all phrases of the grammar."""
     fillers = " ".join(template for templates in TEMPLATES.values() for template in templates).split()
     lexicon = {word: ("filler", None) for word in (*fillers, "is", "are", "the") if "{" not in word}
     lexicon |= {phrase: ("count", count) for count, phrases in COUNTS.items() for phrase in phrases}
@@ -28,9 +28,10 @@ LEXICON = _make_lexicon()
 
 
 def _parse(words):
-    """The caption's statements as (kind, meaning): thing, relation or place; and whether all was understood.
+    """The statements of a caption as (kind, meaning), of kind thing, relation or place; and whether it parsed fully.
 
-    A thing is a dict of noun, numbers (the counts that its form allows) and, if said, count, size, colour.
+    A thing is a dict of noun, numbers (the counts that the form of the noun allows) and, if stated, count, size and
+    colour.
     """
     items, said, clean, i = [], {}, True, 0
     while i < len(words):
@@ -45,15 +46,14 @@ def _parse(words):
             items.append(("thing", {**said, "noun": meaning[0], "numbers": meaning[1]}))
             said = {}
         else:
-            clean = clean and kind != "unknown" and not said  # "a red" without a noun says nothing
+            clean = clean and kind != "unknown" and not said  # "a red" without a noun is not a statement
             said = {}
             items += [(kind, meaning)] if kind in ("relation", "place") else []
     return items, clean and not said
 
 
 def _holds(relation, before, after, scene):
-    """Whether the relation is true of the nouns before and after it; "to the left of B there is A" has none
-    before."""
+    """Whether the relation is true of the nouns before and after it ("to the left of B there is A" has none before)."""
     subject, other = (before[-1:], after[:1]) if before else (after[1:2], after[:1])
     if not subject or not other or scene["relation"] is None:
         return False
@@ -63,13 +63,13 @@ def _holds(relation, before, after, scene):
 
 
 def judge_caption(caption, scene):
-    """What a caption (a string or a list of words) says, and how much of it is true of the scene.
+    """Judge which statements of a caption (a string or a list of words) are true of the scene.
 
-    Returns a dict. `nouns`, `counts`, `sizes`, `colours`, `relation`, `background`: the share of the
-    caption's statements of that kind that are true, None where it makes none (what it says of a thing that is
-    not there is false). `named`: the share of the scene's objects that it names. `right`: it names at least
-    one, nothing that it states is false, and the grammar can read all of it.
-    Any words will do; special tokens are dropped, and what follows `<END>` is not read.
+    Returns a dict. `nouns`, `counts`, `sizes`, `colours`, `relation`, `background`: the fraction of the caption's
+    statements of this kind that are true, or None if there are none (statements about absent objects are false).
+    `named`: the fraction of the scene's objects that the caption names. `right`: it names at least one, every statement
+    is true, and all of it can be parsed. Any words are allowed; special tokens, and everything after `<END>`, are
+    ignored.
     """
     words = caption.lower().split() if isinstance(caption, str) else [str(word).lower() for word in caption]
     words = words[: words.index("<end>")] if "<end>" in words else words
@@ -96,7 +96,7 @@ def judge_caption(caption, scene):
 
 
 def _judge_thing(said, thing, again, held):
-    """Note in `held` what is true of a thing said; one named `again` ("a ball and a ball") is not there."""
+    """Record in `held` which statements about an object are true. One named `again` ("a ball and a ball") is absent."""
     thing = thing or {"count": 0, "size": None, "colour": None}
     held["nouns"].append(thing["count"] > 0 and not again)
     numbers = said["numbers"] & {said.get("count", thing["count"])}
@@ -107,12 +107,12 @@ def _judge_thing(said, thing, again, held):
 
 
 def score_captions(captions, scenes):
-    """The means of `judge_caption`'s values over captions and their scenes, all in [0, 1].
+    """The means of `judge_caption` over captions and their scenes, all in [0, 1].
 
-    Each mean is over the captions that state something of the kind, and 0 if none does.
+    Each mean is over the captions with a statement of that kind, or 0 if there are none.
     """
     if len(captions) != len(scenes):
-        raise DataError(f"{len(captions)} captions and {len(scenes)} scenes, wanted a scene for each caption")
+        raise DataError(f"{len(captions)} captions and {len(scenes)} scenes; give one scene for each caption")
     reports = [judge_caption(caption, scene) for caption, scene in zip(captions, scenes)]
     keys = ("right", "named", "nouns", "counts", "sizes", "colours", "relation", "background")
     stated = {key: [report[key] for report in reports if report[key] is not None] for key in keys}
@@ -123,18 +123,18 @@ ATTENTION_ROWS = ("model", "first of 2", "second of 2", "mean map", "chance")
 
 
 def score_attention(captions, maps, scenes, image_size=112):
-    """Whether an attention model looks at what it names.
+    """How well attention maps localize the objects that a caption names.
 
-    captions: n strings or lists of words; maps (n, T, h, w): the weights at each word; scenes: n of `compose_scene`,
-    in pictures of image_size pixels a side. Counted is each noun of a caption that names a thing of its scene.
-    Returns {row: {"peak": share, "mass": share}}. peak: the centre of the cell with the largest weight lies in one of
-    the thing's boxes; mass: the weight that falls on the boxes. Rows: "model", the map at the noun; of these, "first
-    of 2" and "second of 2", nouns of captions of two things by their place; "mean map", the model's mean map over all
-    words of all pictures, which knows nothing of this one; "chance", the boxes' share of the picture. Raises DataError
-    for numbers that do not fit, or where no thing is named.
+    captions: n strings or lists of words; maps (n, T, h, w): the weights for each word; scenes: n results of
+    `compose_scene`, for pictures of image_size x image_size. The scores are means over all nouns in captions that name
+    an object of the scene. Returns {row: {"peak": mean, "mass": mean}}. peak: whether the centre of the cell with the
+    largest weight lies in one of the object's boxes; mass: the weight on the boxes. Rows: "model", the map for the
+    noun; "first of 2" and "second of 2", the same for captions with two objects, by position; "mean map", the model's
+    mean map over all words and pictures, as a baseline; "chance", the area of the boxes. Raises DataError for numbers
+    that do not match, or if no object is named.
     """
     if not len(captions) == len(maps) == len(scenes):
-        raise DataError(f"{len(captions)} captions, {len(maps)} maps and {len(scenes)} scenes, wanted as many of each")
+        raise DataError(f"{len(captions)} captions, {len(maps)} maps and {len(scenes)} scenes; give equal numbers")
     mean, looks = maps.sum((0, 1)) / maps.sum(), {row: [] for row in ATTENTION_ROWS}
     for caption, weights, scene in zip(captions, maps, scenes):
         words, seen = caption.split() if isinstance(caption, str) else caption, 0
@@ -152,13 +152,13 @@ def score_attention(captions, maps, scenes, image_size=112):
                 if len(boxes) == 2 and seen <= 2:
                     looks[f"{('first', 'second')[seen - 1]} of 2"].append(looks["model"][-1])
     if not looks["model"]:
-        raise DataError("no caption names a thing of its scene, so there is no noun to judge the attention at")
+        raise DataError("no caption names an object of its scene, so there is no noun for which to score attention")
     means = {row: torch.tensor(found).mean(0).tolist() for row, found in looks.items() if found}
     return {row: dict(zip(("peak", "mass"), pair)) for row, pair in means.items()}
 
 
 def _mask(boxes, side):
-    """(side, side): 1 for the pixels in a box."""
+    """(side, side): 1 for pixels inside a box, else 0."""
     mask = torch.zeros(side, side)
     for x0, y0, x1, y1 in ([round(edge) for edge in box] for box in boxes):
         mask[y0:y1, x0:x1] = 1
@@ -166,9 +166,9 @@ def _mask(boxes, side):
 
 
 def _look(weights, inside):
-    """Of a map (h, w): 1 if its peak's centre is inside, else 0; and the share of its weight that is inside."""
+    """For a map (h, w): 1 if the centre of its peak is inside, else 0; and the fraction of its weight inside."""
     (h, w), (height, width) = weights.shape, inside.shape
     row, column = divmod(int(weights.argmax()), w)
     peak = inside[int((row + 0.5) * height / h), int((column + 0.5) * width / w)].item()
-    cells = F.adaptive_avg_pool2d(inside[None], (h, w))[0]  # the part of each cell that is inside
+    cells = F.adaptive_avg_pool2d(inside[None], (h, w))[0]  # the fraction of each cell that is inside
     return peak, ((weights * cells).sum() / weights.sum()).item()

@@ -39,7 +39,7 @@ def train_captioner(
     """
     options = options or Options()
     sizes = {"num_epochs": num_epochs, "batch_size": batch_size, "learning_rate": learning_rate, "lr_decay": lr_decay}
-    solver.check_arguments(image_data, caption_data, image_index, **sizes)  # image features can take hours
+    solver.check_arguments(image_data, caption_data, image_index, **sizes)  # before features, which can take hours
     for pictures in (image_data, val_data[0]) if val_data else (image_data,):
         encoders.check_pictures(pictures)
     device = torch.device(device or default_device())

@@ -1,13 +1,13 @@
-"""Figures of the lesson: captions beside pictures, attention over pictures, losses, gates, gradient norms.
+"""Figures of the lesson: pictures with captions, attention maps, losses, gates, gradient norms.
 
-Every `show_*` and `plot_*` function returns a matplotlib Figure that pyplot knows nothing of: as a cell's
-last expression it is displayed once, `display(fig)` shows it inside a loop, `fig.savefig(path)` writes it.
-The user's own matplotlib settings neither change a figure nor are changed by one. All text is drawn
-literally: `$`, `_` and `<END>` are not markup.
+Every `show_*` and `plot_*` function returns a matplotlib Figure that is not registered with pyplot: as the last
+expression of a cell it is displayed once, `display(fig)` shows it inside a loop, `fig.savefig(path)` saves it. The
+user's matplotlib settings do not affect a figure and are not changed. Text is drawn literally: `$`, `_` and `<END>`
+are not markup.
 
-`captions.py` shows captions, `attention.py` attention, `plots.py` curves and maps, `viewer.py` is the attention viewer,
-a page for the browser (imported by itself: it runs a captioner). `figures.py`, `text.py` and `arrays.py` are what they
-share: figures and what is placed in them, lines of text, what is given.
+`captions.py` shows captions, `attention.py` attention maps, `plots.py` curves and heat maps, `viewer.py` is the
+interactive attention viewer (to be imported separately, as it runs a captioner). `figures.py`, `text.py` and
+`arrays.py` are shared: figures and their layout, text, and input arrays.
 """
 
 from eecs598.vis.arrays import to_display

@@ -1,14 +1,14 @@
-"""What a figure is given, as numpy arrays."""
+"""Converting the inputs of figures to numpy arrays."""
 
 import numpy as np
 import torch
 
 
 def to_display(image):
-    """The picture as numpy uint8 (H, W, 3), ready for imshow.
+    """A picture as a uint8 numpy array (H, W, 3), for imshow.
 
-    image: (3, H, W) or (H, W, 3), tensor or array, uint8 or float in [0, 1]; a shape that fits both readings
-    is read channels first. Raises ValueError on anything else.
+    image: (3, H, W) or (H, W, 3), tensor or array, uint8 or float in [0, 1]; an ambiguous shape is taken as channels
+    first. Raises ValueError for anything else.
     """
     picture = to_numpy(image)
     if picture.ndim != 3 or 3 not in (picture.shape[0], picture.shape[2]) or picture.size == 0:

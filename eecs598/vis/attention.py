@@ -1,4 +1,4 @@
-"""Attention over a picture: the tint of one map, and a caption as a strip of them."""
+"""Attention maps over a picture: one map, and one for each word of a caption."""
 
 import matplotlib as mpl
 import numpy as np
@@ -13,21 +13,20 @@ COLOUR_MAP = "plasma"
 
 
 def attention_overlay(image, weights, strength=STRENGTH):
-    """The picture with a tint, and a white outline, where the model looked: uint8 (H, W, 3).
+    """A picture overlaid with an attention map and its white contour at half the maximum: uint8 (H, W, 3).
 
-    image: see `to_display`. weights: (h, w), any grid; cell (0, 0) covers the picture's top left corner. The
-    map is divided by its own maximum and enlarged with cell centres aligned. Weight 0 leaves a pixel as it
-    was, the maximum blends `strength` of bright yellow into it; between them the tint passes through purple
-    and orange, growing lighter with the weight, and the outline runs where the map has fallen to half its
-    maximum: both read without colour vision. A flat map tints evenly, an all-zero map not at all. Raises
-    ValueError.
+    image: see `to_display`. weights: (h, w), any grid; cell (0, 0) is at the top left. The map is divided by its
+    maximum and upsampled with aligned cell centres. Pixels with weight 0 do not change; at the maximum, bright yellow
+    is blended in with weight `strength`. In between, the tint goes through purple and orange and becomes lighter, so
+    that it can be read without colour vision, as can the contour. A constant map gives a uniform tint, an all-zero map
+    none. Raises ValueError.
     """
     picture = to_display(image)
     heat = _check_map(weights)
     heat = heat / (heat.max() or 1.0)
     height, width = picture.shape[:2]
     large = Image.fromarray(heat.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
-    heat = np.asarray(large).clip(0, 1)  # bicubic overshoots a little on both sides of an edge
+    heat = np.asarray(large).clip(0, 1)  # bicubic interpolation overshoots at edges
     tint = mpl.colormaps[COLOUR_MAP](heat)[..., :3] * 255
     alpha = strength * heat[..., None]
     seen = (1 - alpha) * picture + alpha * tint
@@ -40,12 +39,11 @@ def attention_overlay(image, weights, strength=STRENGTH):
 
 @styled
 def show_attention(image, words, weights, references=(), probabilities=None, columns=7, title=None):
-    """One caption as a strip: the picture, then for each word where the model looked.
+    """A caption as a strip: the picture, then the attention map for each word.
 
-    image: one picture, see `to_display`. words: T strings. weights: (T, h, w), or T maps; each has its own
-    colour scale, whose maximum stands below it. probabilities: T numbers, the model's own for each word.
-    references: what people said, listed below. Raises ValueError where lengths differ or a picture or map is
-    malformed.
+    image: one picture, see `to_display`. words: T strings. weights: (T, h, w), or T maps; each has its own colour
+    scale, with the maximum below. probabilities: T numbers, the model's probability of each word. references: human
+    captions, listed below. Raises ValueError if lengths differ or a picture or map is invalid.
     """
     check_lengths(f"{len(words)} words", len(words), weights=weights, probabilities=probabilities)
     picture, maps = to_display(image), [_check_map(w) for w in weights]

@@ -1,4 +1,4 @@
-"""Captions beside their pictures."""
+"""Pictures with their captions."""
 
 import numpy as np
 
@@ -9,11 +9,11 @@ from eecs598.vis.text import clean, list_references, text_height, wrap
 
 @styled
 def show_captions(images, captions, references=None, columns=4, judgements=None):
-    """A grid of pictures, each with the generated caption and, in grey, what people said.
+    """A grid of pictures, each with its generated caption and, in grey, the references.
 
-    images: (n, 3, H, W), or n pictures of any sizes. captions: n strings. references: for each picture a
-    string or a list of them. judgements: for each picture True (a tick), False (a cross) or None (no mark).
-    Raises ValueError where lengths differ or a picture is malformed.
+    images: (n, 3, H, W), or n pictures of any sizes. captions: n strings. references: a string or a list of strings
+    for each picture. judgements: for each picture True (a tick), False (a cross) or None (no mark). Raises ValueError
+    if lengths differ or a picture is invalid.
     """
     n = len(images)
     check_lengths(f"{n} pictures", n, captions=captions, references=references, judgements=judgements)

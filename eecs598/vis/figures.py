@@ -1,4 +1,4 @@
-"""Figures that a notebook displays, in a style of their own, and what lies in them, in inches from the top left."""
+"""Figures for notebooks in a fixed style, with positions in inches from the top left."""
 
 import io
 import warnings
@@ -13,20 +13,20 @@ from PIL.PngImagePlugin import PngInfo
 
 from eecs598.vis.text import FONT, fonts_for
 
-DPI = 75  # of the figures as displayed: small enough for a notebook that holds dozens of them
+DPI = 75  # in the notebook, where dozens of figures should stay small
 INK, GREY, GOOD, BAD = "black", "#595959", "#00734d", "#b32d00"
 styled = style.context(["default", {"font.family": FONT, "font.size": 9, "text.hinting": "none"}])
 
 
 class _Canvas(FigureCanvasAgg):
-    """At the notebook's resolution, writes PNG with a palette of 256 colours, a third of the size."""
+    """Writes PNG files with a palette of 256 colours at the notebook's resolution, at a third of the size."""
 
     def print_png(self, file, *, metadata=None, pil_kwargs=None, **_):
         if self.figure.dpi != DPI:
             return super().print_png(file, metadata=metadata, pil_kwargs=pil_kwargs)
         self.draw()
         picture = Image.fromarray(np.asarray(self.buffer_rgba())).convert("RGB")
-        # refined by k-means, or small marks lose their colour to the photographs
+        # k-means keeps the colours of small marks next to photographs
         texts = PngInfo()
         for name, text in (metadata or {}).items():
             texts.add_text(name, text)
@@ -34,14 +34,14 @@ class _Canvas(FigureCanvasAgg):
 
 
 class _NotebookFigure(Figure):
-    """A figure that a notebook displays even where nothing has switched pyplot's inline backend on."""
+    """A figure that a notebook displays without pyplot's inline backend."""
 
     @styled
     def draw(self, renderer):
         for text in self.findobj(Text):
-            if not text.get_text().isascii():  # which every font has
+            if not text.get_text().isascii():  # every font has ASCII
                 text.set_family(fonts_for(text.get_text()))
-        with warnings.catch_warnings():  # `fonts_for` has told of them, and what to do
+        with warnings.catch_warnings():  # `fonts_for` has already printed a note
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             super().draw(renderer)
 
@@ -67,7 +67,7 @@ def place_axes(fig, left, top, width, height):
 
 
 def place_picture(fig, picture, left, top, width, height):
-    """Axes of the picture's own shape, as large as the box allows, centred and standing on its lower edge."""
+    """Axes with the picture's aspect ratio, as large as fits into the box, centred at its bottom."""
     w, h = fit_picture(picture, width, height)
     ax = place_axes(fig, left + (width - w) / 2, top + height - h, w, h)
     ax.imshow(picture, aspect="auto")

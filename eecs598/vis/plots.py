@@ -1,4 +1,4 @@
-"""Curves and maps: losses, gates, word vectors, gradient norms, measured times."""
+"""Plots: losses, gates, word vector similarities, gradient norms, benchmarks."""
 
 import numpy as np
 from matplotlib import ticker
@@ -8,26 +8,26 @@ from eecs598.vis.figures import BAD, GOOD, GREY, INK, new_figure, place_axes, st
 from eecs598.vis.text import clean, text_height, text_width, wrap
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito, 2008
-LINES = ("-", "--", "-.", ":", "-", "--")  # lines and markers differ too, for whoever sees no colours
+LINES = ("-", "--", "-.", ":", "-", "--")  # not only colours differ, for readers with colour blindness
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 @styled
 def plot_losses(history, val=None, smooth=None):
-    """Training loss by iteration (thin) with its running mean (thick), and validation loss as dots.
+    """Training loss by iteration (thin), its running mean (thick), and validation loss (markers).
 
-    history: a loss for each iteration, or a dict of such lists by the run's name. val: a loss for each epoch,
-    or a dict by the same names; epochs are taken to be equally long, so the last dot lies at the last
-    iteration. smooth: how many iterations, centred, the mean runs over; by default a 25th of the longest run,
-    at most 101. The y axis is logarithmic where the means span a factor above 20. A loss that is not finite
-    leaves a gap. Raises ValueError for a run without losses or a name in val that is no run's.
+    history: a loss for each iteration, or a dict from names of runs to such lists. val: a loss for each epoch, or a
+    dict with the same names; epochs are assumed to have equal lengths, so the last marker is at the last iteration.
+    smooth: window of the centred running mean in iterations; by default a 25th of the longest run, at most 101. The y
+    axis is logarithmic if the means span more than a factor of 20. Values that are not finite leave a gap. Raises
+    ValueError for a run without losses or an unknown name in val.
     """
     runs = history if isinstance(history, dict) else {"training": history}
     runs = {name: _finite(losses) for name, losses in runs.items()}
     vals = val if isinstance(val, dict) else {} if val is None else dict.fromkeys(runs, val)
     if not runs or not all(map(len, runs.values())) or set(vals) - set(runs):
         seen = {name: len(losses) for name, losses in runs.items()}
-        raise ValueError(f"got losses {seen}, val {list(vals)}: pass some for each run, val by its name")
+        raise ValueError(f"got losses {seen}, val {list(vals)}: pass losses for each run, and val under its name")
     half = (smooth or min(101, max(map(len, runs.values())) // 25)) // 2
     fig, ax = _new_plot("iteration", f"loss (thick: mean of {2 * half + 1})" if half else "loss")
     lines, means = {}, {name: _running_mean(losses, half) for name, losses in runs.items()}
@@ -51,12 +51,11 @@ def plot_losses(history, val=None, smooth=None):
 
 @styled
 def plot_gates(gates, words, title=None):
-    """What goes on inside an LSTM over one caption: a heat map for each of its quantities.
+    """The gates and states of an LSTM over one caption, as heat maps.
 
-    gates: dict of name -> (T, H), such as i, f, o, g, c, h for one caption of T steps and H hidden units;
-    where H is more than the rows of pixels, evenly spaced units are seen. words: T strings, the x axis.
-    Quantities within [0, 1] share that scale; each other one has its own, symmetric about 0. Raises
-    ValueError.
+    gates: dict of name -> (T, H), such as i, f, o, g, c, h for a caption of T steps and H hidden units; if H exceeds
+    the rows of pixels, evenly spaced units are shown. words: T strings, for the x axis. Values in [0, 1] share one
+    scale; others have their own, symmetric about 0. Raises ValueError.
     """
     maps = {name: to_numpy(values) for name, values in gates.items()}
     T = len(words)
@@ -86,10 +85,10 @@ def plot_gates(gates, words, title=None):
 
 @styled
 def plot_similarity(vectors, words):
-    """Which words became alike: the cosines of their vectors, each word beside one that it is like.
+    """Cosine similarities of word vectors, as a heat map ordered so that similar words are neighbours.
 
-    vectors: (n, W), none of them zero; words: n strings. The order begins with the first word, and goes on with the one
-    most like the one before of those that are left. Raises ValueError.
+    vectors: (n, W), none of them zero; words: n strings. Starting from the first word, each next one is the remaining
+    word that is most similar to the previous one. Raises ValueError.
     """
     vectors, words = to_numpy(vectors).astype(float), list(words)
     if vectors.ndim != 2 or len(vectors) != len(words) or not len(words):
@@ -115,15 +114,15 @@ def plot_similarity(vectors, words):
 
 @styled
 def plot_gradient_norms(norms):
-    """How the gradient's norm changes on its way back through time, on a logarithmic scale.
+    """The norm of the gradient as it is backpropagated through time, on a logarithmic scale.
 
-    norms: dict of name -> list, whose entry k is the norm k steps back from the loss. A norm of 0 has no
-    place on the scale and leaves a gap. Raises ValueError where no norm is above 0.
+    norms: dict of name -> list, whose entry k is the norm k steps before the loss. Norms of 0 leave a gap. Raises
+    ValueError if no norm is positive.
     """
     runs = {name: _finite(values) for name, values in norms.items()}
     positive = np.concatenate([values[values > 0] for values in runs.values()] or [[]])
     if not len(positive):
-        raise ValueError(f"no gradient norm above 0 in {list(runs)}: pass some, a logarithmic scale has no 0")
+        raise ValueError(f"no positive gradient norm in {list(runs)}: a logarithmic scale needs one")
     fig, ax = _new_plot("steps back from the loss", "norm of the gradient")
     lines = {}
     for k, (name, values) in enumerate(runs.items()):
@@ -174,7 +173,7 @@ def plot_ratios(rows, machine=None):
 
 @styled
 def plot_growth(rows):
-    """How the time of two ways grows with one size at a time: a panel for each size, both axes logarithmic.
+    """Time against size for two implementations: one panel for each kind of size, on logarithmic axes.
 
     rows: named "LSTM, H=64" and so on (`bench.growth_pairs`), with ours, other, unit and against.
     """
@@ -209,7 +208,7 @@ def _finite(values):
 
 
 def _running_mean(values, half):
-    """The mean from `half` before to `half` after each value, as far as there are any; NaN is passed over."""
+    """The centred mean over 2 * half + 1 values, fewer at the ends; NaNs are ignored."""
     good = np.isfinite(values)
     first = np.maximum(np.arange(len(values)) - half, 0)
     end = np.minimum(np.arange(len(values)) + half + 1, len(values))

@@ -1,4 +1,4 @@
-"""Text in a figure: the font, how wide and how high lines are, and where they break."""
+"""Text in figures: fonts, sizes and line breaks."""
 
 import itertools
 import sys
@@ -8,7 +8,7 @@ from functools import cache
 from matplotlib import font_manager
 from PIL import ImageFont
 
-FONT = "DejaVu Sans"  # ships with matplotlib; it and no hinting make text equally wide everywhere
+FONT = "DejaVu Sans"  # comes with matplotlib; without hinting, text has the same width on all systems
 
 
 def clean(text):
@@ -16,25 +16,25 @@ def clean(text):
 
 
 def fonts_for(text):
-    """Families that have the characters of a text between them: FONT, then installed ones for what FONT lacks."""
+    """Font families that together have all characters of a text: FONT, then others for what FONT lacks."""
     return list(dict.fromkeys([FONT, *(_family_with(char) for char in text if not char.isspace())]))
 
 
 @cache
 def load_font(size, family=FONT):
-    """The figures' font for Pillow, or another, `size` pixels high."""
+    """A font for Pillow, by default that of the figures, `size` pixels high."""
     return ImageFont.truetype(font_manager.findfont(family), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def text_width(text, size):
-    """In inches, for a size in points."""
+    """The width of a text in inches, for a font size in points."""
     runs = itertools.groupby(text, key=_family_with)
     return sum(load_font(100, family).getlength("".join(run)) for family, run in runs) * size / 100 / 72
 
 
 @cache
 def _family_with(char):
-    """An installed family that has the character: FONT if it can be, then a sans serif. FONT, and a note, if none."""
+    """An installed family that has the character: preferably FONT, then a sans serif. If there is none, FONT."""
     if _has(FONT, char):
         return FONT
     # Last Resort has a box for every character
@@ -53,8 +53,8 @@ def _has(family, char):
 
 @cache
 def _note_missing(script):
-    print(f"note: figures show boxes for what no installed font has ({script}): install one that has it, for instance "
-          "one of the Noto Sans family", file=sys.stderr)  # fmt: skip
+    print(f"note: figures show boxes for characters that no installed font has ({script}): install a font for them, "
+          "such as one of the Noto Sans family", file=sys.stderr)  # fmt: skip
 
 
 def text_height(lines, size):
@@ -62,8 +62,8 @@ def text_height(lines, size):
 
 
 def wrap(text, width, size):
-    """Lines no wider than `width` inches; a word that is wider is broken."""
-    lines, room = [""], 0.99 * width  # for rounding: drawn text is up to 0.5% wider
+    """Break a text into lines of at most `width` inches, inside a word if necessary."""
+    lines, room = [""], 0.99 * width  # because of rounding, drawn text can be 0.5% wider
     for word in clean("" if text is None else text).split():
         longer = f"{lines[-1]} {word}".strip()
         if text_width(longer, size) <= room:

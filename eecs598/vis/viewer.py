@@ -1,10 +1,10 @@
-"""An attention viewer: a caption whose words move the heat map over its picture, in one piece of HTML.
+"""An interactive attention viewer in HTML: choosing a word of a caption shows its attention map.
 
-The page (`viewer.html`, beside this file) holds pictures, words and weights, and takes nothing from anywhere. A
-notebook shows it in a frame of its own, `<iframe srcdoc>` in a sandbox, as Colab, JupyterLab, VS Code and nbviewer all
-can: style and keys of the page and of the notebook do not mix, and whatever a caption holds, the page's policy lets
-only its own script run. Where frames are taken out, as in a notebook that is not trusted, a still picture with its
-words stands in; where scripts are off, the page itself is that.
+The page (`viewer.html`, next to this file) is self-contained: pictures, words and weights are in it. A notebook shows
+it in a sandboxed `<iframe srcdoc>`, which Colab, JupyterLab, VS Code and nbviewer support. The styles and keyboard
+shortcuts of page and notebook do not interfere, and the page's content security policy allows only its own script,
+whatever a caption contains. Where frames are removed, as in a notebook that is not trusted, a static picture with its
+caption is shown instead; so it is by the page itself if scripts are disabled.
 """
 
 import base64
@@ -32,32 +32,32 @@ from eecs598.vis.text import clean
 
 PAGE = Path(__file__).with_name("viewer.html").read_text(encoding="utf-8")
 COLOURS = np.rint(mpl.colormaps[COLOUR_MAP](np.linspace(0, 1, 17))[:, :3] * 255).astype(int).tolist()
-SIDE, JPEG_BYTES = 640, 100_000  # of a picture in the page, at most
-STILL_SIDE, STILL_BYTES = 240, 15_000  # of the picture that stands in for the page
-GRID_NUMBERS = 20_000  # a picture's weights in all, at most; finer grids are averaged
+SIDE, JPEG_BYTES = 640, 100_000  # maximum size of a picture in the page
+STILL_SIDE, STILL_BYTES = 240, 15_000  # maximum size of the static picture
+GRID_NUMBERS = 20_000  # maximum number of weights for a picture; finer grids are averaged
 
 
 # ---------------------------------------------------------------------------------------------------------
-# What the model thought at each word
+# The model's predictions for each word
 # ---------------------------------------------------------------------------------------------------------
 
 
 class Explanation(NamedTuple):
-    """N captions word by word, as `attention_viewer` takes them. <END> is the last word of each."""
+    """N captions word by word, as `attention_viewer` takes them. The last word of each is <END>."""
 
     captions: list  # N lists of words
-    weights: list | None  # N tensors (T, h, w): where attention looked before each word; None for an rnn or lstm
-    probabilities: list  # N lists of T numbers: how likely the model took each word to be
-    alternatives: list  # N lists of T lists of (word, probability): other words, likeliest first
+    weights: list | None  # N tensors (T, h, w): attention weights for each word; None for an rnn or lstm
+    probabilities: list  # N lists of T numbers: the model's probability of each word
+    alternatives: list  # N lists of T lists of (word, probability): other words, most likely first
 
 
 @torch.no_grad()
 def explain_captions(model, images, captions, vocab, num_alternatives=4):
-    """Run captions through a captioner, whoever wrote them: what did it expect at each word, and where did it look?
+    """Run any captions through a captioner by teacher forcing, for word probabilities and attention weights.
 
     model: any captioner with `begin` and `step`, see `eecs598.decoding`. images (N, 3, H, W). captions: N strings, or
-    N lists of words; <END> is added. vocab: dict with `idx_to_token`, `token_to_idx`. A probability is the softmax of
-    the scores over the whole vocabulary, given the caption's words before. Returns Explanation. Raises ValueError.
+    N lists of words; <END> is added. vocab: dict with `idx_to_token`, `token_to_idx`. Probabilities are the softmax of
+    the scores over the whole vocabulary, given the previous words. Returns Explanation. Raises ValueError.
     """
     names, size = vocab["idx_to_token"], len(vocab["idx_to_token"])
     _check_explained(model, images, captions, num_alternatives, size)
@@ -67,7 +67,7 @@ def explain_captions(model, images, captions, vocab, num_alternatives=4):
     device = next(model.parameters()).device
     words = torch.tensor([row + [model.null] * (T - len(row)) for row in ids], device=device)  # (N, T)
     probs, maps = _run_through(model, images, words)
-    likely = probs.topk(min(num_alternatives + 1, size), dim=2)  # one more: the word itself may be among them
+    likely = probs.topk(min(num_alternatives + 1, size), dim=2)  # one more, as the word itself may be among them
     explained = Explanation([], None if maps is None else [], [], [])
     for n, row in enumerate(ids):
         explained.captions.append([names[word] for word in row])
@@ -86,7 +86,7 @@ def _run_through(model, images, words):
     probs, maps = [], []
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
-        if encoders.is_frozen(encoder):  # its features are computed just as for training
+        if encoders.is_frozen(encoder):  # compute features exactly as in training
             images = features.encode_images(encoder, images, device=device, progress=False)
             stack.enter_context(features.fed_with_features(model))
         state, before = model.begin(images.to(device)), torch.full_like(words[:, 0], model.start)
@@ -103,7 +103,7 @@ def _check_explained(model, images, captions, num_alternatives, size):
     if len(images) == 0 or isinstance(captions, str) or len(captions) != len(images):
         raise ValueError(f"{len(images)} pictures, captions {_short(captions)}: pass a list with one for each picture")
     if not 0 <= num_alternatives < size:
-        raise ValueError(f"num_alternatives is {num_alternatives}: it must be from 0 to {size - 1}")
+        raise ValueError(f"num_alternatives is {num_alternatives}: it must be at least 0 and at most {size - 1}")
 
 
 def _find_word(word, vocab):
@@ -119,14 +119,14 @@ def _find_word(word, vocab):
 
 
 class AttentionViewer:
-    """What `attention_viewer` returns: as a cell's last expression, or by `display`, a notebook shows it."""
+    """The result of `attention_viewer`, which a notebook displays as a cell's last expression or with `display`."""
 
     def __init__(self, page, still, name, height):
         self.page = page  # the whole HTML document
         self._still, self._name, self._height = still, name, height
 
     def __repr__(self):
-        return f"{self._name}: shown in a notebook; save(path) writes it as a page"
+        return f"{self._name}: displayed in a notebook; save(path) saves it as a page"
 
     def _repr_html_(self):
         return (
@@ -138,22 +138,22 @@ class AttentionViewer:
         )
 
     def save(self, path):
-        """Write the page to a file that any browser opens, whole or not at all. Raises OSError."""
+        """Save the page as a file for any browser. Raises OSError."""
         write_whole(path, lambda file: file.write(self.page.encode("utf-8")))
 
 
 def attention_viewer(
     images, captions, weights, *, probabilities=None, alternatives=None, references=None, title=None, height=440
 ):
-    """Pictures with captions whose words, by hover, tap or arrow keys, show where the model looked.
+    """Pictures with captions whose words show their attention maps on hover, tap or with the arrow keys.
 
     images: (N, 3, H, W), or N pictures of any sizes, see `vis.to_display`. captions: N strings, or N lists of words.
-    weights: (N, T, h, w), or N stacks of maps (T, h, w), T at least the words of the caption; further maps, as after
-    <END>, are left out. Each map has its own colour scale, from 0 to its largest weight, which is stated.
-    probabilities: for each picture a number for each word. alternatives: for each picture and each word, pairs (word,
-    probability). references: for each picture a string or a list of them, what people said. height: of the frame in a
-    notebook, in pixels. `explain_captions` gives all but the pictures and references. At most 300 KB a picture.
-    Returns AttentionViewer. Raises ValueError where lengths differ, or a picture, map or probability is malformed.
+    weights: (N, T, h, w), or N stacks of maps (T, h, w), with T at least the number of words; extra maps are ignored.
+    Each map has its own colour scale from 0 to its maximum, which is shown. probabilities: for each picture, a number
+    for each word. alternatives: for each picture and word, pairs (word, probability). references: for each picture, a
+    string or a list of strings. height: of the frame in a notebook, in pixels. `explain_captions` returns all but the
+    pictures and references. A picture takes at most 300 KB. Returns AttentionViewer. Raises ValueError if lengths
+    differ, or a picture, map or probability is invalid.
     """
     _check_counts(images, captions=captions, weights=weights, probabilities=probabilities,
                   alternatives=alternatives, references=references)  # fmt: skip
@@ -167,7 +167,7 @@ def attention_viewer(
     name = clean(title or "")
     data = {"pictures": [picture.data for picture in pictures], "colours": COLOURS, "strength": STRENGTH}
     page = _fill_page(
-        title=escape(name or "Where the model looked"), title_hidden="" if name else " hidden",
+        title=escape(name or "Attention maps"), title_hidden="" if name else " hidden",
         sections="\n".join(_write_section(picture, n, len(pictures)) for n, picture in enumerate(pictures)),
         data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # no </script> from a caption
     )  # fmt: skip
@@ -176,7 +176,7 @@ def attention_viewer(
 
 
 class _Picture(NamedTuple):
-    """One picture, as the page and its script take it."""
+    """One picture, as the page and its script need it."""
 
     pixels: np.ndarray  # uint8 (H, W, 3)
     data: dict  # for the script
@@ -205,7 +205,7 @@ def _read_picture(image, caption, weights, probabilities, alternatives, referenc
 
 
 def _coarsen(maps):
-    """The maps with grids so coarse that they have GRID_NUMBERS numbers in all, at most: cells' means."""
+    """The maps, average-pooled so that they have at most GRID_NUMBERS values in total."""
     T, h, w = maps.shape
     shrink = (GRID_NUMBERS / max(1, maps.size)) ** 0.5
     if shrink >= 1:
@@ -215,7 +215,7 @@ def _coarsen(maps):
 
 
 def _say(word, t, T, heat, probability, others):
-    """What a screen reader says when the word is chosen."""
+    """The text for screen readers when a word is chosen."""
     parts = [f"{word}, word {t + 1} of {T}", f"looked {_name_place(heat)}, largest weight {heat.max():.2g}"]
     if probability is not None:
         parts.append(f"probability {probability:.2f}")
@@ -225,9 +225,9 @@ def _say(word, t, T, heat, probability, others):
 
 
 def _name_place(heat):
-    """In words, where the map's largest weight lies."""
+    """The position of the map's largest weight, in words."""
     if np.ptp(heat) <= 1e-3 * heat.max():
-        return "everywhere alike" if heat.max() > 0 else "nowhere"
+        return "everywhere equally" if heat.max() > 0 else "nowhere"
     row, column = np.unravel_index(heat.argmax(), heat.shape)
     down = ("top", "middle", "bottom")[int(3 * (row + 0.5) / heat.shape[0])]
     across = ("left", "centre", "right")[int(3 * (column + 0.5) / heat.shape[1])]
@@ -238,7 +238,7 @@ def _name_place(heat):
 
 
 def _fill_page(**parts):
-    """PAGE with its gaps filled in one pass, so that a caption with double braces is no gap."""
+    """PAGE with its placeholders filled in one pass, so that double braces in a caption are not placeholders."""
     script = re.search(r"<script>(.*?)</script>", PAGE, re.DOTALL)[1]
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     parts["script_hash"] = f"sha256-{digest}"
@@ -246,7 +246,7 @@ def _fill_page(**parts):
 
 
 def _write_section(picture, n, N):
-    """A picture's part of the page; what the script fills is hidden until it runs."""
+    """The part of the page for one picture. Elements that the script fills are hidden until it runs."""
     words = "".join(f"<li>{escape(word['word'])}{_small(word['probability'])}</li>" for word in picture.data["words"])
     people = "".join(f"<li>{escape(text)}</li>" for text in picture.references)
     alt = picture.references[0] if picture.references else f"picture {n + 1}"
@@ -255,23 +255,23 @@ def _write_section(picture, n, N):
 <div class="stage" style="--ratio: {picture.data["ratio"]:.4f}">
 <img alt="{escape(alt)}" src="{_to_jpeg(picture.pixels, SIDE, JPEG_BYTES)}"><canvas aria-hidden="true"></canvas></div>
 <figcaption hidden><span class="bar">0 <i style="background: {_gradient()}"></i> <b class="largest"></b></span>
-weight, up to the largest of this word's map; white line: half of that</figcaption>
+weight, up to the maximum of this word's map; white contour: half the maximum</figcaption>
 </figure>
 <div>
 <p class="hint" hidden>Hover or tap the words, or use the arrow keys.</p>
 <ol class="words" aria-label="Words of the caption">{words}</ol>{"" if words else '<p class="hint">(no words)</p>'}
 <div class="detail" hidden></div>
-{f'<div class="people">People said:<ul>{people}</ul></div>' if people else ""}
+{f'<div class="people">References:<ul>{people}</ul></div>' if people else ""}
 </div>
 </section>"""
 
 
 def _write_still(picture):
-    """What is shown in place of the page where frames are taken out."""
+    """The static replacement of the page where frames are removed."""
     words = escape(picture.data["caption"])
     return (
         f'<p><img alt="picture" src="{_to_jpeg(picture.pixels, STILL_SIDE, STILL_BYTES)}"><br>{words}<br>'
-        "<i>Run this cell, or trust the notebook, to see where the model looked at each word.</i></p>"
+        "<i>Run this cell, or trust the notebook, to see the attention map of each word.</i></p>"
     )
 
 
@@ -280,14 +280,14 @@ def _small(probability):
 
 
 def _gradient():
-    """The map's colours in CSS, over the grey of no picture in particular."""
+    """The colour map in CSS, over a neutral grey."""
     stops = ", ".join(f"rgba({r}, {g}, {b}, {STRENGTH * k / (len(COLOURS) - 1):.3f})"
                       for k, (r, g, b) in enumerate(COLOURS))  # fmt: skip
     return f"linear-gradient(to right, {stops}), #999"
 
 
 def _to_jpeg(pixels, side, limit):
-    """A picture as a data URL: no side above `side` pixels, the JPEG at most `limit` bytes."""
+    """A picture as a data URL: at most `side` pixels on each side, and at most `limit` bytes of JPEG."""
     image = Image.fromarray(pixels)
     while True:
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -299,11 +299,11 @@ def _to_jpeg(pixels, side, limit):
         side = max(image.size) * 3 // 4
 
 
-# ---- what is given ----
+# ---- inputs ----
 
 
 def _split(caption):
-    """A caption's words; white space within one is a single space."""
+    """The words of a caption, with white space inside a word as a single space."""
     return caption.split() if isinstance(caption, str) else [clean(word) for word in caption]
 
 
@@ -352,7 +352,7 @@ def _read_probabilities(probabilities, words):
 def _read_probability(value, word):
     value = float(value)
     if not -1e-6 <= value <= 1 + 1e-6:  # written so that NaN fails too
-        raise ValueError(f"the probability of {_short(word)} is {value:.3g}: it must be from 0 to 1, not its logarithm")
+        raise ValueError(f"the probability of {_short(word)} is {value:.3g}: it must be in [0, 1], not its logarithm")
     return round(min(1.0, max(0.0, value)), 5)
 
 

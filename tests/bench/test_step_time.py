@@ -15,16 +15,16 @@ from eecs598.training import processes, solver
 def test_the_command_prints_a_row_for_each_number_of_processes(capsys):
     step_time.main(["--processes", "2", "--rounds", "1", "--batch-size", "4", "--cell", "rnn"])
     heading, row, machine = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["processes", "step", "computing", "the", "rest", "all-reduce", "alone"]
-    count, step, computing, rest, alone = map(float, row.replace(" ms", "").split())
-    assert count == 2 and step > 0 and computing > 0 and alone > 0 and abs(step - computing - rest) <= 1
+    assert heading.split() == ["processes", "step", "computation", "communication", "all-reduce", "alone"]
+    count, step, computation, communication, alone = map(float, row.replace(" ms", "").split())
+    assert count == 2 and step > 0 and computation > 0 and alone > 0 and abs(step - computation - communication) <= 1
     model = bench.captioner_and_data(rnn_lstm_captioning, bench.Sizes(N=4), "rnn", 0.42)[0]
     size = 4 * sum(parameter.numel() for parameter in model.parameters()) / 1e6
     assert machine.startswith(f"gradients: {size:.1f} MB; ")
 
 
 def test_one_process_sends_nothing():
-    lines = step_time.measured_table({1: {"step": 30.0, "computing": 28.0, "all-reduce": 0.3}})
+    lines = step_time.measured_table({1: {"step": 30.0, "computation": 28.0, "all-reduce": 0.3}})
     assert lines[1].replace(" ms", "").split() == ["1", "30", "28", "2", "0.0"]
 
 

@@ -113,7 +113,7 @@ def test_the_sentences_of_a_formula_differ():
 SLIPS = {  # part: text, its replacement, what a hint must say
     "rnn_step_forward": [
         ("prev_h.mm(Wh) + b)", "prev_h.mm(Wh))", "next_h: this is what comes out when the bias b"),
-        ("torch.tanh(x.mm(Wx)", "torch.sigmoid(x.mm(Wx)", "sigmoid stands in place of tanh"),
+        ("torch.tanh(x.mm(Wx)", "torch.sigmoid(x.mm(Wx)", "sigmoid is used instead of tanh"),
         ("prev_h.mm(Wh)", "prev_h.mm(Wh.T)", "Wh is transposed"),
     ],
     "rnn_step_backward": [
@@ -202,7 +202,7 @@ SLIPS = {  # part: text, its replacement, what a hint must say
         ("dx * mask[:, :, None] / N", "dx * mask[:, :, None]", "not divided by N"),
         ("dx * mask[:, :, None] / N", "dx * (mask[:, :, None] + 1e-15) / N", "is exactly 0"),
         ("torch.softmax(x, dim=2)", "torch.softmax(x, dim=1)", "runs over time (axis 1)"),
-        ("y] -= 1", "y] -= 0", "1 is not subtracted at the right word"),
+        ("y] -= 1", "y] -= 0", "1 is not subtracted at the target word"),
         ("torch.softmax(x, dim=2)", "x.exp() / x.exp().sum(2, keepdim=True)", "only large"),
     ],
     "lstm_step_forward": [
@@ -217,8 +217,8 @@ SLIPS = {  # part: text, its replacement, what a hint must say
         ("dc = dnext_c + dnext_h * o * (1 - tanh_c**2)", "dc = dnext_c", "through tanh(next_c)"),
         ("dc = dnext_c + dnext_h", "dc = dnext_h", "dnext_c is not used"),
         ("(1 - tanh_c**2)", "1", "tanh' of next_c is missing"),
-        ("(1 - tanh_c**2)", "(1 - next_c**2)", "tanh' is taken of next_c itself"),
-        ("dc * prev_c * f * (1 - f)", "dc * next_c * f * (1 - f)", "df is made with next_c"),
+        ("(1 - tanh_c**2)", "(1 - next_c**2)", "tanh' is computed from next_c"),
+        ("dc * prev_c * f * (1 - f)", "dc * next_c * f * (1 - f)", "df is computed from next_c"),
         ("dprev_c = dc * f", "dprev_c = dc", "dprev_c: this is what comes out when dprev_c lacks"),
         ("dc * i * (1 - g**2)", "dc * i", "tanh' of the candidate is missing"),
         ("(da_i, da_f, da_o, da_g)", "(da_i, da_f, da_g, da_o)", "joined in the order i, f, g, o"),
@@ -231,7 +231,7 @@ SLIPS = {  # part: text, its replacement, what a hint must say
         ("dW = [total + part", "dW = [part", "first step's alone"),
     ],
     "lstm_module": [
-        ("c0 = torch.zeros_like(h0)", "c0 = h0", "c0 is h0; it is zero"),
+        ("c0 = torch.zeros_like(h0)", "c0 = h0", "c0 is h0; it must be zero"),
         ("i, f, o, g = a.split", "i, f, g, o = a.split", "cut in the order i, f, g, o;"),
         (").to(h0)", ")", "h is torch.float32, wanted torch.float64"),
         ("hn[:, t] = prev_h", "hn[:, t] = prev_c", "h comes from no mistake known here"),
@@ -265,7 +265,7 @@ SLIPS = {  # part: text, its replacement, what a hint must say
     ],
     "attention_lstm_backward": [
         ("dprev_h = dprev_h + dlooked", "pass", "dprev_h lacks the way through the attention's"),
-        ("dstart = dprev_h + dprev_c", "dstart = dprev_h", "through c0 = mean of A is forgotten"),
+        ("dstart = dprev_h + dprev_c", "dstart = dprev_h", "through c0 = mean of A is missing"),
     ],
     "attention_lstm_module": [
         ("dot_product_attention(prev_h, A)\n            prev_h",
@@ -294,7 +294,7 @@ def test_a_wrong_forward_with_its_own_right_backward_is_told_apart():
         return 2 * dh, dW, db
 
     names |= {"temporal_affine_forward": doubled, "temporal_affine_backward": of_doubled}
-    assert "the backward is right for your own forward: mend temporal_affine_forward" in hints(
+    assert "the backward is right for your own forward: fix temporal_affine_forward" in hints(
         "temporal_affine_backward", names
     )
 

@@ -209,13 +209,13 @@ def test_train_with_all_its_options(data_file, tmp_path, capsys):
 
 @pytest.mark.parametrize("option, value, told", [
     ("--dropout", 1, "dropout is 1.0"), ("--averaging", 2, "averaging is 2.0"), ("--label-smoothing", "nan", "is nan"),
-    ("--samples", 1, "'1', wanted a whole number from 2"), ("--sharpen", 0, "'0', wanted a positive number"),
-    ("--self-critical", -1, "'-1', wanted a whole number from 0"), ("--clip-norm", "nan", "clip_norm is nan"),
+    ("--samples", 1, "'1', wanted a whole number, at least 2"), ("--sharpen", 0, "'0', wanted a positive number"),
+    ("--self-critical", -1, "'-1', wanted a whole number, at least 0"), ("--clip-norm", "nan", "clip_norm is nan"),
     ("--self-critical-rate", "nan", "'nan', wanted a positive number"), ("--show", -1, "'-1', wanted a whole number"),
-    ("--self-critical-bleu", "nan", "'nan', wanted 0 or a positive number"), ("--encoder", "vgg", "choice: 'vgg'"),
-    ("--scheduled-sampling", 2, "scheduled_sampling is 2.0"), ("--seed", 2**70, "wanted a whole number from 0 to 9"),
-    ("--weight-decay", "inf", "weight_decay is inf"), ("--warmup", -1, "'-1', wanted a whole number from 0"),
-    ("--hidden", 10**9, "out of memory: lower the sizes, as --hidden"), ("--batch-size", 2**70, "to 1000000000"),
+    ("--self-critical-bleu", "nan", "'nan', wanted a number, at least 0"), ("--encoder", "vgg", "choice: 'vgg'"),
+    ("--scheduled-sampling", 2, "scheduled_sampling is 2.0"), ("--seed", 2**70, "is too large, wanted at most 9,223,"),
+    ("--weight-decay", "inf", "weight_decay is inf"), ("--warmup", -1, "'-1', wanted a whole number, at least 0"),
+    ("--hidden", 10**9, "out of memory: lower sizes such as --hidden"), ("--batch-size", 2**70, "is too large"),
 ])  # fmt: skip
 def test_new_options_that_make_no_sense(data_file, tmp_path, monkeypatch, capsys, option, value, told):
     """Told before anything long, as training on people's captions or the pictures' features, is begun."""
@@ -229,6 +229,11 @@ def test_options_of_which_one_rules_out_the_other(data_file, tmp_path, capsys):
     options = ["--self-critical", 1, "--tie-embeddings", "--wordvec", 64, "--sharpen", 0.5]
     status, _, errors = train(capsys, data_file, tmp_path, *options)
     assert_one_error(status, errors, "--sharpen", "--tie-embeddings")
+
+
+def test_a_beam_of_no_captions_is_refused_with_the_least_that_will_do(capsys):
+    status, _, errors = run(capsys, "caption", "--beam", 0, "photo.jpg")
+    assert status == 2 and errors == ["error: argument --beam: '0', wanted a whole number, at least 1; see --help"]
 
 
 def test_train_without_a_data_file(tmp_path, capsys):

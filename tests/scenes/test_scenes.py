@@ -530,7 +530,7 @@ def test_attention_is_judged_where_a_thing_is_named():
     maps = planted(2, 0)
     alone = score_attention(["a car"], maps, [LOOKED_AT], 60)
     assert alone == score_attention(["a car and a cat", ""], maps.repeat(2, 1, 1, 1), [LOOKED_AT] * 2, 60)
-    with pytest.raises(DataError, match="no caption names a thing of its scene"):
+    with pytest.raises(DataError, match="no caption names an object of its scene"):
         score_attention(["a cat"], maps, [LOOKED_AT], 60)
     with pytest.raises(DataError, match="1 captions, 1 maps and 2 scenes"):
         score_attention(["a car"], maps, [LOOKED_AT] * 2, 60)

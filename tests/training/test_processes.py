@@ -151,6 +151,6 @@ def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for name, value in {"WORLD_SIZE": "2", "LOCAL_RANK": "1", "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    wanted = "a machine with 1 GPUs: lower --nproc-per-node to 1, or pass --device cpu"
+    wanted = "a machine with 1 GPUs; lower --nproc-per-node to 1, or pass --device cpu"
     with pytest.raises(ValueError, match=wanted), processes.joined(torch.device("cuda")):
         pass

@@ -131,7 +131,7 @@ def test_flat_and_empty_maps_have_no_peak(rng):
     maps[2, 1, 1] = 1
     words = read_data(attention_viewer([draw_picture(rng)], ["a b c"], [maps]))["pictures"][0]["words"]
     said = [re.search("looked (.*), largest weight (.*)", word["said"]).groups() for word in words]
-    assert said == [("everywhere alike", "0.11"), ("nowhere", "0"), ("most at the centre", "1")]
+    assert said == [("everywhere equally", "0.11"), ("nowhere", "0"), ("most at the centre", "1")]
     assert set(words[0]["weights"]) == {999} and set(words[1]["weights"]) == {0}
 
 
