@@ -17,6 +17,7 @@ from eecs598.coco import DataError, prepare_image
 from eecs598.coco.captions import END, NULL, START
 from eecs598.encoders import PublishedForm
 from eecs598.files import save_whole
+from eecs598.progress import late_bar
 
 CELL_TYPES = ("rnn", "lstm", "attn")
 BUILD = Path("build")  # where the commands in README.md write captioners, and where the latest one is looked for
@@ -299,13 +300,18 @@ def _in_batches(model, images, batch_size, decode, mirror=False):
     mirror: the parts are (N, 2, ...): each picture and its mirror image.
     """
     device, encoder = next(model.parameters()).device, encoders.get_encoder(model)
+    many = len(images) > batch_size  # or it is one of many calls, and the caller shows a bar
     with contextlib.ExitStack() as stack:
         stack.enter_context(decoding.evaluating(model))  # a student's sample() may not do that
         views = [images, images.flip(-1)] if mirror else [images]
         if encoders.is_frozen(encoder):
-            views = [features.encode_images(encoder, view, device=device, progress=False) for view in views]
+            views = [features.encode_images(encoder, view, device=device, progress=many) for view in views]
             stack.enter_context(features.fed_with_features(model))
         else:
             encoders.check_pictures(images)
-        images = torch.stack(views, dim=1) if mirror else views[0]
-        return [decode(part.to(device)) for part in images.split(batch_size)]
+        images, decoded = torch.stack(views, dim=1) if mirror else views[0], []
+        with late_bar(len(images), "captions", shown=many) as bar:
+            for part in images.split(batch_size):
+                decoded.append(decode(part.to(device)))
+                bar.update(len(part))
+        return decoded

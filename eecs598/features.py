@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from tqdm import tqdm
 
 from eecs598.encoders import EfficientNetLite, ImageEncoder, PublishedForm, check_pictures, find_encoder
-from eecs598.files import STALE_LOCK, file_lock, page_releaser, write_whole
+from eecs598.files import STALE_LOCK, file_lock, hash_rows, page_releaser, write_whole
+from eecs598.progress import late_bar
 
 FEATURES_VERSION = 3  # to be incremented when encode_images changes its results, which invalidates older files
 UNREADABLE = (ValueError, OSError, EOFError)  # raised for a missing or damaged file of features
@@ -144,7 +144,7 @@ def _encode_in_batches(encoder, images, batch_size, device, progress):
     batch_size = batch_size or (16 if torch.device(device).type == "cpu" else 64)
     frozen = fold_normalization(encoder).to(device=device, dtype=dtype, memory_format=torch.channels_last)
     release_pages = page_releaser(images)
-    with tqdm(total=len(images), desc="image features", unit="picture", mininterval=0.5, disable=not progress) as bar:
+    with late_bar(len(images), "image features", shown=progress) as bar:
         for part in images.split(batch_size):
             yield frozen(part.to(device)).half().cpu().contiguous()  # for .view in students' code
             bar.update(len(part))
@@ -214,10 +214,6 @@ def _features_key(encoder, images, device):
     """24 hex digits of a hash of the encoder's weights and structure, the pictures and the precision."""
     known = (FEATURES_VERSION, encoder, tuple(images.shape), images.dtype, fast_dtype(device))
     digest = hashlib.sha256(repr(known).encode())
-    for tensor in encoder.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    release_pages = page_releaser(images)
-    for part in images.split(256):
-        digest.update(part.cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        release_pages()
+    for tensor in (*encoder.state_dict().values(), images):
+        hash_rows(digest, tensor)
     return digest.hexdigest()[:24]

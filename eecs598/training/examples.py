@@ -4,6 +4,7 @@ import torch
 
 from eecs598.coco import encode_captions, load_data, tokenize
 from eecs598.coco.captions import END, MAX_WORDS, NULL
+from eecs598.progress import late_bar
 
 
 def open_data_file(path):
@@ -62,5 +63,14 @@ def with_mirror_images(data):
     """
     doubled = {name: values + values if isinstance(values, list) else torch.cat([values, values])
                for name, values in data.items() if name in ("train_captions", "train_references", "train_image_ids")}
-    images = data["train_images"]
-    return {**data, **doubled, "train_images": torch.cat([images, images.flip(-1)])}
+    return {**data, **doubled, "train_images": _with_mirror_images(data["train_images"])}
+
+
+def _with_mirror_images(images):
+    count, both = len(images), images.new_empty(2 * len(images), *images.shape[1:])
+    with late_bar(count, "mirror images") as bar:
+        for rows, same, mirrored in zip(*(part.split(256) for part in (images, both[:count], both[count:]))):
+            same.copy_(rows)
+            mirrored.copy_(rows.flip(-1))
+            bar.update(len(rows))
+    return both
