@@ -106,7 +106,7 @@ def test_no_tensor_is_refused():
 
 
 def test_the_shape_of_dLdf_is_checked():  # noqa: N802
-    with pytest.raises(ValueError, match=r"dLdf has shape \(3,\), f\(x\) has \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"dLdf has shape \(3,\); it must be that of f\(x\), \(2, 3\)"):
         compute_numeric_gradient(lambda x: x, draw(2, 3), draw(3))  # it would broadcast
 
 

@@ -119,7 +119,7 @@ SLIPS = {  # part: text, its replacement, what a hint must say
     "rnn_step_backward": [
         ("dnext_h * (1 - next_h * next_h)", "dnext_h", "tanh' is missing"),
         ("(1 - next_h * next_h)", "(1 - next_h)", "tanh' is 1 - next_h;"),
-        ("(da.T @ prev_h).T", "(da.T @ next_h).T", "dWh: this is what comes out when dWh is made"),
+        ("(da.T @ prev_h).T", "(da.T @ next_h).T", "dWh: this is what comes out when dWh is computed from next_h"),
         ("(da.T @ prev_h).T", "da.T @ prev_h", "dWh is transposed"),
         ("(da.T @ x).T,", "da.T @ x,", "dWx has shape (5, 6), wanted (6, 5): it is transposed"),
         ("da.sum(dim=0)]", "da]", "db has shape (3, 5), wanted (5,): it is not summed"),
@@ -134,7 +134,7 @@ SLIPS = {  # part: text, its replacement, what a hint must say
         ("da @ Wx.T,", "da @ Wx,", "here N = 3, D = 6, H = 5"),
     ],
     "rnn_forward": [
-        ("rnn_step_forward(x[:, t], prev_h,", "rnn_step_forward(x[:, t], h0,", "starts from the first state"),
+        ("rnn_step_forward(x[:, t], prev_h,", "rnn_step_forward(x[:, t], h0,", "starts from the initial state"),
         ("prev_h = [], [], h0\n", "prev_h = [], [], 0 * h0\n", "h0 is not used"),
         ("[], [], h0\n", "[h0], [], h0\n", "the first state stands in front"),
         (".transpose(0, 1), caches", ", caches", "h has shape (4, 3, 5), wanted (3, 4, 5): it is transposed"),
@@ -143,7 +143,7 @@ SLIPS = {  # part: text, its replacement, what a hint must say
     "rnn_backward": [
         ("dh[:, t] + dprev_h\n", "dh[:, t]\n", "flows back from step t + 1 is not added"),
         ("dWx = dWx + dWx_t",
-         "dWx = dWx_t", "dWx: this is what comes out when a weight's gradient is the first step's alone"),
+         "dWx = dWx_t", "dWx: this is what comes out when a weight's gradient is only that of the first step"),
         ("return dx, dh0, dWx",
          "return dx, dh0, dWx / T", "dWx is 0.25 times the right value: averaged over time"),
         ("dh_t = dh[:, t] + dprev_h", "dh[:, t] += dprev_h; dh_t = dh[:, t]", "changed in place: dh;"),
@@ -171,9 +171,9 @@ SLIPS = {  # part: text, its replacement, what a hint must say
         ("return W_embed[x], (", "return W_embed[x - 1], (", "out comes from no mistake"),
     ],
     "word_embedding_backward": [
-        ("dW[x[n, t]] += dout", "dW[x[n, t]] = dout", "a repeated word keeps one occurrence"),
+        ("dW[x[n, t]] += dout", "dW[x[n, t]] = dout", "a repeated word keeps the gradient of one"),
         ("            dW[x[n, t]] += dout[n, t]",
-         "            pass\n    dW[x] = dout", "a repeated word keeps one occurrence"),
+         "            pass\n    dW[x] = dout", "a repeated word keeps the gradient of one"),
     ],
     "word_embedding_module": [
         ("return self.W_embed[x]", "return self.W_embed[x].transpose(0, 1)", "it is transposed"),
@@ -201,15 +201,15 @@ SLIPS = {  # part: text, its replacement, what a hint must say
         ("dx * mask[:, :, None] / N", "dx / N", "ignore_index is not used"),
         ("dx * mask[:, :, None] / N", "dx * mask[:, :, None]", "not divided by N"),
         ("dx * mask[:, :, None] / N", "dx * (mask[:, :, None] + 1e-15) / N", "is exactly 0"),
-        ("torch.softmax(x, dim=2)", "torch.softmax(x, dim=1)", "runs over time (axis 1)"),
+        ("torch.softmax(x, dim=2)", "torch.softmax(x, dim=1)", "is over time (axis 1)"),
         ("y] -= 1", "y] -= 0", "1 is not subtracted at the target word"),
         ("torch.softmax(x, dim=2)", "x.exp() / x.exp().sum(2, keepdim=True)", "only large"),
     ],
     "lstm_step_forward": [
         ("o, g = sigmoid(a[:, 2 * H : 3 * H]), torch.tanh(a[:, 3 * H :])",
-         "o, g = sigmoid(a[:, 3 * H :]), torch.tanh(a[:, 2 * H : 3 * H])", "cut in the order i, f, g, o;"),
-        ("next_h = o * torch.tanh(next_c)", "next_h = o * torch.tanh(prev_c)", "made of prev_c"),
-        ("next_h = o * torch.tanh(next_c)", "next_h = o * next_c", "it takes tanh(next_c)"),
+         "o, g = sigmoid(a[:, 3 * H :]), torch.tanh(a[:, 2 * H : 3 * H])", "split in the order i, f, g, o;"),
+        ("next_h = o * torch.tanh(next_c)", "next_h = o * torch.tanh(prev_c)", "computed from prev_c"),
+        ("next_h = o * torch.tanh(next_c)", "next_h = o * next_c", "it must be o * tanh(next_c)"),
         ("next_c = f * prev_c + i * g\n    next_h",
          "next_c = prev_c.mul_(f) + i * g\n    next_h", "changed in place: prev_c"),
     ],
@@ -221,24 +221,24 @@ SLIPS = {  # part: text, its replacement, what a hint must say
         ("dc * prev_c * f * (1 - f)", "dc * next_c * f * (1 - f)", "df is computed from next_c"),
         ("dprev_c = dc * f", "dprev_c = dc", "dprev_c: this is what comes out when dprev_c lacks"),
         ("dc * i * (1 - g**2)", "dc * i", "tanh' of the candidate is missing"),
-        ("(da_i, da_f, da_o, da_g)", "(da_i, da_f, da_g, da_o)", "joined in the order i, f, g, o"),
+        ("(da_i, da_f, da_o, da_g)", "(da_i, da_f, da_g, da_o)", "concatenated in the order i, f, g, o"),
     ],
     "lstm_forward": [
         ("h0, c0\n", "h0, 0 * c0\n", "c0 is not used"),
     ],
     "lstm_backward": [
         ("(dh[:, t] + dprev_h, dprev_c, cache", "(dh[:, t], 0 * dprev_c, cache", "flows back from step"),
-        ("dW = [total + part", "dW = [part", "first step's alone"),
+        ("dW = [total + part", "dW = [part", "that of the first step"),
     ],
     "lstm_module": [
         ("c0 = torch.zeros_like(h0)", "c0 = h0", "c0 is h0; it must be zero"),
-        ("i, f, o, g = a.split", "i, f, g, o = a.split", "cut in the order i, f, g, o;"),
+        ("i, f, o, g = a.split", "i, f, g, o = a.split", "split in the order i, f, g, o;"),
         (").to(h0)", ")", "h is torch.float32, wanted torch.float64"),
         ("hn[:, t] = prev_h", "hn[:, t] = prev_c", "h comes from no mistake known here"),
     ],
     "dot_product_attention": [
         (" / math.sqrt(H)\n    weights", "\n    weights", "not divided by sqrt(H)"),
-        ("torch.softmax(scores, dim=1)", "torch.softmax(scores, dim=0)", "runs over the batch"),
+        ("torch.softmax(scores, dim=1)", "torch.softmax(scores, dim=0)", "is over the batch"),
         ("torch.softmax(scores, dim=1)",
          "scores.exp() / scores.exp().sum(1, keepdim=True)", "only large scores miss"),
         ("weights.reshape(N, h, w)", "weights.reshape(N, w, h)", "a reshape is missing"),
@@ -250,8 +250,8 @@ SLIPS = {  # part: text, its replacement, what a hint must say
     ],
     "dot_product_attention_backward": [
         (" / math.sqrt(H)\n    dA_value", "\n    dA_value", "missing in the backward"),
-        ("dA_value + dA_key", "dA_value", "lacks the way through the scores"),
-        ("dA_value + dA_key", "dA_key", "lacks the way through the average"),
+        ("dA_value + dA_key", "dA_value", "lacks the path through the scores"),
+        ("dA_value + dA_key", "dA_key", "lacks the path through the average"),
         ("(dw - (dw * attn_weights).sum(dim=(1, 2), keepdim=True))", "dw", "softmax's backward is w * dw"),
     ],
     "attention_lstm_step_forward": [
@@ -261,15 +261,15 @@ SLIPS = {  # part: text, its replacement, what a hint must say
         ("da @ Wattn.T, dWx", "da @ Wattn.T * 2, dWx", "dattn is 2 times"),
     ],
     "attention_lstm_forward": [
-        ("    prev_c = prev_h\n", "    prev_c = 0 * prev_h\n", "c0 is zero; it is the mean of A"),
+        ("    prev_c = prev_h\n", "    prev_c = 0 * prev_h\n", "c0 is zero; it must be the mean of A"),
     ],
     "attention_lstm_backward": [
-        ("dprev_h = dprev_h + dlooked", "pass", "dprev_h lacks the way through the attention's"),
+        ("dprev_h = dprev_h + dlooked", "pass", "dprev_h lacks the path through the attention scores"),
         ("dstart = dprev_h + dprev_c", "dstart = dprev_h", "through c0 = mean of A is missing"),
     ],
     "attention_lstm_module": [
         ("dot_product_attention(prev_h, A)\n            prev_h",
-         "dot_product_attention(h0, A)\n            prev_h", "every step looks with h0"),
+         "dot_product_attention(h0, A)\n            prev_h", "every step attends with h0"),
     ],
 }  # fmt: skip
 

@@ -158,7 +158,7 @@ def test_a_host_that_has_nothing_or_is_gone_is_told(tmp_path, host):
 def test_names_that_lead_out_of_the_cache_are_refused(name, tmp_path):
     change = lambda content: content["images"][0].update(file_name=name, coco_url="http://host/train2014/x")  # noqa: E731
     _, captions = write_folder(tmp_path, range(3), change=change)
-    assert "no plain file name" in message(build_data, None, captions, cache=tmp_path / "cache")
+    assert "not a plain file name" in message(build_data, None, captions, cache=tmp_path / "cache")
 
 
 def test_what_cannot_be_fetched_for_want_of_an_address_is_told(tmp_path):
@@ -169,7 +169,7 @@ def test_what_cannot_be_fetched_for_want_of_an_address_is_told(tmp_path):
     assert "name the training pictures' folder too" in message(build_data, None, captions, val_images=images)
     assert "year 2015: wanted 2014 or 2017" in message(build_data, images, year=2015)
     (tmp_path / "file").write_text("")
-    assert "cannot be made" in message(build_data, cache=tmp_path / "file")
+    assert "cannot be created" in message(build_data, cache=tmp_path / "file")
 
 
 def test_coco_names_and_addresses_tell_the_folder(tmp_path):
@@ -290,7 +290,7 @@ def test_the_two_formats_are_not_taken_for_each_other(tmp_path):
     assert "not a Karpathy split file" in message(read_karpathy, captions)
     assert "(--captions)" in message(read_captions, karpathy(tmp_path))
     assert "not a Karpathy split file" in message(build_data, tmp_path, karpathy=captions)
-    assert "give no captions file beside it" in message(build_data, tmp_path, captions, karpathy=karpathy(tmp_path))
+    assert "give no other captions file with it" in message(build_data, tmp_path, captions, karpathy=karpathy(tmp_path))
 
 
 # --- killed builds, memory ----------------------------------------------------------------------------------

@@ -552,7 +552,7 @@ def test_command_writes_a_data_file(tmp_path, capsys):
 
 @pytest.mark.parametrize("arguments, named", [
     (["{}/x.pt", "--train", "-1"], "num_train is -1"), (["{}/x.pt", "--image-size", "-112"], "image_size is -112"),
-    (["{}/x.pt", "--val", "many"], "'many'"), (["{}"], "name the file"),
+    (["{}/x.pt", "--val", "many"], "'many'"), (["{}"], "name a file to write"),
     ([], "FILE"), (["{}/x.pt", "--colour", "red"], "--colour"),
 ])  # fmt: skip
 def test_command_errors_are_one_line(tmp_path, capsys, arguments, named):
