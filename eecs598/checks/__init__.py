@@ -10,6 +10,7 @@ learner's numbers are the mistake's numbers.
     mistakes    how learners get it wrong: a sentence, and the formula with that mistake
     parts       each part: its formula, its mistakes, the cases in which it is run
     levels      how strict to be
+    seeds       where the inputs come from
     running     running what may be wrong in any way
     comparing, properties, hints    rows of the table, and sentences that say what went wrong
     kinds, captioner    the kinds of check
@@ -53,6 +54,7 @@ from eecs598.checks.lesson import (
 )  # fmt: skip
 from eecs598.checks.levels import BEYOND, LESSON, PUBLISHED, at_level
 from eecs598.checks.running import OutputError
+from eecs598.checks.seeds import drawn_from
 
 __all__ = [
     "BEYOND", "CHECKS", "LESSON", "PUBLISHED", "Check", "OutputError", "at_level",
@@ -64,5 +66,5 @@ __all__ = [
     "check_rnn_captioner_loss", "check_rnn_captioner_sample", "check_rnn_forward", "check_rnn_module",
     "check_rnn_step_backward", "check_rnn_step_forward", "check_temporal_affine_backward",
     "check_temporal_affine_forward", "check_temporal_softmax_backward", "check_temporal_softmax_loss",
-    "check_word_embedding_backward", "check_word_embedding_forward", "check_word_embedding_module",
+    "check_word_embedding_backward", "check_word_embedding_forward", "check_word_embedding_module", "drawn_from",
 ]  # fmt: skip
