@@ -157,6 +157,10 @@ class Grader:
         if submission.problem:
             report.results = {part: Result(ABSENT, text=submission.problem) for part in parts}
             return
+        if submission.is_empty:
+            texts = {part: f"{CHECKS[part].needs[-1]} is not in this file" for part in parts}
+            report.results = {part: Result(ABSENT, text=text) for part, text in texts.items()}
+            return
         self.deadline = time.monotonic() + self.limit
         info, problem = self._load(submission, report)
         if problem:
@@ -172,10 +176,11 @@ class Grader:
             report.advice.append(f"look at this file by eye: it uses {named}, which no part needs")
         present = [part for part in parts if set(CHECKS[part].needs) <= set(info["has"])]
         attempts = {part: self._attempt(submission, part) for part in present}
-        own = {CHECKS[part].needs[-1] for part in parts} & set(info["has"])
-        bad = {CHECKS[part].needs[-1] for part in present if not attempts[part].right}
-        bad |= own - {CHECKS[part].needs[-1] for part in present}
-        self.lendable, self.attempts = own | (set(NAMES) - set(info["has"])), attempts
+        # Of what is not graded here nothing is known: it may be a stub, and nothing is put in its place.
+        bad = {CHECKS[part].needs[-1] for part in parts} & set(info["has"])
+        bad -= {CHECKS[part].needs[-1] for part in present if attempts[part].right}
+        bad |= {CHECKS[part].needs[-1] for part in present if not attempts[part].right}
+        self.attempts = attempts
         for part in parts:
             if part not in attempts:
                 missing = [name for name in CHECKS[part].needs if name not in info["has"]]
@@ -256,8 +261,6 @@ class Grader:
                 advice = f"{needs[0]} is wrong, as when {mistakes[0]}; its gradient is right"
                 return Result(RIGHT, "for its own forward", advice=[advice])
         for names, further in _replacements(needs, bad):
-            if not names <= self.lendable or (further and needs[0] not in self.lendable):
-                continue  # what is not graded here may be a stub: nothing is put in its place
             second = self._attempt(submission, part, sorted(names), further)
             if second.right:
                 replaced = ", ".join(sorted(names | ({needs[0]} if further else set())))
@@ -295,7 +298,7 @@ def grade_all(tasks, confinement, memory=2048, jobs=1, **settings):
         try:
             for k, (jail, task) in enumerate(zip(jails, tasks)):
                 for coming in jails[k : k + 2]:  # while one submission is graded, torch is loaded for the next
-                    if coming.process is None and not tasks[jails.index(coming)][0].problem:
+                    if coming.process is None and not tasks[jails.index(coming)][0].is_empty:
                         coming.open()
                 yield _grade_in(jail, task, settings)
         finally:

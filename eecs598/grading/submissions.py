@@ -20,6 +20,8 @@ LONGEST_NAME = 100
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".ipynb")  # what a student's work may come in
 DEFINES = re.compile(rb"^(?:def|class)\s+(?:%s)\b" % "|".join(NAMES).encode(), re.MULTILINE)
 
+MENTIONS = re.compile(rb"%s|import|raise|exec|eval|globals|vars|__" % "|".join(NAMES).encode())
+
 
 class GradingError(ValueError):
     """What was asked for cannot be graded; the message says why."""
@@ -36,6 +38,11 @@ class Submission:
 
     def __post_init__(self):
         self.name, self.problem = plain(self.name, LONGEST_NAME) or "nameless", plain(self.problem, 500)
+
+    @property
+    def is_empty(self):
+        """Whether there is nothing to run: no source, or none that names a part or might make a name up."""
+        return not self.source or not any(MENTIONS.search(text) for text in (self.source, *self.files.values()))
 
 
 def find_submissions(path):
