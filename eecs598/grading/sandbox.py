@@ -137,14 +137,17 @@ class Server:
                 request, tensors = receive(self.file)
             except EOFError:
                 return
-            try:
-                answer = pack(*getattr(self, f"do_{request['op']}")(request, tensors))
-            except UnsentError as error:
-                answer = pack({"unsent": str(error)})
-            except BaseException as error:  # SystemExit, too: nothing that a submission raises ends the server
-                answer = self._packed_error(error)
-            self.file.write(answer)
+            self.file.write(self.answer(request, tensors))
             self.file.flush()
+
+    def answer(self, request, tensors):
+        """The bytes of the answer to a request."""
+        try:
+            return pack(*getattr(self, f"do_{request['op']}")(request, tensors))
+        except UnsentError as error:
+            return pack({"unsent": str(error)})
+        except BaseException as error:  # SystemExit, too: nothing that a submission raises ends the server
+            return self._packed_error(error)
 
     def _packed_error(self, error):
         try:
