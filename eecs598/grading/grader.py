@@ -18,6 +18,7 @@ jail (`eecs598.grading.jail`); nothing is judged there.
 import argparse
 import itertools
 import json
+import math
 import secrets
 import sys
 import time
@@ -161,7 +162,7 @@ class Grader:
             texts = {part: f"{CHECKS[part].needs[-1]} is not in this file" for part in parts}
             report.results = {part: Result(ABSENT, text=text) for part, text in texts.items()}
             return
-        self.deadline = time.monotonic() + self.limit
+        self.deadline = math.inf
         info, problem = self._load(submission, report)
         if problem:
             report.results = {part: Result(STOPPED, text=problem) for part in parts}
@@ -193,6 +194,7 @@ class Grader:
     def _load(self, submission, report):
         """Import the file once. Returns what it has, and why it cannot be imported or an empty string."""
         with self._sandbox(submission) as box:
+            self.deadline = time.monotonic() + self.limit  # from here: until torch was loaded was not its fault
             try:
                 info = box.load(NAMES)
             except (Stopped, Exception) as error:
@@ -261,6 +263,8 @@ class Grader:
                 advice = f"{needs[0]} is wrong, as when {mistakes[0]}; its gradient is right"
                 return Result(RIGHT, "for its own forward", advice=[advice])
         for names, further in _replacements(needs, bad):
+            if time.monotonic() > self.deadline:
+                break
             second = self._attempt(submission, part, sorted(names), further)
             if second.right:
                 replaced = ", ".join(sorted(names | ({needs[0]} if further else set())))

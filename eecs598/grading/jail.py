@@ -238,7 +238,10 @@ class Jail:
         return (self.stderr.read().decode(errors="replace").strip().splitlines() or ["it says nothing"])[-1][:300]
 
     def end(self):
-        """End the part's process. Returns its exit status, negative for a signal's, None if the server does not say."""
+        """End the part's process. Returns its exit status, negative for a signal's, None if the server does not say.
+
+        It may be called once more, and by another thread, as long as no two do so at once.
+        """
         if not hasattr(os, "fork"):
             self.process.kill()
             return self.process.wait()
@@ -249,7 +252,7 @@ class Jail:
         return None
 
     def kill(self):
-        """Kill all that is in the jail; the next start makes another one. Any thread may call it."""
+        """Kill all that is in the jail; the next start makes another one."""
         process, self.process = self.process, None
         if process is None:
             return

@@ -51,14 +51,14 @@ class Sandbox:
         return self
 
     def __exit__(self, *error):
-        self.timer.cancel()
+        self._stop_timer()
         self.file.close()
         if not self.why:
             self.jail.end()
 
     def _give_up(self):
         self.late = True
-        self.jail.kill()
+        self.jail.end()
 
     def ask(self, request, tensors=()):
         """Send a request, wait for its answer. Raises `Stopped`, and what the submission raised, under its name."""
@@ -74,12 +74,17 @@ class Sandbox:
                 raise _their_error(reply)
             return reply, results
         except (EOFError, OSError):
+            self._stop_timer()
             self.why = self._cause()
         except (messages.MessageError, TypeError, KeyError, RecursionError):
+            self._stop_timer()
             self.why = "it wrote into the grader's channel"
             self.jail.end()
-        self.timer.cancel()
         raise Stopped(self.why)
+
+    def _stop_timer(self):
+        self.timer.cancel()
+        self.timer.join()  # it may be ending the process
 
     def _cause(self):
         status = None if self.late else self.jail.end()

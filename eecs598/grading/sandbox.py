@@ -319,7 +319,8 @@ def _fork_server(control, jailed):
         if not order:
             return
         if not fds:
-            control.sendall(str(_end(pid, jailed)).encode())
+            control.sendall(str(_end(pid, jailed) if pid else 0).encode())
+            pid = None
             continue
         pid = os.fork()
         if pid == 0:
