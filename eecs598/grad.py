@@ -118,6 +118,7 @@ class CheckTable:
     title: str
     rows: list[Row] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
+    known_mistakes: list[str] = field(default_factory=list)  # that give all the numbers that missed; else none
 
     HEAD = ("quantity", "error", "limit", "verdict")
 

@@ -9,6 +9,7 @@ results of common mistakes, so a hint is not a guess: the learner's numbers are 
     mistakes    common mistakes: a sentence, and the formula with the mistake
     parts       for each part its formula, mistakes and test cases
     levels      how strict the checks are
+    seeds       where the inputs come from
     running     running code that may fail in any way
     comparing, properties, hints    rows of the table, and hints
     kinds, captioner    the kinds of check
@@ -52,6 +53,7 @@ from eecs598.checks.lesson import (
 )  # fmt: skip
 from eecs598.checks.levels import BEYOND, LESSON, PUBLISHED, at_level
 from eecs598.checks.running import OutputError
+from eecs598.checks.seeds import drawn_from
 
 __all__ = [
     "BEYOND", "CHECKS", "LESSON", "PUBLISHED", "Check", "OutputError", "at_level",
@@ -63,5 +65,5 @@ __all__ = [
     "check_rnn_captioner_loss", "check_rnn_captioner_sample", "check_rnn_forward", "check_rnn_module",
     "check_rnn_step_backward", "check_rnn_step_forward", "check_temporal_affine_backward",
     "check_temporal_affine_forward", "check_temporal_softmax_backward", "check_temporal_softmax_loss",
-    "check_word_embedding_backward", "check_word_embedding_forward", "check_word_embedding_module",
+    "check_word_embedding_backward", "check_word_embedding_forward", "check_word_embedding_module", "drawn_from",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ import torch
 from eecs598.checks.levels import SINGLE, limit_at_level
 from eecs598.checks.parts import SIZES
 from eecs598.checks.running import OWN_DTYPE
+from eecs598.checks.seeds import current_seed
 from eecs598.grad import rel_error
 
 _kept = {}  # cached results of `_mistaken_values`
@@ -45,7 +46,9 @@ def explain(table, formula, value, case, missed, got, want):
     while left:
         sentence, names, _ = max(found, key=lambda entry: (len(entry[1] & left), entry[2]))
         if not names & left:
+            table.known_mistakes = []
             break
+        table.known_mistakes.append(sentence)
         hit = [name for name in missed if name in names & left]
         table.hint(f"{', '.join(hit)}: {'this is' if len(hit) == 1 else 'these are'} what comes out when {sentence}")
         left -= names
@@ -57,7 +60,7 @@ def explain(table, formula, value, case, missed, got, want):
 
 def _mistaken_values(formula, value, case):
     """The results of each of the formula's mistakes in a case. They never change, so they are cached."""
-    key = id(formula), value.__name__, repr(case)
+    key = id(formula), value.__name__, repr(case), current_seed()
     if key not in _kept:
         inputs, incoming = formula.draw(case)
         wrong = [value(lambda mistake=mistake, **p: mistake(formula.compute, p), inputs, incoming, case.options)

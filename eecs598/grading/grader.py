@@ -1,7 +1,7 @@
 """Grade submissions of the assignment: a score by part, and for each miss what is wrong and the likely cause.
 
-    python -m eecs598.grading FILE-or-FOLDER... [--parts PART...] [--points FILE.json]
-                              [--json PATH] [--csv PATH] [--jobs N] [--timeout S] [--memory MB] [--solution FILE]
+    python -m eecs598.grading FILE-or-FOLDER... [--parts PART...] [--points FILE.json] [--json PATH] [--csv PATH]
+                              [--seed N] [--jobs N] [--timeout S] [--limit S] [--memory MB] [--by-hand] [--unconfined]
 
 A folder is one submission, if it has rnn_lstm_captioning.py in it, or holds many: files or folders, one a student.
 The parts are those of `eecs598.checks.CHECKS`; "published" stands for those of the published assignment. A part has
@@ -9,45 +9,38 @@ its points (1, or what --points says) or 0. What counts is what the published no
 grid, values and gradients to single precision, the captioner's loss with their parameters, its captions' shapes. What
 goes beyond (a batch of one, other grids, ignore_index=None, inputs changed in place, ...) is reported as advice.
 
-One mistake costs one part. A part that misses on top of a wrong one is checked again with the solution's functions in
-the wrong ones' place, and a backward of a wrong forward against differences of that forward. Every part runs in a
-process of its own, with limits; `eecs598.grading.sandbox` says what it is kept from, and that nothing is judged in it.
+All inputs are drawn from a seed, the same for the whole class. One mistake costs one part: a part that misses on top of
+a wrong one that is graded, too, is checked again with the formula in the wrong one's place, and a backward of a forward
+with a known mistake against differences of that forward. Every part runs in a process of its own, in the submission's
+jail (`eecs598.grading.jail`); nothing is judged there.
 """
 
 import argparse
-import ast
-import csv
-import io
 import itertools
 import json
+import math
+import secrets
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
-from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from eecs598 import checks, commands, files
+from eecs598 import checks, commands
 from eecs598.checks import BEYOND, CHECKS, LESSON, PUBLISHED
 from eecs598.grad import CheckError, CheckTable
-from eecs598.grading import older
-from eecs598.grading.remote import CAPTIONER, Launcher, Sandbox, Stopped
-from eecs598.grading.sandbox import NAME, ROOT
+from eecs598.grading import NAME, older, scan, underneath
+from eecs598.grading.jail import Jail, find_confinement
+from eecs598.grading.remote import CAPTIONER, Sandbox, Stopped, plain
+from eecs598.grading.reports import ABSENT, RIGHT, STOPPED, UNDONE, WRONG, Report, Result, Results, format_report
+from eecs598.grading.submissions import NAMES, SOLUTION, GradingError, find_submissions, name_apart
 from eecs598.handout.parts import published_checks
 
-SOLUTION = ROOT / f"{NAME}.py"
 PUBLISHED_PARTS = published_checks()
-NAMES = list(dict.fromkeys(name for check in CHECKS.values() for name in check.needs))
-LARGEST_SOURCE = 1 << 22  # bytes
-RIGHT, WRONG, UNDONE, STOPPED, ABSENT = "right", "wrong", "not written yet", "stopped", "not in this file"
-
-
-class GradingError(ValueError):
-    """What was asked for cannot be graded; the message says why."""
+LIMIT = 120.0  # seconds that a submission may take, all parts together; a right one takes about 10
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -107,68 +100,9 @@ def _replacements(needs, bad):
             yield names, LOOP.format(name=partner, step=LOOPED[partner])
 
 
-_parsed = cache(ast.parse)
-
-
-def excerpt(source, names, without):
-    """Of a Python source what the functions and classes `names` need, the definitions `without` left out.
-
-    It goes where the submission can read it: there must be no answer in it to what is being checked.
-    """
-    tree = _parsed(source)
-    nodes, kept, todo = {}, set(), list(names)
-    for node in tree.body:
-        targets = [getattr(target, "id", "") for target in getattr(node, "targets", ())]
-        nodes.update(dict.fromkeys([node.name] if hasattr(node, "name") else targets, node))
-    while todo:
-        name = todo.pop()
-        if name in nodes and name not in kept and name not in without:
-            kept.add(name)
-            todo += [inner.id for inner in ast.walk(nodes[name]) if isinstance(inner, ast.Name)]
-    imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-    return "\n".join(map(ast.unparse, [*imports, *(node for name, node in nodes.items() if name in kept)]))
-
-
 # ---------------------------------------------------------------------------------------------------------
 # One submission
 # ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Submission:
-    """A student's file: source and what lies beside it, both bytes. problem: why there is no source."""
-
-    name: str
-    source: bytes = b""
-    files: dict = field(default_factory=dict)
-    problem: str = ""
-
-
-@dataclass
-class Result:
-    """A part's verdict. how: by which way it is right; text: what is wrong; advice: what costs no points."""
-
-    verdict: str
-    how: str = ""
-    text: str = ""
-    advice: list = field(default_factory=list)
-
-    @property
-    def label(self):
-        return f"{self.verdict} {self.how}".strip()
-
-
-@dataclass
-class Report:
-    """A submission's results by part, and advice that concerns no single part."""
-
-    name: str
-    results: dict
-    advice: list
-
-    def points(self, worth):
-        """Points by part. worth: part -> points."""
-        return {part: worth[part] if result.verdict == RIGHT else 0 for part, result in self.results.items()}
 
 
 class _Attempt:
@@ -176,6 +110,7 @@ class _Attempt:
 
     def __init__(self, table=None, lesson=None, stopped="", how=""):
         self.table, self.lesson, self.stopped, self.how, self.advice = table, lesson, stopped, how, []
+        self.used = set()
 
     @property
     def right(self):
@@ -194,34 +129,59 @@ class _Attempt:
 
 
 class Grader:
-    """Grades submissions, one after the other. launcher: a started `remote.Launcher`.
+    """Grades submissions, one after the other. jail: an open `jail.Jail`.
 
-    solution: the source whose functions stand in for wrong ones, or None; timeout: seconds that a part may take.
-    advice: whether to look beyond what counts.
+    timeout, limit: seconds that a part, and that all of them together, may take. seed: of the inputs, None for those
+    of the lesson. advice: whether to look beyond what counts. by_hand: whether autograd in a backward, and PyTorch's
+    cells anywhere, cost the part.
     """
 
-    def __init__(self, launcher, solution=None, timeout=20.0, advice=True):
-        self.launcher, self.solution, self.timeout, self.advice = launcher, solution, timeout, advice
+    def __init__(self, jail, timeout=20.0, limit=LIMIT, seed=None, advice=True, by_hand=False, conditions=""):
+        self.jail, self.timeout, self.limit, self.seed = jail, timeout, limit, seed
+        self.advice, self.by_hand, self.conditions = advice, by_hand, conditions
 
     def grade(self, submission, parts=None):
-        """Returns a `Report` of the parts, all if None. For all of them together: a timeout for each part there is."""
-        parts, self.deadline = list(parts or CHECKS), time.monotonic() + len(CHECKS) * self.timeout
-        report = Report(submission.name, {}, [])
+        """Returns a `Report` of the parts, all if None. Whatever goes wrong here costs this submission alone."""
+        parts = list(parts or CHECKS)
+        report = Report(submission.name, {}, [], self.conditions)
+        try:
+            with checks.drawn_from(self.seed):
+                self._grade(submission, parts, report)
+        except Exception as error:
+            where = f"the grader fails on this file ({type(error).__name__}: {error}): look at it by eye"
+            report.results |= {part: Result(STOPPED, text=where) for part in parts if part not in report.results}
+        report.results = {part: report.results[part] for part in parts}
+        report.advice = Result("", advice=report.advice).advice
+        return report
+
+    def _grade(self, submission, parts, report):
         if submission.problem:
             report.results = {part: Result(ABSENT, text=submission.problem) for part in parts}
-            return report
+            return
+        if submission.is_empty:
+            texts = {part: f"{CHECKS[part].needs[-1]} is not in this file" for part in parts}
+            report.results = {part: Result(ABSENT, text=text) for part, text in texts.items()}
+            return
+        self.deadline = math.inf
         info, problem = self._load(submission, report)
         if problem:
             report.results = {part: Result(STOPPED, text=problem) for part in parts}
-            return report
+            return
         self.older = older.is_older(submission.source)
         if self.older:
             report.advice.append(older.ADVICE)
             info["has"] = older.current_names(submission.source, info["has"])
+        self.text = scan.Text(submission.source, submission.files.values())
+        if self.text.strange:
+            named = ", ".join(self.text.strange)
+            report.advice.append(f"look at this file by eye: it uses {named}, which no part needs")
         present = [part for part in parts if set(CHECKS[part].needs) <= set(info["has"])]
-        attempts = {part: self._attempt(submission, part, report) for part in present}
-        bad = set(info["has"]) - {CHECKS[part].needs[-1] for part in present if attempts[part].right}
+        attempts = {part: self._attempt(submission, part) for part in present}
+        # Of what is not graded here nothing is known: it may be a stub, and nothing is put in its place.
+        bad = {CHECKS[part].needs[-1] for part in parts} & set(info["has"])
+        bad -= {CHECKS[part].needs[-1] for part in present if attempts[part].right}
         bad |= {CHECKS[part].needs[-1] for part in present if not attempts[part].right}
+        self.attempts = attempts
         for part in parts:
             if part not in attempts:
                 missing = [name for name in CHECKS[part].needs if name not in info["has"]]
@@ -229,15 +189,14 @@ class Grader:
                 where = "is that of another assignment" if differs else "is not in this file"
                 report.results[part] = Result(ABSENT, text=f"{', '.join(missing)} {where}")
             else:
-                report.results[part] = self._judge(submission, part, attempts[part], bad, report)
-        return report
+                report.results[part] = self._hand_written(part, self._judge(submission, part, bad), attempts[part])
 
     def _load(self, submission, report):
         """Import the file once. Returns what it has, and why it cannot be imported or an empty string."""
         with self._sandbox(submission) as box:
+            self.deadline = time.monotonic() + self.limit  # from here: until torch was loaded was not its fault
             try:
                 info = box.load(NAMES)
-                refusals = box.refusals()
             except (Stopped, Exception) as error:
                 where = getattr(error, "learners_line", "")
                 kind = "" if isinstance(error, Stopped) else f"{type(error).__name__}: "
@@ -246,35 +205,26 @@ class Grader:
             report.advice.append("it assumes a GPU: .cuda() and device='cuda' were taken as the CPU here")
         if info["stand_ins"]:
             report.advice.append(f"imported as stand-ins, being absent here: {', '.join(info['stand_ins'])}")
-        self._note(report, refusals)
         return info, ""
 
     def _sandbox(self, submission):
-        return Sandbox(self.launcher, submission.source, self.timeout, submission.files)
+        left = max(self.deadline - time.monotonic(), 0.1)
+        return Sandbox(self.jail, submission.source, min(self.timeout, left), submission.files)
 
-    @staticmethod
-    def _note(report, refusals):
-        for what in refusals:
-            sentence = f"it was kept from trying to {what}"
-            if sentence not in report.advice:
-                report.advice.append(sentence)
-
-    def _attempt(self, submission, part, report, names=(), further=""):
-        """Check a part in a process of its own, with ours in the place of `names`."""
+    def _attempt(self, submission, part, names=(), further=""):
+        """Check a part in a process of its own, with the formulas in the place of `names`."""
         if time.monotonic() > self.deadline:
-            return _Attempt(stopped=f"not run: all parts together took more than {len(CHECKS) * self.timeout:g} s")
+            return _Attempt(stopped=f"not run: all parts together took more than {self.limit:g} s")
         attempt, needs = _Attempt(), CHECKS[part].needs
         with self._sandbox(submission) as box:
             try:
                 box.load(NAMES)
                 if self.older:
-                    box.rebind("", (), older.CLASSES)
+                    box.lend("", (), older.CLASSES)
                 if names or further:
-                    below = {name for pair in STANDS_ON.get(needs[-1], ()) for name in pair} | {*needs[:-1]}
-                    box.rebind(excerpt(self.solution, names, set(NAMES) - below), names, further)
+                    box.lend(underneath.source(), names, further)
                 functions = [box.make_class(name) if name[0].isupper() else box.function(name) for name in needs]
                 self._check(attempt, part, functions)
-                self._note(report, box.refusals())
             except Stopped as stopped:
                 if not attempt.right:
                     attempt.stopped = f"{needs[-1]}: {stopped}"
@@ -282,6 +232,7 @@ class Grader:
                     attempt.advice.append(f"beyond the published cases: {stopped}")
             except Exception as error:  # the import, which went well before
                 attempt.stopped = f"{type(error).__name__}: {error}"
+            attempt.used = set() if names or further else box.used
         return attempt
 
     def _check(self, attempt, part, functions):
@@ -299,15 +250,22 @@ class Grader:
                 attempt.advice.append(f"misses beyond the published cases: {', '.join(missed)}")
                 attempt.advice += beyond.hints[:1]
 
-    def _judge(self, submission, part, attempt, bad, report):
+    def _judge(self, submission, part, bad):
         """The verdict of a part, once all have been tried by themselves."""
+        attempt = shown = self.attempts[part]
         if attempt.right:
             return Result(RIGHT, advice=attempt.advice)
-        shown, needs = attempt, CHECKS[part].needs
+        needs = CHECKS[part].needs
         if len(needs) == 2 and needs[0] in bad and _right_for_own_forward(attempt.lesson):
-            return Result(RIGHT, "for its own forward", advice=[f"{needs[0]} is wrong, its gradient is right"])
-        for names, further in _replacements(needs, bad) if self.solution else ():
-            second = self._attempt(submission, part, report, sorted(names), further)
+            forward = self.attempts.get(next(name for name, check in CHECKS.items() if check.needs == needs[:1]))
+            mistakes = forward.lesson.known_mistakes if forward and forward.lesson else []
+            if mistakes:
+                advice = f"{needs[0]} is wrong, as when {mistakes[0]}; its gradient is right"
+                return Result(RIGHT, "for its own forward", advice=[advice])
+        for names, further in _replacements(needs, bad):
+            if time.monotonic() > self.deadline:
+                break
+            second = self._attempt(submission, part, sorted(names), further)
             if second.right:
                 replaced = ", ".join(sorted(names | ({needs[0]} if further else set())))
                 return Result(RIGHT, "with ours underneath", advice=[f"ours in the place of {replaced}"])
@@ -317,31 +275,72 @@ class Grader:
         verdict = STOPPED if shown.stopped else UNDONE if undone else WRONG
         return Result(verdict, text=shown.text)
 
+    def _hand_written(self, part, result, attempt):
+        """The result, with a word on what of PyTorch does the work that is to be done by hand."""
+        used = {*self.text.uses(CHECKS[part].needs[-1]), *attempt.used}
+        used = sorted(name for name in used if scan.forbidden(part, name))
+        if not used or result.verdict != RIGHT:
+            return result
+        what = f"not by hand: it uses autograd or a cell of PyTorch's library ({', '.join(used)})"
+        if self.by_hand:
+            return Result(WRONG, text=what)
+        return Result(RIGHT, result.how, result.text, [what, *result.advice])
 
-def grade_all(tasks, settings, jobs=1):
-    """Yield the report of each task (submission, its parts or None), in order.
 
-    settings: (memory, secrets) for a `Launcher`, and keyword arguments for a `Grader`. jobs: how many at once.
+# ---------------------------------------------------------------------------------------------------------
+# A class
+# ---------------------------------------------------------------------------------------------------------
+
+
+def grade_all(tasks, confinement, memory=2048, jobs=1, **settings):
+    """Yield the report of each task (submission, its parts or None), in order. Each submission has a jail of its own.
+
+    jobs: how many at once; settings: those of a `Grader`.
     """
     if jobs == 1 or len(tasks) < 2:
-        launching, grading = settings
-        with Launcher(*launching) as launcher:
-            grader = Grader(launcher, **grading)
-            for submission, parts in tasks:
-                yield grader.grade(submission, parts)
-    else:
-        with ProcessPoolExecutor(min(jobs, len(tasks)), get_context("spawn"), _start_grader, settings) as pool:
-            yield from pool.map(_grade_here, tasks)
+        jails = [Jail(confinement, memory) for _ in tasks]
+        try:
+            for k, (jail, task) in enumerate(zip(jails, tasks)):
+                for coming in jails[k : k + 2]:  # while one submission is graded, torch is loaded for the next
+                    if coming.process is None and not tasks[jails.index(coming)][0].is_empty:
+                        coming.open()
+                yield _grade_in(jail, task, settings)
+        finally:
+            for jail in jails:
+                jail.kill()
+        return
+    with ProcessPoolExecutor(min(jobs, len(tasks)), get_context("spawn"), _one_thread) as pool:
+        graded = [pool.submit(_grade_apart, confinement, memory, task, settings) for task in tasks]
+        for future, (submission, parts) in zip(graded, tasks):
+            try:
+                yield future.result()
+            except Exception as error:  # as when the system has ended that process
+                yield _failed(submission, parts, error, settings)
 
 
-def _start_grader(launching, grading):
-    global _grader
+def _one_thread():
     torch.set_num_threads(1)
-    _grader = Grader(Launcher(*launching).__enter__(), **grading)  # it ends with this process
 
 
-def _grade_here(task):
-    return _grader.grade(*task)
+def _grade_apart(confinement, memory, task, settings):
+    with Jail(confinement, memory) as jail:
+        return _grade_in(jail, task, settings)
+
+
+def _grade_in(jail, task, settings):
+    submission, parts = task
+    try:
+        return Grader(jail, **settings).grade(submission, parts)
+    except Exception as error:
+        return _failed(submission, parts, error, settings)
+    finally:
+        jail.kill()
+
+
+def _failed(submission, parts, error, settings):
+    text = f"it could not be graded ({type(error).__name__}: {error})"
+    results = {part: Result(STOPPED, text=text) for part in parts or CHECKS}
+    return Report(submission.name, results, [], settings.get("conditions", ""))
 
 
 def _run(part, functions, level):
@@ -365,141 +364,6 @@ def _right_for_own_forward(table):
     numeric = [row for row in rows if row.quantity.startswith("numeric")]
     gradients = [row for row in rows if row.quantity.startswith("d")]
     return bool(numeric) and numeric[0].passed and all(row.error < 1 for row in gradients)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Finding submissions
-# ---------------------------------------------------------------------------------------------------------
-
-
-PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".ipynb")  # what a student's work may come in
-
-
-def find_submissions(path):
-    """The submissions at a path: a file's, a folder's own, or those of the files and folders in it.
-
-    Raises GradingError where there is none.
-    """
-    path = Path(path)
-    if path.is_file():
-        return [_read(path.stem if path.stem != NAME else path.resolve().parent.name, path)]
-    if not path.is_dir():
-        raise GradingError(f"{path}: no such file or folder")
-    if (path / f"{NAME}.py").is_file():
-        return [_read(path.resolve().name, path / f"{NAME}.py", path)]
-    found = []
-    for entry in sorted(path.iterdir()):
-        if entry.is_file() and entry.suffix == ".py":
-            found.append(_read(entry.stem, entry, path, beside=False))
-        elif entry.is_dir() and not entry.name.startswith((".", "__")):
-            files = sorted(entry.rglob(f"{NAME}.py"), key=lambda file: len(file.parts))
-            missing = Submission(entry.name, problem=f"there is no {NAME}.py in {entry}")
-            found.append(_read(entry.name, files[0], entry) if files else missing)
-        elif entry.suffix.lower() in PACKED and not entry.name.startswith("."):
-            problem = f"{entry.name} is not graded: unpack it, or save the notebook's code, to a {NAME}.py"
-            found.append(Submission(entry.stem, problem=problem))
-        elif not entry.name.startswith((".", "__")):
-            print(f"note: {entry} is not graded, being no .py file", file=sys.stderr)
-    if not found:
-        raise GradingError(f"{path}: there is no {NAME}.py in it, nor files or folders of students")
-    return found
-
-
-def _read(name, path, folder=None, beside=True):
-    """The submission in a file. folder: where links are refused; beside: with the files beside it."""
-    problem = _find_problem(path, folder)
-    if problem:
-        return Submission(name, problem=f"{path} {problem}")
-    try:
-        others = path.parent.glob("*.py") if folder and beside else ()
-        files = {file.name: file.read_bytes() for file in others if file != path and not _find_problem(file, folder)}
-        return Submission(name, path.read_bytes(), files)
-    except OSError as error:
-        return Submission(name, problem=f"{path} cannot be read ({error.strerror})")
-
-
-def _find_problem(path, folder):
-    if folder and (path.is_symlink() or not path.resolve().is_relative_to(folder.resolve())):
-        return "is a link, or lies behind one"
-    if not path.is_file():
-        return "is no file"
-    return f"is larger than {LARGEST_SOURCE} bytes" if path.stat().st_size > LARGEST_SOURCE else ""
-
-
-def name_apart(submissions):
-    """Give each of the submissions a name of its own: of two named ann the second becomes ann-2."""
-    taken = set()
-    for submission in submissions:
-        names = itertools.chain([submission.name], (f"{submission.name}-{k}" for k in itertools.count(2)))
-        submission.name = next(name for name in names if name not in taken)
-        taken.add(submission.name)
-    return submissions
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Reports
-# ---------------------------------------------------------------------------------------------------------
-
-
-def format_report(report, worth):
-    """The report as a table with, under each part, what is wrong or advised."""
-    points = report.points(worth)
-    lines = [f"{report.name}: {_number(sum(points.values()))} of {_number(sum(worth.values()))} points"]
-    width = max(map(len, worth))
-    for part, result in report.results.items():
-        lines.append(f"  {part:<{width}}  {_number(points[part]):>3} / {_number(worth[part]):<3}  {result.label}")
-        lines += [f"      {line}" for line in result.text.splitlines()]
-        lines += [f"      advice: {line}" for line in result.advice]
-    return "\n".join([*lines, *(f"  advice: {line}" for line in report.advice)])
-
-
-def _number(value):
-    return f"{value:.6g}"
-
-
-def gradescope_results(report, worth):
-    """The report in the form of Gradescope's results.json, as a dict."""
-    points = report.points(worth)
-    tests = []
-    for part, result in report.results.items():
-        advice = [f"advice: {line}" for line in result.advice]
-        tests.append({
-            "name": part, "score": points[part], "max_score": worth[part],
-            "status": "passed" if result.verdict == RIGHT else "failed",
-            "output": "\n".join([result.label, *result.text.splitlines(), *advice]), "visibility": "visible",
-        })  # fmt: skip
-    summary = "\n".join([f"{_number(sum(points.values()))} of {_number(sum(worth.values()))} points", *report.advice])
-    return {"score": sum(points.values()), "output": summary, "visibility": "visible", "tests": tests,
-            "stdout_visibility": "hidden"}  # fmt: skip
-
-
-def write_csv(reports, worth, path):
-    """A row a submission: its name, its score, the score's maximum, and each part's points."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["submission", "score", "max_score", *worth])
-    for report in reports:
-        points = report.points(worth)
-        row = [sum(points.values()), sum(worth.values()), *points.values()]
-        writer.writerow([_plain(report.name), *map(_number, row)])
-    files.write_whole(path, lambda file: file.write(text.getvalue().encode(errors="backslashreplace")))
-
-
-def _plain(name):
-    """A name that no spreadsheet takes for a formula."""
-    return f"'{name}" if name[:1] in "=+-@" else name
-
-
-def write_json(reports, worth, path):
-    """Gradescope's results.json; of several submissions, a folder with a file for each."""
-    path = Path(path)
-    targets = [path]
-    if len(reports) > 1:
-        path.mkdir(parents=True, exist_ok=True)
-        targets = [path / f"{report.name}.json" for report in reports]
-    for report, target in zip(reports, targets):
-        text = json.dumps(gradescope_results(report, worth), indent=2)
-        files.write_whole(target, lambda file, text=text: file.write(text.encode()))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -552,19 +416,13 @@ def _parser():
     add("--json", type=Path, metavar="PATH", help="write Gradescope's results.json; of several submissions, a folder")
     add("--csv", type=Path, metavar="PATH", help="write a table: a row a submission, a column a part")
     add("--timeout", type=_seconds, default=20.0, metavar="S", help="seconds that a part may take (20)")
+    add("--limit", type=_seconds, default=LIMIT, metavar="S", help=f"seconds that a submission may take ({LIMIT:g})")
     add("--memory", type=commands.positive, default=2048, metavar="MB", help="what a part may take, on Linux (2048)")
     add("--jobs", type=commands.positive, default=1, metavar="N", help="how many submissions at once (1)")
-    add("--solution", type=Path, default=SOLUTION, metavar="FILE", help="its functions stand in for wrong ones (ours)")
+    add("--seed", type=commands.at_least(0, 2**32 - 1), metavar="N", help="of the inputs (one for each run)")
+    add("--by-hand", action="store_true", help="autograd in a backward, or a cell of PyTorch's, costs the part")
+    add("--unconfined", action="store_true", help="grade also where nothing confines a submission")
     return parser
-
-
-def _read_solution(path):
-    """The solution's source; None, with a line, where it is missing or a student edition."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if not text or 'NotImplementedError("TODO' in text:
-        print(f"note: {path} is no solution: parts on top of wrong ones are judged as they are", file=sys.stderr)
-        return None
-    return text
 
 
 @commands.command
@@ -573,23 +431,24 @@ def main(arguments=None):
     try:
         parts = choose_parts(options.parts)
         worth = read_points(options.points, parts)
-        for path in filter(None, (options.json, options.csv)):
-            commands.check_output(path, [options.solution, *options.submissions])
         submissions = name_apart([found for path in options.submissions for found in find_submissions(path)])
-        solution = _read_solution(options.solution)
-        secrets = [options.solution, *options.submissions]
-        settings = (options.memory, secrets), {"solution": solution, "timeout": options.timeout}
-        graded = grade_all([(submission, parts) for submission in submissions], settings, options.jobs)
-        reports, many = [], len(submissions) > 1
-        for report in tqdm(graded, desc="grading", unit="file", total=len(submissions), disable=not many):
-            reports.append(report)
+        many = len(submissions) > 1
+        inputs = [SOLUTION, *options.submissions]
+        results = Results(worth, options.csv, options.json, many, inputs)
+        confinement = find_confinement(options.memory, tuple(map(str, inputs)), options.unconfined)
+        seed = secrets.randbelow(2**32) if options.seed is None else options.seed
+        settings = {"timeout": options.timeout, "limit": options.limit, "seed": seed, "by_hand": options.by_hand,
+                    "conditions": f"{plain(confinement.says)}; inputs drawn from --seed {seed}"}  # fmt: skip
+        tasks, status = [(submission, parts) for submission in submissions], 0
+        graded = grade_all(tasks, confinement, options.memory, options.jobs, **settings)
+        for report in tqdm(graded, desc="grading", unit="file", total=len(tasks), disable=not many):
             tqdm.write(format_report(report, worth) + "\n")
-        if options.json:
-            write_json(reports, worth, options.json)
-        if options.csv:
-            write_csv(reports, worth, options.csv)
+            try:
+                results.add(report)
+            except (OSError, ValueError) as error:  # the others' can be written, perhaps
+                print(f"error: the result of {report.name}: {error}", file=sys.stderr)
+                status = 1
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return 0
-
+    return status

@@ -1,26 +1,18 @@
-"""The grader's end of a sandbox: start it, call a submission's functions as if they were here, stop it.
+"""The grader's end: call a submission's functions as if they were here, within a time, and believe nothing but numbers.
 
 `Sandbox.function` and `Sandbox.make_class` give what `eecs598.checks` takes. Their values, caches and gradients come
 from the other process (see `eecs598.grading.sandbox`); autograd runs through a call as through any function.
 """
 
-import contextlib
 import functools
-import json
-import os
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from eecs598.checks import OutputError
-from eecs598.grading import sandbox
+from eecs598.grading import NAME, messages
 
 CAPTIONER = "CaptioningRNN"
 
@@ -37,199 +29,85 @@ class Remote:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Starting and stopping
+# One process
 # ---------------------------------------------------------------------------------------------------------
-
-
-def _environment():
-    kept = ("PATH", "HOME", "LANG", "SYSTEMROOT", "TEMP", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
-    threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
-    cuda = {"CUDA_VISIBLE_DEVICES": ""}  # the same on every machine: with a GPU, too, a submission has the CPU
-    objc = {"OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES"}  # macOS: a fork of a process with frameworks loaded
-    return {name: os.environ[name] for name in kept if name in os.environ} | threads | cuda | objc
-
-
-def _command(*arguments):
-    return [sys.executable, "-m", "eecs598.grading.sandbox", *arguments]
-
-
-class Launcher:
-    """Starts processes for submissions: forks of one that has torch loaded, or, without fork, new ones.
-
-    A context manager. secrets: files that no submission may read. memory: MB that a submission may take.
-    """
-
-    def __init__(self, memory=2048, secrets=()):
-        self.memory, self.secrets, self.server = memory, [str(Path(path).resolve()) for path in secrets], None
-
-    def __enter__(self):
-        if hasattr(os, "fork"):
-            self._open()
-        return self
-
-    def __exit__(self, *error):
-        if self.server:
-            self.channel.close()
-            self.server.wait()
-
-    def _open(self):
-        self.channel, theirs = socket.socketpair()
-        self.server = subprocess.Popen(
-            _command("fork-server", str(theirs.fileno())), pass_fds=[theirs.fileno()], cwd=sandbox.ROOT,
-            env=_environment(), stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        theirs.close()
-
-    def start(self, folder):
-        """A process confined to `folder`. Returns its reader, writer, output (binary files) and a function to end it.
-
-        That function kills the process and all of its group, and returns its exit status, negative for a signal's.
-        """
-        order = {"folder": str(folder), "memory": self.memory, "secrets": self.secrets}
-        if self.server is None:
-            return self._spawn(order)
-        ours, theirs = socket.socketpair()
-        output, theirs_output = os.pipe()
-        with contextlib.closing(theirs):
-            fds = [theirs.fileno(), theirs_output]
-            answer = self._order(order, fds)
-            if answer is None:  # it was killed, for memory say
-                self.__exit__()
-                self._open()
-                answer = self._order(order, fds)
-        if answer is None:
-            raise RuntimeError("the fork server is gone: `python -m eecs598.grading.sandbox` fails here")
-        pid = answer["pid"]
-        os.close(theirs_output)
-        file = sandbox._Whole(os.fdopen(ours.detach(), "r+b", buffering=0))
-
-        def end():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)  # it may not have made its group yet
-
-        def collect():
-            answer = self._order({"wait": pid})
-            return answer["status"] if answer else -signal.SIGKILL
-
-        return file, os.fdopen(output, "rb", buffering=0), end, collect
-
-    def _order(self, order, fds=()):
-        """The fork server's answer; None if it is gone."""
-        with contextlib.suppress(ConnectionError):
-            text = json.dumps(order).encode()
-            socket.send_fds(self.channel, [text], fds) if fds else self.channel.sendall(text)
-            return json.loads(self.channel.recv(1 << 16) or "null")
-
-    def _spawn(self, order):
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(
-            _command("once"), stdin=pipe, stdout=pipe, stderr=pipe, cwd=sandbox.ROOT, env=_environment(), bufsize=0
-        )
-        file = sandbox._Whole(process.stdout, process.stdin)
-        sandbox.send(file, order)
-        return file, process.stderr, process.kill, process.wait
 
 
 class Sandbox:
     """One process with a submission in it, for at most `timeout` seconds. A context manager.
 
-    source: the submission's bytes; files: name -> bytes of what lies beside it. Raises `Stopped` from any call once
-    the process is gone, and from then on.
+    jail: a `jail.Jail`; source: the submission's bytes; files: name -> bytes of what lies beside it. Raises `Stopped`
+    from any call once the process is gone, and from then on. used: what it called of what is to be written by hand.
     """
 
-    def __init__(self, launcher, source, timeout, files=None):
-        self.launcher, self.timeout, self.late = launcher, timeout, False
-        self.files = {**(files or {}), f"{sandbox.NAME}.py": source}
-        self.why = None
+    def __init__(self, jail, source, timeout, files=None):
+        self.jail, self.timeout, self.late, self.why, self.used = jail, timeout, False, None, set()
+        self.files = {**(files or {}), f"{NAME}.py": source}
 
     def __enter__(self):
-        self.folder = tempfile.TemporaryDirectory(prefix="grading-", ignore_cleanup_errors=True)
-        for name, data in self.files.items():
-            Path(self.folder.name, name).write_bytes(data)
-        self.file, output, self.end, self.collect = self.launcher.start(self.folder.name)
-        self.drain = threading.Thread(target=self._drain, args=(output,), daemon=True)
-        self.drain.start()
+        self.file = self.jail.start()
         self.timer = threading.Timer(self.timeout, self._give_up)
         self.timer.start()
         return self
 
     def __exit__(self, *error):
-        self._finish()
+        self._stop_timer()
         self.file.close()
-        self.folder.cleanup()
-
-    @staticmethod
-    def _drain(output):
-        """Read all that is printed, for nothing: who cannot print any more waits."""
-        with output:
-            while output.read(1 << 16):
-                pass
+        if not self.why:
+            self.jail.end()
 
     def _give_up(self):
         self.late = True
-        self.end()
-
-    def _finish(self):
-        self.timer.cancel()
-        self.end()
-        if self.collect:
-            status, self.collect = self.collect(), None
-            self.drain.join(5)
-            return status
-        return None
+        self.jail.end()
 
     def ask(self, request, tensors=()):
         """Send a request, wait for its answer. Raises `Stopped`, and what the submission raised, under its name."""
         if self.why:
             raise Stopped(self.why)
         try:
-            sandbox.send(self.file, request, tensors)
-            reply, results = sandbox.receive(self.file)
+            messages.send(self.file, request, tensors)
+            reply, results = messages.receive(self.file)
+            reply = clean(reply)
             if "unsent" in reply:
-                raise OutputError(f"returned {_plain(reply['unsent'])}")
+                raise OutputError(f"returned {reply['unsent']}")
             if "error" in reply:
                 raise _their_error(reply)
             return reply, results
         except (EOFError, OSError):
+            self._stop_timer()
             self.why = self._cause()
-        except (sandbox.MessageError, TypeError, KeyError):
+        except (messages.MessageError, TypeError, KeyError, RecursionError):
+            self._stop_timer()
             self.why = "it wrote into the grader's channel"
-            self._finish()
+            self.jail.end()
         raise Stopped(self.why)
 
+    def _stop_timer(self):
+        self.timer.cancel()
+        self.timer.join()  # it may be ending the process
+
     def _cause(self):
-        if not self.late:
-            self.drain.join(5)  # an end by itself: then its output ends, too; on a busy machine not at once
-        status = self.collect() if not self.late and not self.drain.is_alive() else None
-        if status is not None:
-            self.collect = None
-        self._finish()
+        status = None if self.late else self.jail.end()
         if self.late:
-            return f"stopped after {self.timeout:g} s: does it loop, or wait for something?"
-        if status is None or status == -signal.SIGKILL:
+            return f"stopped after {self.timeout:.3g} s: does it loop, or wait for something?"
+        if status is None or status == -9:
             return "it closed the grader's channel, or was killed"
         if status < 0:
-            return f"it crashed ({signal.Signals(-status).name})"
+            name = {signal.value: signal.name for signal in signal.Signals}.get(-status, f"signal {-status}")
+            return f"it crashed ({name})"
         return f"it ended its process (exit status {status})"
 
     def load(self, names):
         """Import the submission. Returns a dict: "has", which of the names it has; "stand_ins"; "cuda"."""
-        info = self.ask({"op": "load", "names": list(names)})[0]
-        stand_ins = [_plain(name) for name in info["stand_ins"]][:20]
-        return {"has": [name for name in names if name in info["has"]], "stand_ins": stand_ins, "cuda": info["cuda"]}
+        contents = [torch.frombuffer(bytearray(data or b"\n"), dtype=torch.uint8) for data in self.files.values()]
+        info = self.ask({"op": "load", "names": list(names), "files": list(self.files)}, contents)[0]
+        stand_ins = [str(name) for name in info["stand_ins"]][:20]
+        has = [name for name in names if name in info["has"]]
+        return {"has": has, "stand_ins": stand_ins, "cuda": bool(info["cuda"])}
 
-    def rebind(self, source, names, further=""):
-        """Put the functions `names` of another source in the submission's place.
-
-        further: source that then runs with `submission`, the submission's module.
-        """
-        self.ask({"op": "rebind", "source": source, "names": list(names), "further": further})
-
-    def refusals(self):
-        """What the submission tried and may not do, as phrases."""
-        return [_plain(what) for what in self.ask({"op": "refusals"})[0]["refusals"]][:20]
+    def lend(self, source, names, further=""):
+        """Put functions `names` of a source in the submission's place; `further` then runs with it as `submission`."""
+        self.ask({"op": "lend", "source": source, "names": list(names), "further": further})
 
     def function(self, name):
         """A function of the submission."""
@@ -246,7 +124,7 @@ class Sandbox:
             request = {"op": "make", "name": name, "args": args, "kwargs": kwargs, "captioner": captioner}
             reply, tensors = self.ask(request)
             if not reply["is_module"]:
-                return type(_plain(reply["class"]), (), {})()
+                return type(str(reply["class"]), (), {})()
             return type(name, (RemoteModule,), {})(self, reply, tensors)
 
         make.whole = functools.partial(make, captioner=False)
@@ -256,14 +134,24 @@ class Sandbox:
 def _their_error(reply):
     """An exception of the class's name with the submission's line, for `checks` to quote."""
     base = NotImplementedError if reply["undone"] else Exception
-    error = type(_plain(reply["error"]), (base,), {})(_plain(reply["message"]))
-    error.learners_line = _plain(reply["line"])
+    error = type(str(reply["error"]), (base,), {})(reply["message"])
+    error.learners_line = str(reply["line"])
     return error
 
 
-def _plain(text):
+def plain(text, most=300):
     """Text of a submission as one line that any terminal and file takes: it shall not look like lines of a report."""
-    return "".join(c if c.isprintable() else " " for c in str(text)[:1000])
+    text = "".join(c if c.isprintable() else " " for c in str(text)[: most + 1])
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def clean(value):
+    """A reply with all its texts plain and short, the names in it, too."""
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, dict):
+        return {plain(key): clean(item) for key, item in value.items()}
+    return [clean(item) for item in value] if isinstance(value, list) else value
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -283,6 +171,7 @@ def _call(box, target, args, kwargs, parameters):
         tensors += parameters.values()
     leaves = [torch.is_grad_enabled() and tensor.requires_grad for tensor in tensors]
     reply, results = box.ask({**request, "leaves": leaves}, tensors)
+    box.used |= {str(name)[:40] for name in reply["used"][:20]}
     count = len(reply["grads"])
     with torch.no_grad():
         for k, value in zip(reply["changed"], results[count:]):
@@ -332,7 +221,7 @@ def _decode(value, results):
     if "tensor" in value:
         return results[value["tensor"]]
     if "object" in value:
-        return type(_plain(value["class"]), (Remote,), {})(value["object"])
+        return type(str(value["class"]), (Remote,), {})(value["object"])
     if "list" in value:
         return [_decode(item, results) for item in value["list"]]
     return tuple(_decode(item, results) for item in value["tuple"])

@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from support import ROOT, in_process, published_files
+from support import ROOT, confinement, in_process, published_files
 
 import rnn_lstm_captioning as ours
 from eecs598.checks import CHECKS, PUBLISHED, at_level, published
 from eecs598.grad import CheckTable
 from eecs598.grading import grader as grading
 from eecs598.grading import older
-from eecs598.grading.grader import ABSENT, PUBLISHED_PARTS, RIGHT, WRONG, Submission
-from eecs598.grading.remote import Launcher
+from eecs598.grading.grader import ABSENT, PUBLISHED_PARTS, RIGHT, WRONG
+from eecs598.grading.submissions import Submission
 
 SOLUTION = (ROOT / "rnn_lstm_captioning.py").read_text(encoding="utf-8")
 
@@ -18,15 +18,15 @@ SOLUTION = (ROOT / "rnn_lstm_captioning.py").read_text(encoding="utf-8")
 @pytest.fixture(scope="module")
 def grade():
     """Grade a source for the published parts, without a look beyond what counts."""
-    with Launcher(2048, [grading.SOLUTION]) as launcher:
-        grader = grading.Grader(launcher, SOLUTION, timeout=60.0, advice=False)
+    with confinement.open_jail() as jail:
+        grader = grading.Grader(jail, timeout=60.0, limit=3600.0, advice=False)
         yield lambda source, parts=PUBLISHED_PARTS: grader.grade(Submission("student", source.encode()), parts)
 
 
 @pytest.fixture(scope="module")
 def grade_here():
     """The same without a sandbox, in this process."""
-    grader = in_process.Grader(SOLUTION)
+    grader = in_process.Grader()
     return lambda source, parts=PUBLISHED_PARTS: grader.grade(Submission("student", source.encode()), parts)
 
 

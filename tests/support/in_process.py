@@ -13,8 +13,8 @@ from eecs598.grading.remote import CAPTIONER
 class Grader(grading.Grader):
     """Grades sources of these tests, which are known to end and to touch nothing, in this process."""
 
-    def __init__(self, solution):
-        super().__init__(None, solution, timeout=600.0, advice=False)
+    def __init__(self, seed=None):
+        super().__init__(None, timeout=600.0, limit=3600.0, seed=seed, advice=False)
 
     def _sandbox(self, submission):
         return _Box(submission.source)
@@ -24,7 +24,7 @@ class _Box:
     """What `remote.Sandbox` is to the grader: a submission that has just been imported."""
 
     def __init__(self, source):
-        self.module, self.source = types.ModuleType("submission"), source
+        self.module, self.source, self.used = types.ModuleType("submission"), source, set()
 
     def __enter__(self):
         return self
@@ -36,15 +36,12 @@ class _Box:
         exec(_compiled(self.source), self.module.__dict__)
         return {"has": [name for name in names if hasattr(self.module, name)], "stand_ins": [], "cuda": False}
 
-    def rebind(self, source, names, further=""):
-        ours = types.ModuleType("underneath")
-        exec(_compiled(source), ours.__dict__)
+    def lend(self, source, names, further=""):
+        lent = types.ModuleType("underneath")
+        exec(_compiled(source), lent.__dict__)
         for name in names:
-            setattr(self.module, name, getattr(ours, name))
+            setattr(self.module, name, getattr(lent, name))
         exec(further, {"torch": torch, "submission": self.module})
-
-    def refusals(self):
-        return []
 
     def function(self, name):
         return lambda *args, **kwargs: getattr(self.module, name)(*args, **kwargs)

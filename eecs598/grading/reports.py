@@ -1,0 +1,166 @@
+"""What is told of a submission: as text, as Gradescope's results.json, as a row of a table."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from eecs598 import commands, files
+from eecs598.grading.remote import plain
+
+RIGHT, WRONG, UNDONE, STOPPED, ABSENT = "right", "wrong", "not written yet", "stopped", "not in this file"
+LONGEST_TEXT, LONGEST_LINE, MOST_ADVICE = 2000, 600, 12  # characters of a part's text and advice, of a line; lines
+
+
+@dataclass
+class Result:
+    """A part's verdict. how: by which way it is right; text: what is wrong; advice: what costs no points.
+
+    All text of a submission that comes into a report comes through here: plain lines, LONGEST_TEXT characters of them.
+    """
+
+    verdict: str
+    how: str = ""
+    text: str = ""
+    advice: list = field(default_factory=list)
+
+    def __post_init__(self):
+        room = LONGEST_TEXT
+        lines, room = _bounded(self.text.splitlines(), room)
+        self.text = "\n".join(lines)
+        self.advice, _ = _bounded(self.advice[:MOST_ADVICE], room)
+
+    @property
+    def label(self):
+        return f"{self.verdict} {self.how}".strip()
+
+
+def _bounded(lines, room):
+    """The lines, plain and short, as long as they have room; and the room left."""
+    kept = []
+    for line in lines:
+        line = plain(line, min(LONGEST_LINE, max(room - 1, 4)))
+        room -= len(line) + 1
+        if room < 0:
+            break
+        kept.append(line)
+    return kept, max(room, 0)
+
+
+@dataclass
+class Report:
+    """A submission's results by part, and advice that concerns no single part. conditions: how it was graded."""
+
+    name: str
+    results: dict
+    advice: list
+    conditions: str = ""
+
+    def points(self, worth):
+        """Points by part. worth: part -> points."""
+        return {part: worth[part] if result.verdict == RIGHT else 0 for part, result in self.results.items()}
+
+
+def format_report(report, worth):
+    """The report as a table with, under each part, what is wrong or advised."""
+    points = report.points(worth)
+    lines = [report.conditions] if report.conditions else []
+    lines += [f"{report.name}: {_number(sum(points.values()))} of {_number(sum(worth.values()))} points"]
+    width = max(map(len, worth))
+    for part, result in report.results.items():
+        lines.append(f"  {part:<{width}}  {_number(points[part]):>3} / {_number(worth[part]):<3}  {result.label}")
+        lines += [f"      {line}" for line in result.text.splitlines()]
+        lines += [f"      advice: {line}" for line in result.advice]
+    return "\n".join([*lines, *(f"  advice: {line}" for line in report.advice)])
+
+
+def _number(value):
+    return f"{value:.6g}"
+
+
+def gradescope_results(report, worth):
+    """The report in the form of Gradescope's results.json, as a dict."""
+    points = report.points(worth)
+    tests = []
+    for part, result in report.results.items():
+        advice = [f"advice: {line}" for line in result.advice]
+        tests.append({
+            "name": part, "score": points[part], "max_score": worth[part],
+            "status": "passed" if result.verdict == RIGHT else "failed",
+            "output": "\n".join([result.label, *result.text.splitlines(), *advice]), "visibility": "visible",
+        })  # fmt: skip
+    total = f"{_number(sum(points.values()))} of {_number(sum(worth.values()))} points"
+    summary = "\n".join(filter(None, [report.conditions, total, *report.advice]))
+    return {"score": sum(points.values()), "output": summary, "visibility": "visible", "tests": tests,
+            "stdout_visibility": "hidden"}  # fmt: skip
+
+
+class Results:
+    """Files of results, written as the reports come. table: a CSV file's path; target: of JSON, or None.
+
+    many: whether `target` is a folder with a file for each submission. Raises ValueError where one cannot be written,
+    before anything is graded.
+    """
+
+    def __init__(self, worth, table=None, target=None, many=False, inputs=()):
+        self.worth, self.rows, self.many = worth, [["submission", "score", "max_score", *worth]], many
+        self.table, self.target = table and Path(table), target and Path(target)
+        if self.target and many:
+            if self.target.exists() and not self.target.is_dir():
+                raise ValueError(f"{self.target} is a file, wanted a folder for the results of several submissions")
+            commands.make_folder(self.target)
+            _try_to_write(self.target)
+        elif self.target:
+            _check(self.target, inputs)
+        if self.table:
+            _check(self.table, inputs)
+            self._write_table()
+
+    def add(self, report):
+        """Write a report. Raises OSError, with the files of the others as they were."""
+        points = report.points(self.worth)
+        row = map(_number, [sum(points.values()), sum(self.worth.values()), *points.values()])
+        self.rows.append([as_cell(report.name), *row])
+        try:
+            if self.table:
+                self._write_table()
+        finally:
+            if self.target:
+                target = self.target / f"{as_file_name(report.name)}.json" if self.many else self.target
+                text = json.dumps(gradescope_results(report, self.worth), indent=2)
+                files.write_whole(target, lambda file: file.write(text.encode()))
+
+    def _write_table(self):
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(self.rows)
+        files.write_whole(self.table, lambda file: file.write(text.getvalue().encode(errors="backslashreplace")))
+
+
+def _check(path, inputs):
+    commands.check_output(path, inputs)
+    _try_to_write(path.parent)
+
+
+def _try_to_write(folder):
+    """Raises ValueError if no file can be made and removed in a folder, as in one that is immutable."""
+    probe = Path(folder, f".probe.{os.getpid()}")
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"{folder}: no file can be written in this folder ({error.strerror})") from None
+
+
+def as_cell(name):
+    """A name that no spreadsheet takes for a formula, whichever character separates its cells."""
+    return re.sub(r"(^|[;,|\t\"])(\s*[=+\-@%＝＋－＠])", r"\1'\2", name)
+
+
+def as_file_name(name):
+    """A submission's name as that of a file: one that is long, or not of usual characters, ends with a checksum."""
+    usual = re.sub(r"[^\w .+=@,()\[\]-]", "_", name)[:80].strip(" .") or "nameless"
+    return usual if usual == name else f"{usual}-{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:8]}"

@@ -1,0 +1,156 @@
+"""Finding what to grade: files and folders, none of them a link, none without a bound."""
+
+import itertools
+import os
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from eecs598.checks import CHECKS
+from eecs598.grading import NAME, ROOT
+from eecs598.grading.remote import plain
+
+SOLUTION = ROOT / f"{NAME}.py"
+NAMES = list(dict.fromkeys(name for check in CHECKS.values() for name in check.needs))
+LARGEST_SOURCE = 1 << 22  # bytes
+MOST_BESIDE, LARGEST_BESIDE = 64, 1 << 23  # files beside a submission, and their bytes together
+MOST_ENTRIES, DEEPEST = 10_000, 12  # of a student's folder
+LONGEST_NAME = 100
+PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".ipynb")  # what a student's work may come in
+DEFINES = re.compile(rb"^(?:def|class)\s+(?:%s)\b" % "|".join(NAMES).encode(), re.MULTILINE)
+
+MENTIONS = re.compile(rb"%s|import|raise|exec|eval|globals|vars|__" % "|".join(NAMES).encode())
+
+
+class GradingError(ValueError):
+    """What was asked for cannot be graded; the message says why."""
+
+
+@dataclass
+class Submission:
+    """A student's file: source and what lies beside it, both bytes. problem: why there is no source."""
+
+    name: str
+    source: bytes = b""
+    files: dict = field(default_factory=dict)
+    problem: str = ""
+
+    def __post_init__(self):
+        self.name, self.problem = plain(self.name, LONGEST_NAME) or "nameless", plain(self.problem, 500)
+
+    @property
+    def is_empty(self):
+        """Whether there is nothing to run: no source, or none that names a part or might make a name up."""
+        return not self.source or not any(MENTIONS.search(text) for text in (self.source, *self.files.values()))
+
+
+def find_submissions(path):
+    """The submissions at a path: a file's, a folder's own, or those of the files and folders in it.
+
+    Raises GradingError where there is none.
+    """
+    path = Path(path)
+    if path.is_file() or path.is_symlink():
+        return [_read(path.stem if path.stem != NAME else path.absolute().parent.name, path)]
+    if not path.is_dir():
+        raise GradingError(f"{path}: no such file or folder")
+    loose = path / f"{NAME}.py"
+    if loose.is_file() and not _holds_others(path):
+        return [_read(path.resolve().name, loose, path)]
+    found = [_find_in(entry, path) for entry in sorted(path.iterdir())]
+    found = [submission for submission in found if submission]
+    if not found:
+        raise GradingError(f"{path}: there is no {NAME}.py in it, nor files or folders of students")
+    return found
+
+
+def _holds_others(folder):
+    """Whether a folder with a submission in it holds other students', too: one file shall not take the class."""
+    for entry in itertools.islice(sorted(folder.iterdir()), MOST_ENTRIES):
+        if entry.name.startswith((".", "__")) or entry.name == f"{NAME}.py" or entry.is_symlink():
+            continue
+        if entry.is_dir() and _find_file(entry):
+            return True
+        if entry.suffix == ".py" and not _find_problem(entry, folder) and DEFINES.search(entry.read_bytes()):
+            return True
+    return False
+
+
+def _find_in(entry, folder):
+    """The submission that an entry of a class's folder is, None with a word for what is none."""
+    try:
+        if entry.name == f"{NAME}.py":
+            return Submission(NAME, problem=f"{entry} lies loose beside a class: put it into a folder with its name")
+        if entry.suffix == ".py" and not entry.is_dir():
+            return _read(entry.stem, entry, folder, beside=False)
+        if entry.is_dir() and not entry.name.startswith((".", "__")):
+            if entry.is_symlink():
+                return Submission(entry.name, problem=f"{entry} is a link")
+            file = _find_file(entry)
+            return _read(entry.name, file, entry) if file else Submission(
+                entry.name, problem=f"there is no {NAME}.py in {entry}")  # fmt: skip
+        if entry.suffix.lower() in PACKED and not entry.name.startswith("."):
+            problem = f"{entry.name} is not graded: unpack it, or save the notebook's code, to a {NAME}.py"
+            return Submission(entry.stem, problem=problem)
+    except Exception as error:  # whatever lies there, it costs this student's points and no other's
+        return Submission(entry.name, problem=f"{entry} cannot be read ({type(error).__name__}: {error})")
+    if not entry.name.startswith((".", "__")):
+        print(plain(f"note: {entry} is not graded, being no .py file", 1000), file=sys.stderr)
+    return None
+
+
+def _find_file(folder):
+    """The uppermost NAME.py below a student's folder, None where there is none in the first MOST_ENTRIES."""
+    entries, level = 0, [folder]
+    for _ in range(DEEPEST):
+        below = []
+        for place in level:
+            with os.scandir(place) as scanned:
+                inside = sorted(itertools.islice(scanned, MOST_ENTRIES - entries), key=lambda entry: entry.name)
+            entries += len(inside)
+            if any(entry.name == f"{NAME}.py" for entry in inside):
+                return Path(place, f"{NAME}.py")
+            below += [entry.path for entry in inside if entry.is_dir(follow_symlinks=False)]
+        level = below
+    return None
+
+
+def _read(name, path, folder=None, beside=True):
+    """The submission in a file. folder: what it may not lie outside of; beside: with the files beside it."""
+    problem = _find_problem(path, folder)
+    if problem:
+        return Submission(name, problem=f"{path} {problem}")
+    files, room = {}, LARGEST_BESIDE
+    try:
+        others = (entry for entry in os.scandir(path.parent) if entry.name.endswith(".py")) if folder and beside else ()
+        for entry in itertools.islice(others, MOST_ENTRIES):
+            if entry.name != path.name and not _find_problem(Path(entry.path), folder):
+                room -= entry.stat(follow_symlinks=False).st_size
+                if room < 0 or len(files) == MOST_BESIDE:
+                    bound = f"more than {MOST_BESIDE} files or {LARGEST_BESIDE} bytes"
+                    return Submission(name, problem=f"{path}: {bound} lie beside it")
+                files[entry.name] = Path(entry.path).read_bytes()
+        return Submission(name, path.read_bytes(), dict(sorted(files.items())))
+    except OSError as error:
+        return Submission(name, problem=f"{path} cannot be read ({error.strerror})")
+
+
+def _find_problem(path, folder):
+    if path.is_symlink() or (folder and not path.resolve().is_relative_to(folder.resolve())):
+        return "is a link, or lies behind one"
+    if not path.is_file():
+        return "is no file"
+    if SOLUTION.exists() and path.samefile(SOLUTION) and path.resolve() != SOLUTION:
+        return "is a link to the solution"
+    return f"is larger than {LARGEST_SOURCE} bytes" if path.stat().st_size > LARGEST_SOURCE else ""
+
+
+def name_apart(submissions):
+    """Give each of the submissions a name of its own: of two named ann the second becomes ann-2."""
+    taken = set()
+    for submission in submissions:
+        names = itertools.chain([submission.name], (f"{submission.name}-{k}" for k in itertools.count(2)))
+        submission.name = next(name for name in names if name.casefold() not in taken)
+        taken.add(submission.name.casefold())
+    return submissions

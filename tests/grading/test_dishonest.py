@@ -1,0 +1,350 @@
+"""What a dishonest student, or an accident, could do to the grader itself: one test or more for each kind."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from support import ROOT, confinement, in_process
+
+from eecs598 import checks
+from eecs598.checks import CHECKS, PUBLISHED
+from eecs598.grad import CheckError
+from eecs598.grading import grader as grading
+from eecs598.grading import jail as jails
+from eecs598.grading import reports, scan, submissions
+from eecs598.grading.reports import RIGHT, STOPPED, WRONG, Report, Result
+from eecs598.grading.submissions import Submission, find_submissions
+
+STUDENT = (ROOT / "tests" / "support" / "student" / "rnn_lstm_captioning.py").read_text(encoding="utf-8")
+NAME = "rnn_lstm_captioning.py"
+
+
+def grade(source, *parts, seed=None, **settings):
+    """The results of a source whose code is known, in this process."""
+    grader = in_process.Grader(seed)
+    for name, value in settings.items():
+        setattr(grader, name, value)
+    return grader.grade(Submission("student", source.encode()), list(parts)).results
+
+
+# --- the rules ---------------------------------------------------------------------------------------------
+
+
+def test_inputs_are_the_seeds_alone():
+    formula = checks.parts.LSTM_SEQUENCE
+
+    def drawn(seed):
+        with checks.drawn_from(seed):
+            return formula.draw(formula.cases[0])[0]["x"]
+
+    assert torch.equal(drawn(5), drawn(5)) and not torch.equal(drawn(5), drawn(6))
+    assert torch.equal(drawn(None), formula.draw(formula.cases[0])[0]["x"]) and not torch.equal(drawn(None), drawn(5))
+
+
+@pytest.mark.parametrize("part", CHECKS)
+def test_what_is_right_is_right_and_what_was_noted_is_wrong_whatever_the_seed(part):
+    """The answers noted with the lesson's inputs are given again: no such table has a point in a run of the grader."""
+    names, table = {}, []
+    exec(STUDENT_AND_OURS, names)
+    needs = CHECKS[part].needs
+    for level in (checks.LESSON, PUBLISHED):
+        with checks.at_level(level), checks.drawn_from(8):
+            assert CHECKS[part].run(*(names[need] for need in needs)).passed
+    if needs[-1][0].isupper():
+        return
+
+    def note(*args, **kwargs):
+        table.append(names[needs[-1]](*args, **kwargs))
+        return table[-1]
+
+    functions = [names[need] for need in needs[:-1]]
+    with checks.at_level(PUBLISHED):
+        CHECKS[part].run(*functions, note)
+        answers = iter(table * 3)
+        with checks.drawn_from(8), pytest.raises(CheckError):
+            CHECKS[part].run(*functions, lambda *args, **kwargs: next(answers))
+
+
+STUDENT_AND_OURS = (ROOT / NAME).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("part", [part for part in CHECKS if part.endswith(("loss", "sample"))])
+def test_a_captioners_published_answers_differ_from_seed_to_seed(part):
+    """A constant, as the published loss is one, is no answer in a run."""
+    if not part.startswith(("rnn", "lstm", "attn")):
+        pytest.skip("no captioner")
+    seen = []
+    for seed in (1, 2):
+        with checks.drawn_from(seed):
+            if part.endswith("loss"):
+                seen.append(checks.published.wanted_loss(part.partition("_")[0]))
+            else:
+                formula = getattr(checks.parts, f"{part.partition('_')[0].upper()}_CAPTIONER_SAMPLE")
+                inputs, _ = formula.draw(formula.cases[0])
+                seen.append(tuple(formula.reference(**inputs)[0].flatten().tolist()))
+    assert seen[0] != seen[1]
+
+
+TRIVIAL = """
+def rnn_step_forward(x, prev_h, Wx, Wh, b):
+    return 0.5 * x @ Wx + 0.1 * prev_h @ Wh + 2 * b, (x, prev_h, Wx, Wh, b)
+
+def rnn_step_backward(d, cache):
+    x, prev_h, Wx, Wh, b = cache
+    return 0.5 * d @ Wx.t(), 0.1 * d @ Wh.t(), 0.5 * x.t() @ d, 0.1 * prev_h.t() @ d, 2 * d.sum(0)
+"""
+
+
+def test_a_backward_of_a_forward_of_ones_own_invention_has_no_points():
+    results = grade(STUDENT + TRIVIAL, "rnn_step_forward", "rnn_step_backward")
+    assert {result.verdict for result in results.values()} == {WRONG}
+
+
+def test_a_backward_of_a_forward_with_a_known_mistake_has_its_points():
+    linear = re.sub(r"torch\.tanh\((x\.mm.*)\)", r"(\1)", STUDENT).replace("(1 - next_h**2)", "1")
+    results = grade(linear.replace("next_h = cache", "_ = cache"), "rnn_step_forward", "rnn_step_backward")
+    assert results["rnn_step_forward"].verdict == WRONG
+    assert results["rnn_step_backward"].label == "right for its own forward", results["rnn_step_backward"]
+    assert "tanh is left out" in results["rnn_step_backward"].advice[0]
+
+
+STUB = """
+def lstm_step_forward(*given): raise NotImplementedError
+def lstm_step_backward(*given): raise NotImplementedError
+class LSTM(LSTM):
+    def step_forward(self, x, h, c):
+        return lstm_step_forward(x, h, c, self.Wx, self.Wh, self.b)[:2]
+"""
+
+
+def test_nothing_is_lent_in_the_place_of_a_stub_that_is_not_graded():
+    assert grade(STUDENT + STUB, "lstm_module")["lstm_module"].verdict != RIGHT
+    both = grade(STUDENT + STUB, "lstm_step_forward", "lstm_module")
+    assert both["lstm_step_forward"].verdict != RIGHT and both["lstm_module"].how == "with ours underneath"
+
+
+LIBRARY = {
+    "autograd in a backward": ("rnn_step_backward", """
+        def rnn_step_forward(x, prev_h, Wx, Wh, b):
+            return torch.tanh(x @ Wx + prev_h @ Wh + b), (x, prev_h, Wx, Wh, b)
+
+        def rnn_step_backward(d, cache):
+            with torch.enable_grad():
+                leaves = [value.detach().requires_grad_() for value in cache]
+                return torch.autograd.grad(rnn_step_forward(*leaves)[0], leaves, d)
+    """, "grad"),
+    "backward() under another name": ("rnn_step_backward", """
+        go = torch.autograd.backward
+
+        def _all(d, cache):
+            leaves = [value.detach().requires_grad_() for value in cache]
+            go(rnn_step_forward(*leaves)[0], d)
+            return [leaf.grad for leaf in leaves]
+
+        def rnn_step_forward(x, prev_h, Wx, Wh, b):
+            return torch.tanh(x @ Wx + prev_h @ Wh + b), (x, prev_h, Wx, Wh, b)
+
+        def rnn_step_backward(d, cache):
+            return _all(d, cache)
+    """, "backward"),
+    "a cell": ("lstm_module", """
+        import torch as th
+        class LSTM(LSTM):
+            def step_forward(self, x, h, c):
+                order = lambda w: th.cat([w.chunk(4, -1)[k] for k in (0, 1, 3, 2)], -1)
+                Wx, Wh, b = map(order, (self.Wx, self.Wh, self.b))
+                return th.lstm_cell(x, (h, c), Wx.t(), Wh.t(), b, th.zeros_like(b))
+    """, "lstm_cell"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part, code, name", LIBRARY.values(), ids=LIBRARY)
+def test_what_is_not_by_hand_is_named_and_costs_the_part_where_that_is_asked(part, code, name):
+    source = STUDENT + textwrap.dedent(code)
+    named = grade(source, part)[part]
+    assert named.verdict == RIGHT and "not by hand" in named.advice[0] and name in named.advice[0]
+    assert grade(source, part, by_hand=True)[part].verdict == WRONG
+    assert not grade(STUDENT, part, by_hand=True)[part].advice
+
+
+def test_a_call_that_the_text_does_not_show_is_seen_where_it_is_made():
+    cell = textwrap.dedent(LIBRARY["a cell"][1])
+    hidden = STUDENT + cell.replace("th.lstm_cell", "getattr(th, 'lstm' + '_cell')")
+    assert scan.Text(hidden.encode()).uses("LSTM") == []
+    with confinement.open_jail() as jail:
+        report = grading.Grader(jail, advice=False).grade(Submission("bob", hidden.encode()), ["lstm_module"])
+    assert "lstm_cell" in report.results["lstm_module"].advice[0]
+
+
+def test_what_can_hide_much_is_named_for_a_look_by_eye():
+    text = scan.Text(b"import zlib\nexec(zlib.decompress(b''))\n")
+    assert text.strange == ["exec", "zlib"] and not scan.Text(STUDENT.encode()).strange
+
+
+# --- a class ------------------------------------------------------------------------------------------------
+
+
+def write(folder, *names, source=STUDENT):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+
+
+def problems(folder):
+    return {found.name: found.problem for found in find_submissions(folder)}
+
+
+def test_links_are_refused_wherever_they_lie(tmp_path):
+    write(tmp_path, "class/ann.py", "elsewhere/rnn_lstm_captioning.py")
+    (tmp_path / "class" / "bob").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "one.py").symlink_to(ROOT / NAME)
+    assert "is a link" in problems(tmp_path / "class")["bob"] and not problems(tmp_path / "class")["ann"]
+    assert "is a link" in problems(tmp_path / "one.py")["one"]
+    shutil.copytree(tmp_path / "elsewhere", tmp_path / "class" / "cid")
+    hard = tmp_path / "class" / "dan.py"
+    try:
+        os.link(ROOT / NAME, hard)
+    except OSError:
+        return  # another disk
+    assert problems(tmp_path / "class")["dan"].endswith("is a link to the solution")
+
+
+def test_a_loose_file_does_not_take_the_class(tmp_path):
+    write(tmp_path, "ann.py", f"bob/{NAME}", NAME)
+    assert "lies loose beside a class" in problems(tmp_path)["rnn_lstm_captioning"]
+    assert not problems(tmp_path)["ann"] and not problems(tmp_path)["bob"]
+    write(tmp_path / "one", NAME)
+    write(tmp_path / "one", "a5_helper.py", source="def show(): pass\n")
+    (found,) = find_submissions(tmp_path / "one")
+    assert found.name == "one" and list(found.files) == ["a5_helper.py"]
+
+
+@pytest.mark.parametrize("count, size", [(200, 10), (12, 1 << 20)], ids=["many", "large"])
+def test_files_beside_are_bounded_in_sum(tmp_path, count, size):
+    write(tmp_path, f"bob/{NAME}", "ann.py")
+    for k in range(count):
+        (tmp_path / "bob" / f"f{k}.py").write_bytes(b"#" * size)
+    assert "lie beside it" in problems(tmp_path)["bob"] and not problems(tmp_path)["ann"]
+
+
+def test_folders_without_end_cost_their_own_submission(tmp_path):
+    write(tmp_path, "ann.py", f"bob/a/b/{NAME}")
+    place = os.open(tmp_path / "bob", os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=place)
+        deeper = os.open("d", os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = deeper
+    os.close(place)
+    try:
+        assert problems(tmp_path) == {"ann": "", "bob": ""}
+    finally:
+        jails._remove(tmp_path / "bob")
+    assert not (tmp_path / "bob").exists()
+
+
+def test_an_error_of_the_grader_costs_one_submission(monkeypatch):
+    monkeypatch.setattr(grading.Grader, "_load", lambda self, submission, report: 1 / 0)
+    report = grading.Grader(None).grade(Submission("bob", STUDENT.encode()), ["rnn_forward"])
+    assert report.results["rnn_forward"].verdict == STOPPED
+    assert "ZeroDivisionError" in report.results["rnn_forward"].text
+
+
+def test_results_are_written_as_they_come_and_checked_before(tmp_path):
+    worth, right = {"rnn_forward": 1}, {"rnn_forward": Result(RIGHT)}
+    results = reports.Results(worth, tmp_path / "out" / "class.csv", tmp_path / "json", many=True)
+    names = ["ann", "b" * 250, "=HYPERLINK(1)", "../../x", "x;=1+1"]
+    for k, name in enumerate(names):
+        results.add(Report(name, right, []))
+        assert len(list(csv.reader((tmp_path / "out" / "class.csv").open(newline="")))) == k + 2
+    cells = [row[0] for row in csv.reader((tmp_path / "out" / "class.csv").open(newline=""))]
+    assert cells[3:] == ["'=HYPERLINK(1)", "../../x", "x;'=1+1"]
+    assert len(list((tmp_path / "json").iterdir())) == 5 and not (tmp_path.parent / "x.json").exists()
+    (tmp_path / "file").write_text("")
+    for target in ({"table": tmp_path / "file" / "a.csv"}, {"target": tmp_path / "file", "many": True}):
+        with pytest.raises(ValueError, match="file"):
+            reports.Results(worth, **target)
+
+
+def test_a_result_that_cannot_be_written_costs_no_other(tmp_path, monkeypatch, capsys):
+    write(tmp_path, "class/ann.py", "class/bob.py", source="x = 1\n")
+    add = reports.Results.add
+
+    def fail(self, report):
+        if report.name == "ann":
+            raise OSError(28, "No space left on device")
+        add(self, report)
+
+    monkeypatch.setattr(grading.Results, "add", fail)
+    options = ["--parts", "rnn_forward", "--csv", str(tmp_path / "c.csv"), "--unconfined"]
+    assert grading.main([str(tmp_path / "class"), *options]) == 1
+    assert "bob,0" in (tmp_path / "c.csv").read_text() and "the result of ann" in capsys.readouterr().err
+
+
+def test_all_text_of_a_submission_is_plain_and_short():
+    odd = "\x1b[2J\x1b]0;owned\x07\n\nzoe: 1 of 1 points\u202e" + "x" * 10_000_000
+    result = Result(WRONG, text=odd * 2, advice=[odd] * 50)
+    lines = [*result.text.splitlines(), *result.advice]
+    assert all(line.isprintable() for line in lines) and sum(map(len, lines)) <= reports.LONGEST_TEXT
+    assert Submission(odd).name.isprintable() and len(Submission(odd).name) <= submissions.LONGEST_NAME
+
+
+def test_a_submission_that_sleeps_to_every_limit_takes_its_limit_and_the_others_their_points(tmp_path):
+    sleeps = f"{STUDENT}\ndef rnn_step_forward(*given):\n    import time\n    time.sleep(1000)\n"
+    tasks = [(Submission(name, source.encode()), None) for name, source in (("ann", sleeps), ("bob", STUDENT))]
+    tasks[1] = (tasks[1][0], ["rnn_step_forward"])
+    first, second = grading.grade_all(tasks, confinement.best(), timeout=4.0, limit=9.0)
+    stopped = [result.text for result in first.results.values() if result.verdict == STOPPED]
+    assert any("stopped after 4 s" in text for text in stopped) and any("not run" in text for text in stopped)
+    assert second.results["rnn_step_forward"].verdict == RIGHT, second
+
+
+def test_several_at_once_give_the_same_to_the_bit():
+    codes = [STUDENT, STUDENT + TRIVIAL, STUDENT + STUB, "x = 1"]
+    tasks = [(Submission(f"s{k}", code.encode()), ["rnn_step_backward", "lstm_module"]) for k, code in enumerate(codes)]
+    alone, together = (list(grading.grade_all(tasks, confinement.best(), jobs=jobs, seed=3)) for jobs in (1, 2))
+    assert alone == together and alone[0].results["rnn_step_backward"].verdict == RIGHT
+
+
+# --- confinement is said -------------------------------------------------------------------------------------
+
+
+def test_without_a_jail_it_refuses_and_with_unconfined_it_says_so(tmp_path):
+    """PATH without bubblewrap: as on macOS, or on a machine that does not have it."""
+    write(tmp_path, "ann.py")
+    command = [sys.executable, "-m", "eecs598.grading", str(tmp_path / "ann.py"), "--parts", "rnn_step_forward"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": str(tmp_path)}
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert refused.returncode == 1 and "--unconfined" in refused.stderr and not refused.stdout
+    json_file = tmp_path / "r.json"
+    command += ["--unconfined", "--json", str(json_file), "--seed", "4"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()[:2]
+    assert first.startswith("NOT CONFINED") and first.endswith("--seed 4") and second == "ann: 1 of 1 points"
+    assert json.loads(json_file.read_text())["output"].splitlines()[0] == first
+
+
+def test_what_confines_is_said_first():
+    confinement.required()
+    assert confinement.best().says.startswith("confined by bubblewrap")
+
+
+def test_the_project_installed_among_the_libraries_is_hidden(monkeypatch):
+    """As pip lays it there, not in development mode: the solution then lies in what the jail shows."""
+    confinement.required()
+    paths = jails._paths(())
+    shown = {paths[k + 2] for k, word in enumerate(paths) if word == "--ro-bind" and paths[k + 1] != "/dev/null"}
+    assert not {str(path) for path in (ROOT / NAME, *(ROOT / "eecs598" / room for room in jails.SECRET))} & shown
+    assert str(ROOT / "eecs598" / "bridge.py") in shown
+    monkeypatch.setattr(sys, "prefix", str(ROOT))
+    paths = jails._paths(())
+    assert paths[paths.index(str(ROOT / NAME)) - 1] == "/dev/null"
+    assert paths[paths.index(str(ROOT / "eecs598" / "fast")) - 1] == "--tmpfs"
