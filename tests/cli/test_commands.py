@@ -384,7 +384,7 @@ def test_evaluate_of_a_split(trained, photos, captioned, tmp_path, capsys):
             assert status == 0 and said[0].startswith(f"{count} pictures, {count} reference captions")
             assert any(told in line for line in errors)
         status, said, errors = evaluate(capsys, trained / "rnn.pt", place, *options)
-        assert_one_error(status, errors[-1:], "say which one (--split)")
+        assert_one_error(status, errors[-1:], "choose one (--split)")
 
 
 def test_evaluate_of_what_cannot_be_scored(trained, captioned, data_file, tmp_path, capsys):
@@ -648,7 +648,7 @@ def test_captions_that_are_cut_are_counted(data_file, tmp_path, capsys):
 def test_what_is_no_captioner_is_told_by_what_it_is(data_file, photos, tmp_path, capsys):
     train(capsys, data_file, tmp_path / "out", "--cell", "rnn", "--checkpoint-dir", tmp_path / "kept")
     kept = tmp_path / "kept" / "rnn" / "best.pt"
-    for path, told in ((kept, "a training run's checkpoint, to resume from"), (tmp_path / "out", "is a folder")):
+    for path, told in ((kept, "a checkpoint to resume training from"), (tmp_path / "out", "is a folder")):
         status, _, errors = run(capsys, "caption", "--checkpoint", path, next(iter(photos)))
         assert_one_error(status, errors, path, told)
 

@@ -245,7 +245,7 @@ def test_without_scripts_the_picture_and_its_words_are_seen(view):
     for i in range(2):
         assert page.locator("section").nth(i).is_visible()
     assert page.locator("li").first.inner_text().split() == ["one", "0.50"]
-    assert "scripts are off here" in page.locator("noscript").inner_text()
+    assert "scripts are disabled here" in page.locator("noscript").inner_text()
     assert not page.locator("figcaption").first.is_visible() and not page.locator("nav").is_visible()
     assert_not_blank(take_screenshot(page.locator("img").first, "without-scripts"))
 
