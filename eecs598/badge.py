@@ -51,6 +51,13 @@ def add_badge_to_notebook(notebook, badge):
     return notebook | {"cells": [first | {"source": source.splitlines(keepends=True)}, *others]}
 
 
+def remove_badge_from_notebook(notebook):
+    """A notebook, as a dict, without the badge in its first cell."""
+    first, *others = notebook["cells"]
+    source = remove_badge("".join(first["source"]))
+    return notebook | {"cells": [first | {"source": source.splitlines(keepends=True)}, *others]}
+
+
 @command
 def main(arguments=None):
     parser = Parser(prog="python -m eecs598.badge", description="Add an Open in Colab badge to README.md and the "

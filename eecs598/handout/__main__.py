@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from eecs598 import commands
+from eecs598.badge import BadgeError
 from eecs598.handout.edition import ROOT, Edition, edition_files, write_edition
 from eecs598.handout.parts import GROUPS, PARTS, HandoutError, choose_parts
 
@@ -19,17 +20,20 @@ def _parser():
                         "parts; whatever goes beyond them and would give them away is left out")  # fmt: skip
     add("--due", default="", metavar="TEXT", help="due date, shown at the top of the notebook and of the source")
     add("--ai-use", default="", metavar="TEXT", help="which use of AI is allowed, shown in the same places")
+    add("--repo", default="", metavar="OWNER/NAME", help="the edition's repository on GitHub, for an Open in "
+        "Colab badge in its README and notebook (no badge)")  # fmt: skip
     add("--list", action="store_true", help="list the parts and their groups, and exit")
     return parser
 
 
 def _choose(options):
     """Return the edition that the options describe. Raises HandoutError."""
+    notices = options.due, options.ai_use, options.repo
     if options.published:
         absent = [name for name, part in PARTS.items() if not part.published]
-        return Edition([name for name in PARTS if name not in absent], absent, options.due, options.ai_use)
+        return Edition([name for name in PARTS if name not in absent], absent, *notices)
     names = GROUPS if options.parts is None else re.split(r"[, ]+", " ".join(options.parts))
-    return Edition(choose_parts(names), [], options.due, options.ai_use)
+    return Edition(choose_parts(names), [], *notices)
 
 
 def _print_parts():
@@ -51,7 +55,7 @@ def main(arguments=None):
         edition = _choose(options)
         files = edition_files(edition, ROOT)
         archive = write_edition(files, options.out)
-    except (HandoutError, OSError) as error:
+    except (HandoutError, BadgeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{options.out}: {len(files)} files, {len(edition.todo)} parts to do; {archive} has the same")

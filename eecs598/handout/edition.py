@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+from eecs598.badge import add_badge, add_badge_to_notebook, make_badge, remove_badge, remove_badge_from_notebook
 from eecs598.handout.notebook import cut_notebook
 from eecs598.handout.parts import HandoutError, answers
 from eecs598.handout.source import cut_source, head_source, lost_names
@@ -28,31 +29,44 @@ INSTRUCTORS_LINES = re.compile(r"^.*\bINSTRUCTORS ONLY\b(?:.*\n)+?.*\bEND INSTRU
 
 
 class Edition(NamedTuple):
-    """Which edition to make: parts that the student writes, parts that are left out altogether, and two notices."""
+    """Which edition to make: parts that the student writes, parts that are left out altogether, and two notices.
+
+    repository: the edition's own on GitHub, "owner/name", for its "Open in Colab" badge; empty: no badge.
+    """
 
     todo: list[str]
     absent: list[str]
     due: str = ""
     ai_use: str = ""
+    repository: str = ""
 
 
 def edition_files(edition, root):
-    """Return the edition as a dict from path to bytes. Raises HandoutError and OSError."""
+    """Return the edition as a dict from path to bytes. Raises HandoutError, BadgeError and OSError."""
     source = (root / SOURCE).read_text(encoding="utf-8")
     notices = _notices(edition)
     try:
         student = cut_source(source, edition.todo, edition.absent)
     except HandoutError as error:
         raise HandoutError(f"{root / SOURCE}: {error}") from None
-    notebook = json.loads((root / NOTEBOOK).read_text(encoding="utf-8"))
+    notebook = _with_own_badge(edition, json.loads((root / NOTEBOOK).read_text(encoding="utf-8")))
     notebook = cut_notebook(notebook, notices, lost_names(source, student), edition.absent)
     texts = {
         SOURCE: head_source(student, notices),
         NOTEBOOK: json.dumps(notebook, indent=1, ensure_ascii=False) + "\n",
         STAMP: json.dumps({"todo": edition.todo, "absent": edition.absent}, indent=1) + "\n",
     }
-    files = {name: text.encode() for name, text in texts.items()}
-    return files | _copied_files(root)
+    files = _copied_files(root)
+    if edition.repository:
+        files["README.md"] = add_badge(files["README.md"].decode(), make_badge(edition.repository)).encode()
+    return files | {name: text.encode() for name, text in texts.items()}
+
+
+def _with_own_badge(edition, notebook):
+    """Replace the badge of the solution's repository, where the answers are, by the edition's own, if it has one."""
+    if edition.repository:
+        return add_badge_to_notebook(notebook, make_badge(edition.repository))
+    return remove_badge_from_notebook(notebook)
 
 
 def _notices(edition):
@@ -69,7 +83,7 @@ def _copied_files(root):
     for path in [path for path in paths if not _is_left_out(path.relative_to(root))] + _copied_tests(root):
         content = path.read_bytes()
         with contextlib.suppress(UnicodeDecodeError):  # a picture
-            content = INSTRUCTORS_LINES.sub("", content.decode()).encode()
+            content = INSTRUCTORS_LINES.sub("", remove_badge(content.decode())).encode()
         if path.suffix == ".py":
             _refuse_answers(path, content)
         files[path.relative_to(root).as_posix()] = content

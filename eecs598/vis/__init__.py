@@ -6,8 +6,8 @@ user's matplotlib settings do not affect a figure and are not changed. Text is d
 are not markup.
 
 `captions.py` shows captions, `attention.py` attention maps, `plots.py` curves and heat maps, `viewer.py` is the
-interactive attention viewer (to be imported separately, as it runs a captioner). `figures.py`, `text.py` and
-`arrays.py` are shared: figures and their layout, text, and input arrays.
+interactive attention viewer (to be imported separately, as it runs a captioner), `page.py` exports a notebook as one
+page. `figures.py`, `text.py` and `arrays.py` are shared: figures and their layout, text, and input arrays.
 """
 
 from eecs598.vis.arrays import to_display

@@ -14,6 +14,7 @@ import pytest
 from support import ROOT
 from support.editions import PUBLISHED, make, put_back, texts
 
+from eecs598.badge import main as add_badges
 from eecs598.handout import __main__ as command
 from eecs598.handout import edition as edition_module
 from eecs598.handout.__main__ import main
@@ -135,6 +136,21 @@ def test_the_viewer_works_in_the_unpacked_folder(edition, tmp_path):
 
 def test_the_same_solution_gives_the_same_zip(edition, tmp_path):
     assert Path(f"{make(tmp_path)}.zip").read_bytes() == Path(f"{edition}.zip").read_bytes()
+
+
+def test_the_badge_is_that_of_the_editions_own_repository(tmp_path):
+    """Never that of the solution's, where the answers are."""
+    for name in (SOURCE, NOTEBOOK, "README.md", "tests/conftest.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    assert add_badges(["staff/solution", "--root", str(tmp_path)]) == 0
+    for repository in ("", "class/wi2022"):
+        whole = edition_module.Edition(list(PARTS), [], repository=repository)
+        files = edition_module.edition_files(whole, tmp_path)
+        for name in ("README.md", NOTEBOOK):
+            assert b"staff/solution" not in files[name]
+            assert (b"colab.research.google.com/github/class/wi2022/blob" in files[name]) == bool(repository)
+    assert main([str(tmp_path / "edition"), "--repo", "no address"]) == 1
 
 
 def test_due_text_and_ai_use_head_notebook_and_source(tmp_path):
