@@ -357,7 +357,7 @@ def test_what_cannot_be_computed_fast_trains_by_its_own_forward_and_without_opti
     model.word_embedding = torch.nn.Embedding(9, 5)
     assert choose_fast(model, options) == (False, Options(cosine=True, seed=3))
     (line,) = capsys.readouterr().out.splitlines()
-    assert "by the captioner's own forward and backward, without tie_embeddings, attention_entropy (fast" in line
+    assert "the captioner's own forward and backward, without tie_embeddings, attention_entropy (fast" in line
     assert "a word embedding with a parameter W_embed, which the captioner lacks" in line
 
 

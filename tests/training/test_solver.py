@@ -115,7 +115,7 @@ def test_unequal_numbers_are_named():
     images, captions = examples()
     with pytest.raises(ValueError, match="10 images but 7 captions"):
         train(Recorder(), images, captions[:7], **SIZES, options=QUIET)
-    with pytest.raises(ValueError, match="no captions"):
+    with pytest.raises(ValueError, match="captions are empty"):
         train(Recorder(), images[:0], captions[:0], **SIZES, options=QUIET)
 
 
