@@ -64,7 +64,7 @@ def _add_candidates(a, b):
 
 
 def _sizes(a, b):
-    return _next_power(len(a)), *b.shape, *(() if b.is_contiguous() else ("transposed",))
+    return _next_power(len(a)), _next_power(len(b)), b.shape[1], *(() if b.is_contiguous() else ("transposed",))
 
 
 def _tanh_candidates(x):

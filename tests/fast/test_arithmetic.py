@@ -164,4 +164,15 @@ def test_each_size_and_layout_has_a_choice_of_its_own(monkeypatch):
     a, b = torch.randn(100, 6), torch.randn(6, 7)
     arithmetic.product(a, b), arithmetic.product(a[:90], b), arithmetic.product(a, torch.randn(7, 6).t())
     arithmetic.tanh_(a[:60].clone())
-    assert list(chosen) == [("product", (128, 6, 7)), ("product", (128, 6, 7, "transposed")), ("tanh", (512,))]
+    assert list(chosen) == [("product", (128, 8, 7)), ("product", (128, 8, 7, "transposed")), ("tanh", (512,))]
+
+
+@needs_onednn
+def test_batches_of_all_lengths_share_few_choices(monkeypatch):
+    """Without its padding each batch has another number of words, which in dW = x^T da is the inner dimension."""
+    chosen = {}
+    monkeypatch.setattr(choosing, "_chosen", chosen)
+    monkeypatch.setattr(choosing, "fixed_choices", dict)
+    for words in range(65, 129):
+        arithmetic.product(torch.randn(6, words), torch.randn(words, 7))
+    assert list(chosen) == [("product", (8, 128, 7))]
