@@ -46,16 +46,21 @@ def remove_badge(text):
 
 def add_badge_to_notebook(notebook, badge):
     """A notebook, as a dict, with the badge in its first cell, instead of an earlier badge. Raises BadgeError."""
-    first, *others = notebook["cells"]
-    source = add_badge("".join(first["source"]), badge)
-    return notebook | {"cells": [first | {"source": source.splitlines(keepends=True)}, *others]}
+    return _with_first_text(notebook, add_badge(_first_text(notebook), badge))
 
 
 def remove_badge_from_notebook(notebook):
     """A notebook, as a dict, without the badge in its first cell."""
+    return _with_first_text(notebook, remove_badge(_first_text(notebook)))
+
+
+def _first_text(notebook):
+    return "".join(notebook["cells"][0]["source"])
+
+
+def _with_first_text(notebook, text):
     first, *others = notebook["cells"]
-    source = remove_badge("".join(first["source"]))
-    return notebook | {"cells": [first | {"source": source.splitlines(keepends=True)}, *others]}
+    return notebook | {"cells": [first | {"source": text.splitlines(keepends=True)}, *others]}
 
 
 @command
