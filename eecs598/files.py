@@ -18,6 +18,7 @@ from eecs598.progress import late_bar
 # Shown while `file_lock` waits: on some disks, a machine that was switched off leaves its lock behind.
 STALE_LOCK = "If no such process is running, remove {}.lock"
 STALE = 60.0  # seconds without a heartbeat after which a lock is considered stale
+SMALL = 16 * 2**20  # bytes that may stay resident: finding out whether they are mapped takes up to 30 ms
 
 
 def save_whole(value, path):
@@ -54,12 +55,12 @@ def page_releaser(tensor):
 
     No value changes, and the pages may stay in the system's page cache, which yields to other needs. Without this, a
     process that reads a large file at random soon has all of it resident, as each access maps up to 2 MiB around it.
-    The function does nothing except on Linux, nor for a tensor that is not mapped or has been written to. While it is
-    in use, the tensor must not be written to.
+    The function does nothing except on Linux, nor for a tensor of at most SMALL bytes or one that is not mapped or has
+    been written to. While it is in use, the tensor must not be written to.
     """
     first = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
     length = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
-    mapped = tensor.device.type == "cpu" and tensor.is_contiguous() and length > 0
+    mapped = tensor.device.type == "cpu" and tensor.is_contiguous() and length > SMALL
     if not (sys.platform.startswith("linux") and mapped and _is_clean_mapping(first, first + length)):
         return lambda: None
     where = ctypes.c_void_p(first), ctypes.c_size_t(length)

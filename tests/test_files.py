@@ -1,6 +1,7 @@
 """A file is written whole, or what was there before stays; a mapped one does not fill the memory."""
 
 import errno
+import hashlib
 import os
 import pickle
 import re
@@ -198,11 +199,18 @@ def test_pictures_of_a_data_file_leave_memory_as_well(tmp_path):
 
 def test_what_was_written_to_is_never_lost(tmp_path):
     """A mapped tensor that was written to, one in memory, and parts of them."""
-    written, plain = map_file(tmp_path / "numbers.npy", 1), torch.arange(2**17)
+    written, plain = map_file(tmp_path / "numbers.npy", 32), torch.arange(2**22)
     written[70_000] = -1
     for tensor in (written, plain, written[1000:], plain[60_000:], plain[:10], plain[::2], plain[:0]):
         page_releaser(tensor)()
-    assert written[70_000] == -1 and torch.equal(plain, torch.arange(2**17))
+    assert written[70_000] == -1 and torch.equal(plain, torch.arange(2**22))
+
+
+def test_small_tensors_are_not_looked_up_among_the_mappings(monkeypatch):
+    """It would take up to 30 ms for each of an encoder's hundreds of weights."""
+    monkeypatch.setattr(files, "_is_clean_mapping", lambda first, end: pytest.fail("it was looked up"))
+    for tensor in (torch.zeros(400, 1000), torch.zeros(files.SMALL // 4), torch.zeros(0)):
+        files.hash_rows(hashlib.sha256(), tensor)
 
 
 @on_linux
