@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import gc
 import inspect
 import re
 import traceback
@@ -185,8 +186,11 @@ def explain_todos():
 
     Called after %autoreload: recent IPython then patches single functions, which misses decorated methods, and new
     functions that call each other. Here a changed module is to be read anew as a whole. And each reload looks for the
-    instances of every class that the module ever had, which takes longer each time: here, of the last ones.
+    instances of every class that the module ever had, which takes longer each time: here, of the last ones, and not
+    among the objects that were there before any instance could be, which takes a second.
     """
+    if not gc.get_freeze_count():
+        gc.freeze()
     from IPython import get_ipython
 
     shell = get_ipython()

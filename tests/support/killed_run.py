@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch._dynamo  # as the first optimizer would in each child, for two seconds
 
 sys.path[:0] = map(str, Path(__file__).resolve().parents[1:3])
 from eecs598 import features, files

@@ -49,6 +49,8 @@ class NotebookRunner:
 
 def serve():
     sys.path.insert(0, str(ROOT))
+    import torch._dynamo  # noqa: F401  # as the first optimizer would, for two seconds
+
     import helpers  # noqa: F401  # with all that the notebook imports from it, but no rnn_lstm_captioning
     from eecs598 import bench  # noqa: F401
 

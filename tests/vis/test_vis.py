@@ -21,6 +21,7 @@ from PIL import Image
 from eecs598 import vis
 from eecs598.utils import attention_visualizer, reset_seed
 from eecs598.vis import text
+from eecs598.vis.figures import with_palette
 
 AWKWARD = ["", "a cat", "$x_1$ or $\\frac{$", "<UNK> <b>b</b>", "w" * 90, "WWW MMM " * 9, "é ö a\nb"]
 SHAPES = [(112, 112), (60, 131), (127, 48)]
@@ -509,6 +510,22 @@ def test_palette_is_for_the_notebook_only(rng):
     assert small.mode == "P" and large.mode == "RGBA" and large.width >= 2 * small.width - 1
     red = [c for _, c in small.convert("RGB").getcolors() if c[0] > 130 and c[1] < 80 and c[2] < 60]
     assert red  # the cross keeps its colour
+
+
+def test_a_palette_shows_a_picture_as_well_as_one_found_on_all_its_pixels(rng):
+    blurred = np.asarray(Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((160, 120)))
+    ours, theirs = (np.asarray(picture.convert("RGB")).astype(int) for picture in
+                    (with_palette(blurred), Image.fromarray(blurred).quantize(256, kmeans=1)))  # fmt: skip
+    assert np.abs(ours - blurred).mean() < 1.1 * np.abs(theirs - blurred).mean() < 10
+
+
+@pytest.mark.parametrize("down, along", [(0, 1), (1, 0), (1, 1), (1, -1)])
+def test_a_line_of_one_pixel_keeps_its_colour(down, along):
+    pixels = np.tile(np.arange(200, dtype=np.uint8)[:, None, None], (1, 200, 3))
+    for k in range(100):
+        pixels[50 + down * k, 99 + along * (k - 50)] = 200, 30, 30
+    r, g, b = np.moveaxis(np.asarray(with_palette(pixels).convert("RGB")).astype(int), -1, 0)
+    assert ((r > 150) & (g < 80) & (b < 80)).sum() == 100
 
 
 def test_real_photographs_make_small_figures():
