@@ -1,12 +1,13 @@
-"""The grader: `grader` judges, `submissions` finds what to judge, `reports` writes the results.
+"""The grader: `submissions` finds the files, `grader` grades them, `reports` writes the results.
 
-A submission runs in another process: `remote` is the grader's end of it, `jail` starts and confines it. Inside the
-jail are `sandbox`, `messages` and `standins` alone of these files. `underneath` is lent to it, `scan` reads its text.
+A submission runs in a process of its own, which `jail` starts and confines and `remote` talks to. Of these modules only
+`sandbox`, `messages` and `standins` are visible inside the jail. `underneath` holds reference functions that are sent
+into it; `scan` inspects a submission's source without running it.
 
-Nothing is imported here: `sandbox` must not have the checks and the formulas beside it.
+This file imports nothing, so that importing `sandbox` does not load the checks and the formulas.
 """
 
 from pathlib import Path
 
-NAME = "rnn_lstm_captioning"  # of the file that students hand in
+NAME = "rnn_lstm_captioning"  # of the file that students submit
 ROOT = Path(__file__).resolve().parents[2]  # the project

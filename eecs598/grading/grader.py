@@ -1,18 +1,19 @@
-"""Grade submissions of the assignment: a score by part, and for each miss what is wrong and the likely cause.
+"""Grade submissions of the assignment: a score for each part and, for each failed part, the likely cause.
 
     python -m eecs598.grading FILE-or-FOLDER... [--parts PART...] [--points FILE.json] [--json PATH] [--csv PATH]
                               [--seed N] [--jobs N] [--timeout S] [--limit S] [--memory MB] [--by-hand] [--unconfined]
 
-A folder is one submission, if it has rnn_lstm_captioning.py in it, or holds many: files or folders, one a student.
-The parts are those of `eecs598.checks.CHECKS`; "published" stands for those of the published assignment. A part has
-its points (1, or what --points says) or 0. What counts is what the published notebook's cells ask: their sizes, their
-grid, values and gradients to single precision, the captioner's loss with their parameters, its captions' shapes. What
-goes beyond (a batch of one, other grids, ignore_index=None, inputs changed in place, ...) is reported as advice.
+A folder that contains rnn_lstm_captioning.py is one submission; any other folder is a class, with one file or folder
+per student. The parts are those of `eecs598.checks.CHECKS`; "published" means those of the published assignment. A part
+earns all of its points (1, or as --points says) or none. It passes if the published notebook's cells would accept it:
+their sizes and grid, values and gradients to single precision, the captioner's loss with their parameters, the shapes
+of its captions. Anything beyond (a batch of one, other grids, ignore_index=None, inputs modified in place, ...) is
+advice.
 
-All inputs are drawn from a seed, the same for the whole class. One mistake costs one part: a part that misses on top of
-a wrong one that is graded, too, is checked again with the formula in the wrong one's place, and a backward of a forward
-with a known mistake against differences of that forward. Every part runs in a process of its own, in the submission's
-jail (`eecs598.grading.jail`); nothing is judged there.
+The inputs are random, with one seed for the whole class. A mistake costs only its own part: if a part fails and builds
+on another part that is graded and wrong, it is checked again with the reference formula in place of that other part,
+and the backward pass of a forward pass with a known mistake is checked numerically against that forward pass. Each part
+runs in a process of its own in the submission's jail (`eecs598.grading.jail`), but is judged outside it.
 """
 
 import argparse
@@ -40,11 +41,11 @@ from eecs598.grading.submissions import NAMES, SOLUTION, GradingError, find_subm
 from eecs598.handout.parts import published_checks
 
 PUBLISHED_PARTS = published_checks()
-LIMIT = 120.0  # seconds that a submission may take, all parts together; a right one takes about 10
+LIMIT = 120.0  # seconds per submission, all parts together; a correct one takes about 10
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Which function stands on which
+# Which function calls which
 # ---------------------------------------------------------------------------------------------------------
 
 
@@ -59,7 +60,7 @@ LSTM_PAIRS = _pair("lstm_step"), _pair("lstm")
 ATTENTION_STEPS = LSTM_PAIRS[0], ATTENTION, _pair("attention_lstm_step")
 PAIRS = [*RNN_PAIRS, *LSTM_PAIRS, *ATTENTION_STEPS[1:], _pair("attention_lstm"), SOFTMAX, _pair("word_embedding"),
          _pair("temporal_affine")]  # fmt: skip
-STANDS_ON = {  # function or class -> the pairs, besides its own, and the classes that it may call
+CALLS = {  # function or class -> the pairs, besides its own, and the classes that it may call
     "rnn_forward": RNN_PAIRS[:1], "rnn_backward": RNN_PAIRS[:1], "RNN": RNN_PAIRS,
     "lstm_forward": LSTM_PAIRS[:1], "lstm_backward": LSTM_PAIRS[:1], "LSTM": LSTM_PAIRS,
     "attention_lstm_step_forward": LSTM_PAIRS[:1], "attention_lstm_step_backward": LSTM_PAIRS[:1],
@@ -69,7 +70,7 @@ STANDS_ON = {  # function or class -> the pairs, besides its own, and the classe
     "CaptioningRNN": (*PAIRS, ("RNN",), ("LSTM",), ("AttentionLSTM",), ("WordEmbedding",)),
 }  # fmt: skip
 
-# A sequence's cache is often the list of its steps' caches: with it another's backward can be checked.
+# Often a sequence's cache is the list of its steps' caches, so a correct backward pass accepts this loop's cache.
 LOOP = """
 def {name}(x, *given):
     states, weights, h, caches = given[:-3], given[-3:], [], []
@@ -85,11 +86,11 @@ LOOPED = {"rnn_forward": "rnn_step_forward", "lstm_forward": "lstm_step_forward"
 
 
 def _replacements(needs, bad):
-    """Ways to put ours underneath: pairs of the names to replace, and a source that runs afterwards.
+    """Yield ways to replace wrong functions by the reference: (names to replace, source to run afterwards).
 
-    needs: the part's names, the last being its own; bad: the names that are not known to be right.
+    needs: the names that the part's check takes, its own last; bad: the names that are not known to be correct.
     """
-    own, below = needs[-1], STANDS_ON.get(needs[-1], ())
+    own, below = needs[-1], CALLS.get(needs[-1], ())
     partner = needs[0] if len(needs) == 2 and needs[0] in bad else None
     names = {name for pair in below if bad & set(pair) for name in pair} - {own}
     if names:
@@ -106,11 +107,14 @@ def _replacements(needs, bad):
 
 
 class _Attempt:
-    """One process's run of a part's check: as a lesson, then as the published assignment; then, if right, beyond."""
+    """The outcome of a part's check in one process.
 
-    def __init__(self, table=None, lesson=None, stopped="", how=""):
-        self.table, self.lesson, self.stopped, self.how, self.advice = table, lesson, stopped, how, []
-        self.used = set()
+    table, lesson: the tables of the level that decides and of the level `lesson`; stopped: why the process ended early.
+    """
+
+    def __init__(self, stopped=""):
+        self.table = self.lesson = None
+        self.stopped, self.advice, self.used = stopped, [], set()
 
     @property
     def right(self):
@@ -125,15 +129,15 @@ class _Attempt:
         if self.stopped:
             return self.stopped
         missed = [row.quantity for row in self.table.rows if not row.passed]
-        return "\n".join([f"missed: {', '.join(missed)}", *self.table.hints])
+        return "\n".join([f"wrong: {', '.join(missed)}", *self.table.hints])
 
 
 class Grader:
-    """Grades submissions, one after the other. jail: an open `jail.Jail`.
+    """Grades submissions one after another, in an open `jail.Jail`.
 
-    timeout, limit: seconds that a part, and that all of them together, may take. seed: of the inputs, None for those
-    of the lesson. advice: whether to look beyond what counts. by_hand: whether autograd in a backward, and PyTorch's
-    cells anywhere, cost the part.
+    timeout, limit: time limits in seconds, for a part and for a submission. seed: of the random inputs; None for the
+    inputs of the lesson. advice: whether to run the checks of the level `beyond` too. by_hand: whether a part fails if
+    it uses autograd in a backward pass, or PyTorch's cells anywhere. conditions: the report's first line.
     """
 
     def __init__(self, jail, timeout=20.0, limit=LIMIT, seed=None, advice=True, by_hand=False, conditions=""):
@@ -141,7 +145,7 @@ class Grader:
         self.advice, self.by_hand, self.conditions = advice, by_hand, conditions
 
     def grade(self, submission, parts=None):
-        """Returns a `Report` of the parts, all if None. Whatever goes wrong here costs this submission alone."""
+        """Return a `Report` on `parts` (default: all). No exception affects more than this submission."""
         parts = list(parts or CHECKS)
         report = Report(submission.name, {}, [], self.conditions)
         try:
@@ -177,7 +181,7 @@ class Grader:
             report.advice.append(f"look at this file by eye: it uses {named}, which no part needs")
         present = [part for part in parts if set(CHECKS[part].needs) <= set(info["has"])]
         attempts = {part: self._attempt(submission, part) for part in present}
-        # Of what is not graded here nothing is known: it may be a stub, and nothing is put in its place.
+        # Names that are not graded may be stubs, so nothing is known about them and they are not replaced.
         bad = {CHECKS[part].needs[-1] for part in parts} & set(info["has"])
         bad -= {CHECKS[part].needs[-1] for part in present if attempts[part].right}
         bad |= {CHECKS[part].needs[-1] for part in present if not attempts[part].right}
@@ -192,9 +196,9 @@ class Grader:
                 report.results[part] = self._hand_written(part, self._judge(submission, part, bad), attempts[part])
 
     def _load(self, submission, report):
-        """Import the file once. Returns what it has, and why it cannot be imported or an empty string."""
+        """Import the file once. Returns what it defines, and an empty string or why it cannot be imported."""
         with self._sandbox(submission) as box:
-            self.deadline = time.monotonic() + self.limit  # from here: until torch was loaded was not its fault
+            self.deadline = time.monotonic() + self.limit  # from now on; the time to load torch does not count
             try:
                 info = box.load(NAMES)
             except (Stopped, Exception) as error:
@@ -202,9 +206,9 @@ class Grader:
                 kind = "" if isinstance(error, Stopped) else f"{type(error).__name__}: "
                 return None, f"the file cannot be imported: {kind}{error}{where}"
         if info["cuda"]:
-            report.advice.append("it assumes a GPU: .cuda() and device='cuda' were taken as the CPU here")
+            report.advice.append("it assumes a GPU: .cuda() and device='cuda' used the CPU here")
         if info["stand_ins"]:
-            report.advice.append(f"imported as stand-ins, being absent here: {', '.join(info['stand_ins'])}")
+            report.advice.append(f"not available here and replaced by stand-ins: {', '.join(info['stand_ins'])}")
         return info, ""
 
     def _sandbox(self, submission):
@@ -212,9 +216,9 @@ class Grader:
         return Sandbox(self.jail, submission.source, min(self.timeout, left), submission.files)
 
     def _attempt(self, submission, part, names=(), further=""):
-        """Check a part in a process of its own, with the formulas in the place of `names`."""
+        """Check a part in a process of its own, with `names` replaced by the reference and `further` run."""
         if time.monotonic() > self.deadline:
-            return _Attempt(stopped=f"not run: all parts together took more than {self.limit:g} s")
+            return _Attempt(stopped=f"not run: the submission took more than {self.limit:g} s in total")
         attempt, needs = _Attempt(), CHECKS[part].needs
         with self._sandbox(submission) as box:
             try:
@@ -230,7 +234,7 @@ class Grader:
                     attempt.stopped = f"{needs[-1]}: {stopped}"
                 else:
                     attempt.advice.append(f"beyond the published cases: {stopped}")
-            except Exception as error:  # the import, which went well before
+            except Exception as error:  # of the import, although it succeeded before
                 attempt.stopped = f"{type(error).__name__}: {error}"
             attempt.used = set() if names or further else box.used
         return attempt
@@ -241,17 +245,17 @@ class Grader:
             attempt.table = _run(part, functions, PUBLISHED)
             if attempt.table.passed:
                 attempt.advice += attempt.lesson.hints
-            elif CAPTIONER in CHECKS[part].needs:  # a published loss that misses says nothing of the cause
+            elif CAPTIONER in CHECKS[part].needs:  # a wrong published loss says nothing about the cause
                 attempt.table.hints += [hint for hint in attempt.lesson.hints if hint not in attempt.table.hints]
         if attempt.right and self.advice:
             beyond = _run(part, functions, BEYOND)
             missed = [row.quantity for row in beyond.rows if not row.passed]
             if missed:
-                attempt.advice.append(f"misses beyond the published cases: {', '.join(missed)}")
+                attempt.advice.append(f"wrong beyond the published cases: {', '.join(missed)}")
                 attempt.advice += beyond.hints[:1]
 
     def _judge(self, submission, part, bad):
-        """The verdict of a part, once all have been tried by themselves."""
+        """Return the `Result` of a part, once all parts have been checked separately."""
         attempt = shown = self.attempts[part]
         if attempt.right:
             return Result(RIGHT, advice=attempt.advice)
@@ -268,7 +272,7 @@ class Grader:
             second = self._attempt(submission, part, sorted(names), further)
             if second.right:
                 replaced = ", ".join(sorted(names | ({needs[0]} if further else set())))
-                return Result(RIGHT, "with ours underneath", advice=[f"ours in the place of {replaced}"])
+                return Result(RIGHT, "on top of our code", advice=[f"checked with our {replaced}"])
             if shown is attempt:
                 shown = second
         undone = attempt.undone and (shown.undone or shown is attempt)
@@ -276,12 +280,12 @@ class Grader:
         return Result(verdict, text=shown.text)
 
     def _hand_written(self, part, result, attempt):
-        """The result, with a word on what of PyTorch does the work that is to be done by hand."""
+        """Return the result, with a note if PyTorch does work that is to be written by hand."""
         used = {*self.text.uses(CHECKS[part].needs[-1]), *attempt.used}
         used = sorted(name for name in used if scan.forbidden(part, name))
         if not used or result.verdict != RIGHT:
             return result
-        what = f"not by hand: it uses autograd or a cell of PyTorch's library ({', '.join(used)})"
+        what = f"not by hand: it uses autograd, or a cell or attention of PyTorch ({', '.join(used)})"
         if self.by_hand:
             return Result(WRONG, text=what)
         return Result(RIGHT, result.how, result.text, [what, *result.advice])
@@ -293,9 +297,9 @@ class Grader:
 
 
 def grade_all(tasks, confinement, memory=2048, jobs=1, **settings):
-    """Yield the report of each task (submission, its parts or None), in order. Each submission has a jail of its own.
+    """Yield a report for each task (submission, parts or None), in order. Each submission gets a jail of its own.
 
-    jobs: how many at once; settings: those of a `Grader`.
+    jobs: number of submissions graded in parallel; settings: arguments of a `Grader`.
     """
     if jobs == 1 or len(tasks) < 2:
         jails = [Jail(confinement, memory) for _ in tasks]
@@ -314,7 +318,7 @@ def grade_all(tasks, confinement, memory=2048, jobs=1, **settings):
         for future, (submission, parts) in zip(graded, tasks):
             try:
                 yield future.result()
-            except Exception as error:  # as when the system has ended that process
+            except Exception as error:  # for example, the system killed that process
                 yield _failed(submission, parts, error, settings)
 
 
@@ -344,14 +348,14 @@ def _failed(submission, parts, error, settings):
 
 
 def _run(part, functions, level):
-    """The table of a check at a level, passed or not."""
+    """Return the table of a check at a level, whether or not it passes."""
     try:
         with checks.at_level(level):
             return CHECKS[part].run(*functions)
     except CheckError as error:
         return error.table
     except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        # The checks expect all that a function may return; should one be missed, the student is told, not the class.
+        # The checks should handle any return value; if one does not, only this student is affected.
         table = CheckTable(part)
         table.add("comparison", float("inf"))
         table.hint(f"what it returned cannot be compared ({type(error).__name__}: {str(error).splitlines()[0]})")
@@ -359,7 +363,7 @@ def _run(part, functions, level):
 
 
 def _right_for_own_forward(table):
-    """Whether a backward misses the reference, but is the gradient of its own forward, and no gradient is zero."""
+    """Whether a wrong backward pass is the gradient of the student's own forward pass, with no gradient zero."""
     rows = [] if table is None else table.rows
     numeric = [row for row in rows if row.quantity.startswith("numeric")]
     gradients = [row for row in rows if row.quantity.startswith("d")]
@@ -372,17 +376,17 @@ def _right_for_own_forward(table):
 
 
 def choose_parts(names):
-    """Parts in the order of the lesson. names: parts, "published" or "all". Raises GradingError."""
+    """Return the named parts in the lesson's order. names: parts, "published" or "all". Raises GradingError."""
     groups = {"all": list(CHECKS), "published": PUBLISHED_PARTS}
     unknown = [name for name in names if name not in groups and name not in CHECKS]
     if unknown:
-        raise GradingError(f"--parts: {unknown[0]!r} is no part; wanted all, published, or of {', '.join(CHECKS)}")
+        raise GradingError(f"--parts: there is no part {unknown[0]!r}; use all, published, or {', '.join(CHECKS)}")
     chosen = set(itertools.chain.from_iterable(groups.get(name, [name]) for name in names))
     return [part for part in CHECKS if part in chosen]
 
 
 def read_points(path, parts):
-    """part -> points: what the JSON file says, 1 for others. Raises GradingError."""
+    """Return part -> points: from the JSON file, 1 if it does not name the part. Raises GradingError."""
     try:
         given = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
     except (OSError, ValueError) as error:
@@ -393,7 +397,7 @@ def read_points(path, parts):
         if part not in CHECKS:
             raise GradingError(f"--points {path}: there is no part {part!r}; the parts are {', '.join(CHECKS)}")
         if isinstance(points, bool) or not isinstance(points, (int, float)) or not 0 <= points < 1e6:
-            raise GradingError(f"--points {path}: {part} has {points!r}, wanted a number from 0")
+            raise GradingError(f"--points {path}: {part} has {points!r}, wanted a number of at least 0")
     return {part: given.get(part, 1) for part in parts}
 
 
@@ -408,20 +412,21 @@ def _seconds(text):
 
 
 def _parser():
-    parser = commands.Parser(prog="eecs598.grading", description="Grade submissions: a score by part, with causes.")
+    what = "Grade submissions: a score for each part, with the cause of each failure."
+    parser = commands.Parser(prog="eecs598.grading", description=what)
     add = parser.add_argument
-    add("submissions", nargs="+", type=Path, metavar="FILE-or-FOLDER", help=f"{NAME}.py, or folders with students'")
+    add("submissions", nargs="+", type=Path, metavar="FILE-or-FOLDER", help=f"{NAME}.py, or a folder of submissions")
     add("--parts", nargs="+", default=["all"], metavar="PART", help="all (the default), published, or parts by name")
-    add("--points", type=Path, metavar="FILE", help='JSON: {"rnn_forward": 5, ...}; a part not named has 1')
-    add("--json", type=Path, metavar="PATH", help="write Gradescope's results.json; of several submissions, a folder")
-    add("--csv", type=Path, metavar="PATH", help="write a table: a row a submission, a column a part")
-    add("--timeout", type=_seconds, default=20.0, metavar="S", help="seconds that a part may take (20)")
-    add("--limit", type=_seconds, default=LIMIT, metavar="S", help=f"seconds that a submission may take ({LIMIT:g})")
-    add("--memory", type=commands.positive, default=2048, metavar="MB", help="what a part may take, on Linux (2048)")
-    add("--jobs", type=commands.positive, default=1, metavar="N", help="how many submissions at once (1)")
-    add("--seed", type=commands.at_least(0, 2**32 - 1), metavar="N", help="of the inputs (one for each run)")
-    add("--by-hand", action="store_true", help="autograd in a backward, or a cell of PyTorch's, costs the part")
-    add("--unconfined", action="store_true", help="grade also where nothing confines a submission")
+    add("--points", type=Path, metavar="FILE", help='JSON: {"rnn_forward": 5, ...}; other parts are worth 1')
+    add("--json", type=Path, metavar="PATH", help="write Gradescope's results.json; for several submissions, a folder")
+    add("--csv", type=Path, metavar="PATH", help="write a table with one row per submission and one column per part")
+    add("--timeout", type=_seconds, default=20.0, metavar="S", help="time limit per part, in seconds (20)")
+    add("--limit", type=_seconds, default=LIMIT, metavar="S", help=f"time limit per submission, in seconds ({LIMIT:g})")
+    add("--memory", type=commands.positive, default=2048, metavar="MB", help="memory limit per part, on Linux (2048)")
+    add("--jobs", type=commands.positive, default=1, metavar="N", help="number of submissions graded in parallel (1)")
+    add("--seed", type=commands.at_least(0, 2**32 - 1), metavar="N", help="random seed of the inputs (new in each run)")
+    add("--by-hand", action="store_true", help="fail parts that use autograd in a backward pass, or PyTorch's cells")
+    add("--unconfined", action="store_true", help="grade even if submissions cannot be sandboxed")
     return parser
 
 
@@ -445,8 +450,8 @@ def main(arguments=None):
             tqdm.write(format_report(report, worth) + "\n")
             try:
                 results.add(report)
-            except (OSError, ValueError) as error:  # the others' can be written, perhaps
-                print(f"error: the result of {report.name}: {error}", file=sys.stderr)
+            except (OSError, ValueError) as error:  # perhaps the next one can be written
+                print(f"error: the result of {report.name} is not written: {error}", file=sys.stderr)
                 status = 1
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

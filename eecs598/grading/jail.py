@@ -1,9 +1,9 @@
-"""The jail that a submission runs in: bubblewrap, a kept tool, does the confining.
+"""The jail that a submission runs in. bubblewrap does the confining.
 
-One jail for each submission, with its own process, network, IPC, host name, mount and user namespaces. In it are, read
-only, Python, the system's libraries and the modules of this project that students have; a /tmp of DISK bytes; and a
-process of another user, without capabilities and without a way to new ones, that has torch loaded and forks a process
-for each part. `find_confinement` tries what is to be had on this machine, and says it in a line for every report.
+Each submission gets a jail with its own process, network, IPC, host name, mount and user namespaces. The jail has,
+read-only, Python, the system libraries and the modules of this project that students have; a /tmp of DISK bytes; and a
+process of an unprivileged user, without capabilities or a way to gain any, which has loaded torch and forks a process
+for each part. `find_confinement` finds out what this machine allows, and describes it in a line for every report.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ from eecs598.grading.messages import Whole
 
 NOBODY = 65534
 DISK = 64 << 20  # bytes of /tmp
-OPENING, ANSWERING = 120, 10  # seconds: until torch is loaded, on a busy machine; and for an answer of the fork server
-SECRET = ("checks", "fast", "grading", "handout")  # rooms with answers in them; the others may be imported
+OPENING, ANSWERING = 120, 10  # seconds: to load torch on a busy machine; for an answer of the fork server
+SECRET = ("checks", "fast", "grading", "handout")  # packages with answers in them; the others may be imported
 PUBLIC = ("__init__.py", "messages.py", "sandbox.py", "standins.py")  # of eecs598/grading
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/ld.so.conf",
           "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime")  # fmt: skip
@@ -36,13 +36,13 @@ OWN_USERS = ("unshare", "--user", "--map-current-user", "--")
 
 
 class ConfinementError(ValueError):
-    """Nothing on this machine confines a submission. The message says why, and what can be done."""
+    """This machine cannot confine a submission. The message says why, and what can be done."""
 
 
 class Confinement(NamedTuple):
-    """A way to start a submission's process: the command before Python's own, and a phrase that says what it does.
+    """A way to start a submission's process: the command that precedes Python's, and a phrase that describes it.
 
-    user: the number of another user to start it as, or None; jailed: whether it has a jail to itself.
+    user: the id of the user to start it as, None for the grader's own; jailed: whether it runs in a jail.
     """
 
     command: tuple
@@ -52,11 +52,12 @@ class Confinement(NamedTuple):
 
 
 def find_confinement(memory, secrets=(), unconfined=False):
-    """The best `Confinement` to be had here. Raises ConfinementError, unless `unconfined`, where that is none.
+    """Return the best `Confinement` that this machine allows.
 
-    memory: MB that a submission may take beyond Python's; secrets: files and folders that no submission may read.
+    memory: limit in MB, beyond what Python itself takes; secrets: files and folders that submissions must not read.
+    Raises ConfinementError if there is no jail, unless `unconfined`.
     """
-    why = "it runs on Linux alone" if sys.platform != "linux" else "it is not installed"
+    why = "it runs only on Linux" if sys.platform != "linux" else "it is not installed"
     limited, limits = _memory_limit(memory), f"system calls by {_filter()}"
     if shutil.which("bwrap") and sys.platform == "linux":
         paths, tool = _paths(secrets), subprocess.run(["bwrap", "--version"], capture_output=True, text=True)
@@ -68,17 +69,18 @@ def find_confinement(memory, secrets=(), unconfined=False):
                 return Confinement(command, f"confined by {tool.stdout.strip()} {says}, {limits}")
             why = f"it is not allowed to ({failed})"
     if not unconfined:
-        advice = "install bubblewrap, a package of that name, or read each file first and add --unconfined"
-        raise ConfinementError(f"bubblewrap confines no submission here, {why.removeprefix('bubblewrap ')}: {advice}")
+        advice = "install the package bubblewrap, or read each file first and add --unconfined"
+        why = why.removeprefix("bubblewrap ")
+        raise ConfinementError(f"bubblewrap cannot confine submissions here, {why}: {advice}")
     user = NOBODY if hasattr(os, "geteuid") and os.geteuid() == 0 and not _try((), NOBODY) else None
     whose = "as the user nobody" if user else "as the grader's own user"
-    says = f"NOT CONFINED by bubblewrap, {why}: {whose}, {limits}; it can read whatever this user may"
+    says = f"NOT CONFINED by bubblewrap, {why}: {whose}, {limits}; it can read whatever this user can"
     return Confinement((), says, user, False)
 
 
 def _ways():
-    """Ways to call bubblewrap, the best first: a phrase, its options, the command inside."""
-    if os.geteuid() == 0:  # root binds the paths, which others may not reach; inside, nothing is left of root
+    """Yield ways to call bubblewrap, the best first: a phrase, bubblewrap's options, the command inside."""
+    if os.geteuid() == 0:  # root mounts the paths, which others may not reach, then gives up its privileges
         capabilities = [word for name in ("SETUID", "SETGID", "SETPCAP") for word in ("--cap-add", f"CAP_{name}")]
         options = (*SPACES, "--cap-drop", "ALL", *capabilities)
         yield "as the user nobody", options, (*TO_NOBODY, *OWN_USERS)
@@ -89,7 +91,7 @@ def _ways():
 
 
 def _paths(secrets):
-    """bubblewrap's arguments for what is to be seen in the jail."""
+    """Return bubblewrap's arguments for what is visible in the jail."""
     python = [path for prefix in (sys.prefix, sys.base_prefix) for path in (prefix, os.path.realpath(prefix))]
     shown = sorted({path for path in (*SYSTEM, *python) if os.path.exists(path)}, key=len)
     package = ROOT / "eecs598"
@@ -98,7 +100,7 @@ def _paths(secrets):
     arguments = ["--die-with-parent", "--new-session", "--clearenv", "--hostname", "jail", "--proc", "/proc"]
     arguments += ["--perms", "1777", "--size", str(DISK), "--tmpfs", "/tmp"]
     parents = {str(parent) for path in (*shown, *public, *DEVICES) for parent in Path(path).parents} - {"/", "/tmp"}
-    for folder in sorted(parents, key=len):  # as root bubblewrap makes them for root alone
+    for folder in sorted(parents, key=len):  # if root runs it, bubblewrap makes them readable for root only
         if not any(Path(folder).is_relative_to(path) for path in shown):
             arguments += ["--perms", "0755", "--dir", folder]
     for path in shown:
@@ -119,7 +121,7 @@ def _paths(secrets):
 
 
 def _hidden(secrets):
-    """What is hidden where it lies among what is shown, as the project does that was installed by pip."""
+    """Return what to hide if it lies in a visible folder, as it does if pip has installed the project."""
     rooms = [ROOT / "eecs598" / room for room in SECRET]
     paths = [ROOT / f"{NAME}.py", *ROOT.glob(f"__pycache__/{NAME}.*"), *rooms, *map(Path, secrets)]
     return [path.resolve() for path in paths if path.exists()]
@@ -131,14 +133,14 @@ def _environment():
     return {name: os.environ[name] for name in kept if name in os.environ} | threads | {
         "PATH": os.defpath + ":/usr/sbin:/sbin", "HOME": tempfile.gettempdir(), "USER": "student",
         "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1",
-        "CUDA_VISIBLE_DEVICES": "",  # the same on every machine: with a GPU, too, a submission has the CPU
+        "CUDA_VISIBLE_DEVICES": "",  # the same on every machine: submissions always run on the CPU
         "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",  # macOS: a fork of a process with frameworks loaded
     }  # fmt: skip
 
 
 @functools.cache
 def _try(command, user=None):
-    """Start Python by a command, as a user. Returns why that fails, or an empty string."""
+    """Start Python with a command, as a user. Returns an empty string, or why that fails."""
     python = [*command, sys.executable, "-c", "import eecs598.grading"]
     try:
         done = subprocess.run(python, user=user, **_starting(user), capture_output=True, text=True, timeout=60)
@@ -154,7 +156,7 @@ def _starting(user):
 
 @functools.cache
 def _memory_limit(memory):
-    """The command that gives a jail a cgroup of its own; nothing where systemd offers none."""
+    """Return the command that puts a jail into a cgroup of its own; empty if systemd does not provide one."""
     size = f"MemoryMax={memory + 1024}M"  # Python, torch and /tmp come on top
     whose = ("--user",) if hasattr(os, "getuid") and os.getuid() else ()
     command = ("systemd-run", *whose, "--scope", "--quiet", "-p", size, "-p", "MemorySwapMax=0", "-p", "TasksMax=64")
@@ -167,7 +169,7 @@ def _memory_limit(memory):
 def _filter():
     from eecs598.grading import sandbox
 
-    return "an allow-list" if sandbox.pyseccomp and sys.platform == "linux" else "no list: pyseccomp is not here"
+    return "an allow-list" if sandbox.pyseccomp and sys.platform == "linux" else "no list, as pyseccomp is missing"
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -176,9 +178,9 @@ def _filter():
 
 
 class Jail:
-    """One jail, for one submission: it starts a process for each part. A context manager.
+    """The jail of one submission, which starts a process for each part. A context manager.
 
-    memory: MB that a process may take beyond what it has when it starts.
+    memory: limit in MB for each process, beyond what it has when it starts.
     """
 
     def __init__(self, confinement, memory=2048):
@@ -192,7 +194,7 @@ class Jail:
         self.kill()
 
     def open(self):
-        """Start the fork server, without waiting for it."""
+        """Start the fork server, without waiting until it is ready."""
         if not hasattr(os, "fork"):
             return
         self.control, theirs = socket.socketpair()
@@ -209,13 +211,13 @@ class Jail:
         theirs.close()
 
     def start(self):
-        """A process for a part. Returns the channel to it."""
+        """Start a process for a part. Returns the channel to it. Raises RuntimeError."""
         if not hasattr(os, "fork"):
             self.process = subprocess.Popen(
                 _command("once", str(self.memory)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
                 stderr=subprocess.DEVNULL, cwd=tempfile.gettempdir(), env=os.environ | _environment())  # fmt: skip
             return Whole(self.process.stdout, self.process.stdin)
-        for _ in range(2):  # the first server may be gone: what ran before killed it
+        for _ in range(2):  # the previous part may have killed the server
             if self.process is None:
                 self.open()
             with contextlib.suppress(OSError):
@@ -231,16 +233,16 @@ class Jail:
                 ours.close()
             said = self._last_words()
             self.kill()
-        raise RuntimeError(f"the process for a submission does not start: {said}")
+        raise RuntimeError(f"the submission's process does not start: {said}")
 
     def _last_words(self):
         self.stderr.seek(0)
-        return (self.stderr.read().decode(errors="replace").strip().splitlines() or ["it says nothing"])[-1][:300]
+        return (self.stderr.read().decode(errors="replace").strip().splitlines() or ["no message"])[-1][:300]
 
     def end(self):
-        """End the part's process. Returns its exit status, negative for a signal's, None if the server does not say.
+        """End the part's process. Returns its exit status, negative for a signal, None if the server does not answer.
 
-        It may be called once more, and by another thread, as long as no two do so at once.
+        It may be called twice and from several threads, but not concurrently.
         """
         if not hasattr(os, "fork"):
             self.process.kill()
@@ -252,7 +254,7 @@ class Jail:
         return None
 
     def kill(self):
-        """Kill all that is in the jail; the next start makes another one."""
+        """Kill everything in the jail. The next `start` opens a new one."""
         process, self.process = self.process, None
         if process is None:
             return
@@ -274,7 +276,7 @@ def _command(*arguments):
 
 
 def _remove(folder):
-    """Remove a folder that a submission wrote in, however deep: Python's own remover calls itself for each level."""
+    """Remove a folder that a submission wrote to. It may be nested too deeply for `shutil.rmtree`, which recurses."""
     with contextlib.suppress(OSError):
         if shutil.which("rm"):
             subprocess.run(["rm", "-rf", "--", folder], capture_output=True, timeout=60)

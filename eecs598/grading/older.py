@@ -1,14 +1,14 @@
-"""Files of the 2019 and 2020 assignment, whose LSTM and attention are functions where later ones have classes.
+"""Files of the 2019 and 2020 assignments, whose LSTM and attention are functions instead of classes.
 
     lstm_step_forward(x, prev_h, prev_c, Wx, Wh, b, attn=None, Wattn=None) -> next_h, next_c
     lstm_forward(x, h0, Wx, Wh, b) -> h;  attention_forward(x, A, Wx, Wh, Wattn, b) -> h
 
-The rest is as it is now, but for the captioner, which takes other arguments and another image encoder.
+The captioner takes other arguments and another image encoder; everything else is as in later years.
 """
 
 import ast
 
-DIFFERENT = {"lstm_step_forward", "lstm_forward", "CaptioningRNN"}  # names that mean something else there
+DIFFERENT = {"lstm_step_forward", "lstm_forward", "CaptioningRNN"}  # names with another meaning there
 ADVICE = ("this file is for the 2019 or 2020 assignment: its RNN, word embedding, loss, LSTM and attention can be "
           "graded, its captioner, which takes other arguments, cannot")  # fmt: skip
 
@@ -44,13 +44,13 @@ submission.LSTM, submission.AttentionLSTM = LSTM, AttentionLSTM
 
 
 def is_older(source):
-    """Whether the source of a submission, bytes, is of those years."""
+    """Whether a submission's source, as bytes, is from those years."""
     arguments = _arguments(source)
     return "attention_forward" in arguments or "Wattn" in arguments.get("lstm_step_forward", ())
 
 
 def current_names(source, names):
-    """What an older file has, under the names of now."""
+    """The current names of what an older file defines."""
     functions, given = _arguments(source), [name for name in names if name not in DIFFERENT]
     made = [name for name, function in {"LSTM": "lstm_forward", "AttentionLSTM": "attention_forward"}.items()
             if function in functions]  # fmt: skip
@@ -58,7 +58,7 @@ def current_names(source, names):
 
 
 def _arguments(source):
-    """Function -> its arguments; none for what is no Python."""
+    """Function -> its arguments; empty if the source is not valid Python."""
     try:
         body = ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -1,7 +1,7 @@
-"""The grader's end: call a submission's functions as if they were here, within a time, and believe nothing but numbers.
+"""The grader's end: call a submission's functions as if they were local, with a time limit, and trust only numbers.
 
-`Sandbox.function` and `Sandbox.make_class` give what `eecs598.checks` takes. Their values, caches and gradients come
-from the other process (see `eecs598.grading.sandbox`); autograd runs through a call as through any function.
+`Sandbox.function` and `Sandbox.make_class` return what `eecs598.checks` takes. Values, caches and gradients come from
+the other process (`eecs598.grading.sandbox`); autograd differentiates such a call like that of any function.
 """
 
 import functools
@@ -18,11 +18,11 @@ CAPTIONER = "CaptioningRNN"
 
 
 class Stopped(BaseException):
-    """The submission's process is gone. It is no Exception: no check shall take it for a value's mistake."""
+    """The submission's process has ended. A BaseException, so that no check mistakes it for a wrong value."""
 
 
 class Remote:
-    """Something that stays in the other process, as a cache; its class is a subclass of this with its class's name."""
+    """An object that stays in the other process, such as a cache. Its class is a subclass with the original's name."""
 
     def __init__(self, number):
         self.number = number
@@ -34,10 +34,10 @@ class Remote:
 
 
 class Sandbox:
-    """One process with a submission in it, for at most `timeout` seconds. A context manager.
+    """A process with a submission in it, for at most `timeout` seconds. A context manager.
 
-    jail: a `jail.Jail`; source: the submission's bytes; files: name -> bytes of what lies beside it. Raises `Stopped`
-    from any call once the process is gone, and from then on. used: what it called of what is to be written by hand.
+    jail: a `jail.Jail`; source: the submission's bytes; files: name -> bytes of the files beside it. used: functions of
+    torch that it called although they are to be written by hand. Once the process has ended, any call raises `Stopped`.
     """
 
     def __init__(self, jail, source, timeout, files=None):
@@ -61,7 +61,7 @@ class Sandbox:
         self.jail.end()
 
     def ask(self, request, tensors=()):
-        """Send a request, wait for its answer. Raises `Stopped`, and what the submission raised, under its name."""
+        """Send a request and return its answer. Raises `Stopped`, or the submission's exception under its own name."""
         if self.why:
             raise Stopped(self.why)
         try:
@@ -78,13 +78,13 @@ class Sandbox:
             self.why = self._cause()
         except (messages.MessageError, TypeError, KeyError, RecursionError):
             self._stop_timer()
-            self.why = "it wrote into the grader's channel"
+            self.why = "it wrote to the grader's channel"
             self.jail.end()
         raise Stopped(self.why)
 
     def _stop_timer(self):
         self.timer.cancel()
-        self.timer.join()  # it may be ending the process
+        self.timer.join()  # it may be ending the process now
 
     def _cause(self):
         status = None if self.late else self.jail.end()
@@ -98,7 +98,7 @@ class Sandbox:
         return f"it ended its process (exit status {status})"
 
     def load(self, names):
-        """Import the submission. Returns a dict: "has", which of the names it has; "stand_ins"; "cuda"."""
+        """Import the submission. Returns a dict: "has", those of `names` that it defines; "stand_ins"; "cuda"."""
         contents = [torch.frombuffer(bytearray(data or b"\n"), dtype=torch.uint8) for data in self.files.values()]
         info = self.ask({"op": "load", "names": list(names), "files": list(self.files)}, contents)[0]
         stand_ins = [str(name) for name in info["stand_ins"]][:20]
@@ -106,7 +106,7 @@ class Sandbox:
         return {"has": has, "stand_ins": stand_ins, "cuda": bool(info["cuda"])}
 
     def lend(self, source, names, further=""):
-        """Put functions `names` of a source in the submission's place; `further` then runs with it as `submission`."""
+        """Replace the submission's `names` by those of `source`, then run `further` with the module as `submission`."""
         self.ask({"op": "lend", "source": source, "names": list(names), "further": further})
 
     def function(self, name):
@@ -118,7 +118,7 @@ class Sandbox:
         return call
 
     def make_class(self, name):
-        """A class of the submission; its instances are `RemoteModule`s. Its `whole` leaves a captioner its encoder."""
+        """A class of the submission, with `RemoteModule`s as instances; `.whole` makes a captioner with its encoder."""
 
         def make(*args, captioner=name == CAPTIONER, **kwargs):
             request = {"op": "make", "name": name, "args": args, "kwargs": kwargs, "captioner": captioner}
@@ -132,7 +132,7 @@ class Sandbox:
 
 
 def _their_error(reply):
-    """An exception of the class's name with the submission's line, for `checks` to quote."""
+    """An exception named like the submission's, with the line that raised it, for `checks` to quote."""
     base = NotImplementedError if reply["undone"] else Exception
     error = type(str(reply["error"]), (base,), {})(reply["message"])
     error.learners_line = str(reply["line"])
@@ -140,13 +140,13 @@ def _their_error(reply):
 
 
 def plain(text, most=300):
-    """Text of a submission as one line that any terminal and file takes: it shall not look like lines of a report."""
+    """A submission's text as one printable line, which cannot imitate lines of a report."""
     text = "".join(c if c.isprintable() else " " for c in str(text)[: most + 1])
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def clean(value):
-    """A reply with all its texts plain and short, the names in it, too."""
+    """A reply with all strings in it plain and short, including keys."""
     if isinstance(value, str):
         return plain(value)
     if isinstance(value, dict):
@@ -160,7 +160,7 @@ def clean(value):
 
 
 def _call(box, target, args, kwargs, parameters):
-    """Call in the other process. parameters: name -> tensor, placed in the module first; autograd sees them."""
+    """Call in the other process. parameters: name -> tensor, put into the module first and visible to autograd."""
     tensors = []
     request = {
         "op": "call", **target, "args": _encode(list(args), tensors), "kwargs": _encode(kwargs, tensors),
@@ -183,7 +183,7 @@ def _call(box, target, args, kwargs, parameters):
 
 
 def _attach(box, reply, results, leaves):
-    """The results as autograd's outputs of the leaves."""
+    """Attach the results to autograd's graph as functions of the leaves."""
     driven = [k for k, wants in enumerate(reply["grads"]) if wants]
 
     class RemoteCall(torch.autograd.Function):
@@ -232,9 +232,9 @@ class _Encoder(nn.Module):
 
 
 class RemoteModule(nn.Module):
-    """A module of the submission: its parameters by name, here; its methods, there, with these parameters' values.
+    """A module of the submission. Its parameters live here; its methods run in the other process, with their values.
 
-    A captioner's image encoder is replaced there by one that hands features through (`eecs598.features.Features`).
+    There, a captioner's image encoder is replaced by one that passes features through (`eecs598.features.Features`).
     """
 
     def __init__(self, box, reply, tensors):
@@ -249,7 +249,7 @@ class RemoteModule(nn.Module):
             setattr(self, method, self._method(method))
 
     def _parent(self, name):
-        """The module that holds a name, made where it is not there, and the name's last part."""
+        """Return the module that holds a dotted name, creating it if necessary, and the name's last part."""
         *path, leaf = name.split(".")
         module = self
         for part in path:

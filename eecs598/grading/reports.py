@@ -1,4 +1,4 @@
-"""What is told of a submission: as text, as Gradescope's results.json, as a row of a table."""
+"""Reports on submissions: as text, as Gradescope's results.json, as a row of a CSV table."""
 
 import csv
 import hashlib
@@ -13,14 +13,14 @@ from eecs598 import commands, files
 from eecs598.grading.remote import plain
 
 RIGHT, WRONG, UNDONE, STOPPED, ABSENT = "right", "wrong", "not written yet", "stopped", "not in this file"
-LONGEST_TEXT, LONGEST_LINE, MOST_ADVICE = 2000, 600, 12  # characters of a part's text and advice, of a line; lines
+LONGEST_TEXT, LONGEST_LINE, MOST_ADVICE = 2000, 600, 12  # characters per part, characters per line, lines
 
 
 @dataclass
 class Result:
-    """A part's verdict. how: by which way it is right; text: what is wrong; advice: what costs no points.
+    """A part's verdict. how: under which condition it is right; text: what is wrong; advice: what costs no points.
 
-    All text of a submission that comes into a report comes through here: plain lines, LONGEST_TEXT characters of them.
+    Every text of a submission that enters a report passes through here, as printable lines of LONGEST_TEXT characters.
     """
 
     verdict: str
@@ -40,7 +40,7 @@ class Result:
 
 
 def _bounded(lines, room):
-    """The lines, plain and short, as long as they have room; and the room left."""
+    """The printable, shortened lines that fit into `room` characters, and the room left."""
     kept = []
     for line in lines:
         line = plain(line, min(LONGEST_LINE, max(room - 1, 4)))
@@ -53,7 +53,7 @@ def _bounded(lines, room):
 
 @dataclass
 class Report:
-    """A submission's results by part, and advice that concerns no single part. conditions: how it was graded."""
+    """A submission's results by part, and general advice. conditions: what confined it, and the seed."""
 
     name: str
     results: dict
@@ -66,7 +66,7 @@ class Report:
 
 
 def format_report(report, worth):
-    """The report as a table with, under each part, what is wrong or advised."""
+    """Format a report as a table, with errors and advice below each part."""
     points = report.points(worth)
     lines = [report.conditions] if report.conditions else []
     lines += [f"{report.name}: {_number(sum(points.values()))} of {_number(sum(worth.values()))} points"]
@@ -83,7 +83,7 @@ def _number(value):
 
 
 def gradescope_results(report, worth):
-    """The report in the form of Gradescope's results.json, as a dict."""
+    """Return the report as a dict in the format of Gradescope's results.json."""
     points = report.points(worth)
     tests = []
     for part, result in report.results.items():
@@ -100,10 +100,10 @@ def gradescope_results(report, worth):
 
 
 class Results:
-    """Files of results, written as the reports come. table: a CSV file's path; target: of JSON, or None.
+    """Result files, updated with each report. table: path of a CSV file, or None; target: path for JSON, or None.
 
-    many: whether `target` is a folder with a file for each submission. Raises ValueError where one cannot be written,
-    before anything is graded.
+    many: whether `target` is a folder with one file per submission. Raises ValueError before anything is graded if a
+    file cannot be written.
     """
 
     def __init__(self, worth, table=None, target=None, many=False, inputs=()):
@@ -121,7 +121,7 @@ class Results:
             self._write_table()
 
     def add(self, report):
-        """Write a report. Raises OSError, with the files of the others as they were."""
+        """Write a report. Raises OSError and then leaves the results of other submissions unchanged."""
         points = report.points(self.worth)
         row = map(_number, [sum(points.values()), sum(self.worth.values()), *points.values()])
         self.rows.append([as_cell(report.name), *row])
@@ -146,7 +146,7 @@ def _check(path, inputs):
 
 
 def _try_to_write(folder):
-    """Raises ValueError if no file can be made and removed in a folder, as in one that is immutable."""
+    """Raise ValueError if files cannot be created and removed in a folder, for example an immutable one."""
     probe = Path(folder, f".probe.{os.getpid()}")
     try:
         probe.write_bytes(b"")
@@ -156,11 +156,11 @@ def _try_to_write(folder):
 
 
 def as_cell(name):
-    """A name that no spreadsheet takes for a formula, whichever character separates its cells."""
+    """A name that no spreadsheet interprets as a formula, whichever character separates its cells."""
     return re.sub(r"(^|[;,|\t\"])(\s*[=+\-@%＝＋－＠])", r"\1'\2", name)
 
 
 def as_file_name(name):
-    """A submission's name as that of a file: one that is long, or not of usual characters, ends with a checksum."""
+    """A submission's name as a file name. If it is long or has unusual characters, it is cut and ends in a checksum."""
     usual = re.sub(r"[^\w .+=@,()\[\]-]", "_", name)[:80].strip(" .") or "nameless"
     return usual if usual == name else f"{usual}-{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:8]}"

@@ -1,13 +1,13 @@
-"""The process that a submission runs in: it answers calls of the submission's functions with numbers.
+"""The process that a submission runs in: it calls the submission's functions and returns their results as numbers.
 
-    python -m eecs598.grading.sandbox fork-server FD {jailed|loose}   forks a process for each part, torch loaded
-    python -m eecs598.grading.sandbox once                            without fork (Windows): one process, for one part
+    python -m eecs598.grading.sandbox fork-server FD {jailed|loose}   fork a process for each part, with torch loaded
+    python -m eecs598.grading.sandbox once MB                         one process for one part, without fork (Windows)
 
-The process judges nothing. It runs the submission's functions on the inputs that `eecs598.grading.remote` sends and
-returns what they return; inputs, references and comparisons stay in the grader's process. So no patch of torch, of the
-checks or of the channel makes a wrong number right. Nor is the solution's text ever here. What keeps the process from
-the rest of the machine is the jail that it is started in, see `eecs598.grading.jail`. What it does itself, before the
-submission is imported: it limits memory, files and threads, and hands the C library an allow-list of system calls.
+This process does not judge. It runs the submission's functions on inputs that `eecs598.grading.remote` sends and
+returns their results; references and comparisons stay in the grader's process, so patching torch, the checks or the
+channel cannot turn a wrong number into a right one. The solution's text never enters this process. The jail that it is
+started in (`eecs598.grading.jail`) isolates it from the rest of the machine. Before importing the submission, it limits
+its own memory, files and threads, and installs an allow-list of system calls.
 """
 
 import builtins
@@ -36,7 +36,7 @@ from eecs598.grading import NAME, ROOT
 from eecs598.grading.messages import UnsentError, Whole, pack, receive
 from eecs598.grading.standins import CudaOnCpu, Inert, StandIns, lend_cuda, lend_regnet
 
-try:  # a kept binding of libseccomp; without it, or without the library, system calls are not filtered
+try:  # the binding of libseccomp; without it, or without the library, system calls are not filtered
     import pyseccomp
 except (ImportError, OSError, RuntimeError):
     pyseccomp = None
@@ -48,8 +48,8 @@ LARGEST_FILE, MOST_FILES, MOST_THREADS = 1 << 24, 256, 32
 # Limits
 # ---------------------------------------------------------------------------------------------------------
 
-# What Python and torch ask of the kernel to compute, to start threads and to use files below the own folder. Nothing
-# here makes a process, a socket or shared memory, reaches another process, mounts, or changes a mode or a time.
+# The system calls that Python and torch need to compute, start threads and use files in their own folder. None of them
+# creates a process, a socket or shared memory, affects another process, mounts, or changes a file's mode or time.
 ALLOWED = """
     read write readv writev pread64 pwrite64 lseek close close_range dup dup2 dup3 pipe pipe2 poll ppoll select pselect6
     open openat openat2 creat stat fstat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat statfs
@@ -66,7 +66,7 @@ CLONE_THREAD = 0x10000
 
 
 def limit(memory, filters=True):
-    """Bind this process, for good, to `memory` MB beyond what it has, to its kind of system calls, to few threads."""
+    """Limit this process for good: `memory` MB beyond what it has, few files and threads, a list of system calls."""
     with contextlib.suppress(ImportError):  # Windows
         import resource
 
@@ -87,13 +87,13 @@ def _allow_system_calls():
     refused = pyseccomp.SyscallFilter(pyseccomp.ERRNO(1))  # EPERM
     argument, equal = pyseccomp.Arg, pyseccomp.EQ
     for name in ALLOWED.split():
-        if pyseccomp.resolve_syscall(pyseccomp.system_arch(), name) >= 0:  # others are not this processor's
+        if pyseccomp.resolve_syscall(pyseccomp.system_arch(), name) >= 0:  # others do not exist on this processor
             refused.add_rule(pyseccomp.ALLOW, name)
     refused.add_rule(pyseccomp.ALLOW, "clone", argument(0, pyseccomp.MASKED_EQ, CLONE_THREAD, CLONE_THREAD))
     refused.add_rule(pyseccomp.ERRNO(38), "clone3")  # ENOSYS: the C library then calls clone
     refused.add_rule(pyseccomp.ALLOW, "tgkill", argument(0, equal, os.getpid()))  # to abort itself
-    refused.add_rule(pyseccomp.ALLOW, "prlimit64", argument(0, equal, 0), argument(2, equal, 0))  # to ask, not to set
-    for request in (0x5401, 0x5451, 0x5450, 0x541B):  # TCGETS, FIOCLEX, FIONCLEX, FIONREAD: what opening a file asks
+    refused.add_rule(pyseccomp.ALLOW, "prlimit64", argument(0, equal, 0), argument(2, equal, 0))  # to read limits
+    for request in (0x5401, 0x5451, 0x5450, 0x541B):  # TCGETS, FIOCLEX, FIONCLEX, FIONREAD: used to open files
         refused.add_rule(pyseccomp.ALLOW, "ioctl", argument(1, equal, request))
     refused.load()
 
@@ -103,14 +103,14 @@ def _allow_system_calls():
 # ---------------------------------------------------------------------------------------------------------
 
 
-BY_HAND = {  # functions of torch that compute what is to be written by hand: their names there
+BY_HAND = {  # names of torch's functions that compute what is to be written by hand
     "grad", "backward", "vjp", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell", "lstm", "gru", "rnn_tanh",
     "rnn_relu", "scaled_dot_product_attention", "multi_head_attention_forward",
 }  # fmt: skip
 
 
 class Watch(TorchFunctionMode):
-    """Notes which of these a submission calls. Whoever means to hide it can; see `eecs598.grading.scan`, too."""
+    """Records which of these a submission calls. Calls can be hidden on purpose; see also `eecs598.grading.scan`."""
 
     def __init__(self):
         super().__init__()
@@ -124,7 +124,7 @@ class Watch(TorchFunctionMode):
 
 
 class Server:
-    """Answers the grader's requests: each a dict with "op", and tensors. The other end is `eecs598.grading.remote`."""
+    """Answers the grader's requests, each a dict with "op" and tensors. The other end is `eecs598.grading.remote`."""
 
     def __init__(self, file):
         self.file, self.module = file, None
@@ -146,18 +146,18 @@ class Server:
             return pack(*getattr(self, f"do_{request['op']}")(request, tensors))
         except UnsentError as error:
             return pack({"unsent": str(error)})
-        except BaseException as error:  # SystemExit, too: nothing that a submission raises ends the server
+        except BaseException as error:  # SystemExit too: no exception of a submission may end the server
             return self._packed_error(error)
 
     def _packed_error(self, error):
         try:
             return pack(self._describe(error))
-        except BaseException as another:  # the submission's exception may fail at being looked at
+        except BaseException as another:  # the submission's exception may raise when it is inspected
             kind = type(another).__name__
             return pack({"error": "Exception", "message": f"one that cannot be shown: {kind}", "line": "", "undone": 0})
 
     def _describe(self, error):
-        """An exception as a message: its class, its first line, and the submission's line that raised it."""
+        """Describe an exception: its class, the first line of its message, and the submission's line that raised it."""
         text = (str(error).strip() or "no message").splitlines()[0][:500]
         kind = "SystemExit" if isinstance(error, SystemExit) else type(error).__name__
         path = self.module.__file__ if self.module else ""
@@ -171,7 +171,7 @@ class Server:
         return {"error": kind, "message": text, "line": line, "undone": isinstance(error, NotImplementedError)}
 
     def do_load(self, request, tensors):
-        """Write the submission's files here and import it. Returns which of the names asked for it has."""
+        """Write the submission's files here and import it. Returns which of the requested names it defines."""
         for name, data in zip(request["files"], tensors):
             Path(name).write_bytes(data.numpy().tobytes())
         finder = StandIns()
@@ -192,7 +192,7 @@ class Server:
                 "stand_ins": finder.used, "cuda": cuda}, []  # fmt: skip
 
     def do_lend(self, request, tensors):
-        """Put functions of `source` in the submission's place; run `further` with it."""
+        """Replace functions of the submission by those of `source`, then run `further` with it."""
         lent = types.ModuleType("underneath")
         exec(compile(request["source"], "underneath", "exec"), lent.__dict__)
         for name in request["names"]:
@@ -201,7 +201,7 @@ class Server:
         return {}, []
 
     def do_call(self, request, tensors):
-        """Call a function, or a method of a module. Tensors come back by value, other objects by number."""
+        """Call a function, or a method of a module. Tensors are returned by value, other objects by number."""
         tensors = [t.requires_grad_(bool(wants)) for t, wants in zip(tensors, request["leaves"])]
         before = [t.detach().clone() for t in tensors]
         args, kwargs = self._decode(request["args"], tensors), self._decode(request["kwargs"], tensors)
@@ -225,7 +225,7 @@ class Server:
         return {"given": [grad is not None for grad in grads]}, [grad for grad in grads if grad is not None]
 
     def do_make(self, request, tensors):
-        """Build a module. Returns what `remote.RemoteModule` mirrors. A captioner, which takes long, is built once."""
+        """Build a module. Returns what `remote.RemoteModule` mirrors. Captioners are slow to build and are reused."""
         known = json.dumps(request) if request["captioner"] else None
         if known in self.made:
             return self.made[known]
@@ -249,7 +249,7 @@ class Server:
         return answer
 
     def _build(self, request):
-        """An instance; of a captioner without its encoder, whose building takes longest, where it can do without."""
+        """Build an instance; a captioner without its image encoder, the slowest part, if it can do without."""
         made = functools.partial(getattr(self.module, request["name"]), *request["args"], **request["kwargs"])
         if request["captioner"]:
             channels = request["kwargs"]["input_dim"]
@@ -258,7 +258,7 @@ class Server:
         return made()
 
     def _placed(self, request, tensors):
-        """A method of a module, once the tensors that came along have their places among its parameters."""
+        """Return a method of a module after setting its parameters to the tensors of the request."""
         module = self.objects[request["module"]].train(request["training"])
         for k, (name, index) in enumerate(request["parameters"].items()):
             if k == 0:
@@ -299,10 +299,10 @@ def _same(old, new):
 
 
 def _serve(file, memory):
-    """One part's process, from here to its end: in a folder of its own."""
+    """Serve one part until its end, in a folder of its own."""
     torch.set_num_threads(1)
     sys.dont_write_bytecode = True
-    # The project itself, and where it is installed in development mode: the solution is not to be imported.
+    # The solution must not be importable, neither from the project's folder nor from an editable installation.
     sys.path[:] = [entry for entry in sys.path if entry and Path(entry).resolve() != ROOT]
     sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in getattr(finder, "__module__", "")]
     os.chdir(tempfile.mkdtemp(dir=os.getcwd()))
@@ -311,7 +311,7 @@ def _serve(file, memory):
 
 
 def _fork_server(control, jailed):
-    """Fork a process when an order with a channel's end comes, end it when one without comes, and answer each."""
+    """Answer orders: one with the end of a channel forks a process, one without ends that process."""
     pid = None
     control.sendall(b"ready")
     while True:
@@ -332,12 +332,12 @@ def _fork_server(control, jailed):
 
 
 def _end(pid, jailed):
-    """End a part's process and all that it started. Returns its exit status; -9 for one that does not end by itself."""
+    """End a part's process and everything it started. Returns its exit status, -9 if it had to be killed."""
     deadline = time.monotonic() + 0.5
     while not (ended := os.waitpid(pid, os.WNOHANG))[0] and time.monotonic() < deadline:
         time.sleep(0.002)
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        if jailed and os.getpid() == 2:  # in a process namespace: all but this process and bubblewrap's
+        if jailed and os.getpid() == 2:  # in a process namespace: all except this process and bubblewrap's
             os.kill(-1, signal.SIGKILL)
         else:
             os.kill(pid, signal.SIGKILL)
@@ -346,7 +346,7 @@ def _end(pid, jailed):
 
 def main(arguments):
     torch.set_num_threads(1)
-    for name in ("bridge", "grad", "utils"):  # what a submission may import, loaded once for all parts
+    for name in ("bridge", "grad", "utils"):  # submissions may import these; loaded once for all parts
         importlib.import_module(f"eecs598.{name}")
     forks = arguments[0] == "fork-server"
     if forks:

@@ -1,7 +1,7 @@
-"""What a submission's text uses of that which is to be written by hand: autograd, PyTorch's cells, its attention.
+"""Find where a submission uses autograd or PyTorch's cells and attention instead of code written by hand.
 
-The text is read here and never run. Whoever means to hide a use can, so `strange` names what such hiding takes; the
-process that runs the submission notes calls of torch's functions besides (`eecs598.grading.sandbox.Watch`).
+The source is parsed here and never run. Such a use can be hidden on purpose, so `strange` lists the names that hiding
+one requires; the process that runs the submission also records calls of torch's functions (`sandbox.Watch`).
 """
 
 import ast
@@ -16,10 +16,10 @@ HIDING = {"exec", "eval", "__import__", "ctypes", "inspect", "gc", "pickle", "ma
 
 
 class Text:
-    """A submission's text, source and what lies beside it, all bytes."""
+    """The parsed text of a submission: its source and the files beside it, all bytes."""
 
     def __init__(self, source, files=()):
-        self.nodes, self.names, self.modules = {}, set(), set()
+        self.nodes, self.names, self.modules, self.known = {}, set(), set(), {}
         for text in (source, *files):
             try:
                 tree = ast.parse(text)
@@ -37,7 +37,7 @@ class Text:
                 self._enter(node)
 
     def _enter(self, node):
-        """Under each name that a statement gives a meaning to, the statement."""
+        """Record a top-level statement under each name that it defines."""
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         names = [inner.id for target in targets if target for inner in ast.walk(target) if isinstance(inner, ast.Name)]
         names += [getattr(node, "name", "")]
@@ -47,19 +47,24 @@ class Text:
             self.nodes.setdefault(name, []).append(node)
 
     def uses(self, name):
-        """What a function or class, and all that it names, uses of AUTOGRAD and CELLS: the names, in order."""
+        """The names among AUTOGRAD and CELLS that a function or class uses, directly or through others, in order."""
         found, seen, todo = set(), set(), [name]
         while todo:
             name = todo.pop()
-            if name in seen:
-                continue
-            seen.add(name)
-            for node in self.nodes.get(name, ()):
-                for inner in ast.walk(node):
-                    if isinstance(inner, ast.Name):
-                        todo.append(inner.id)
-                    found |= self._used_by(inner)
+            if name not in seen:
+                seen.add(name)
+                named, used = self._own_uses(name)
+                todo += named
+                found |= used
         return sorted(found)
+
+    def _own_uses(self, name):
+        """The names in the statements that define a name, and what of AUTOGRAD and CELLS they use: two sets."""
+        if name not in self.known:
+            nodes = [inner for node in self.nodes.get(name, ()) for inner in ast.walk(node)]
+            named = {node.id for node in nodes if isinstance(node, ast.Name)}
+            self.known[name] = named, set().union(*map(self._used_by, nodes))
+        return self.known[name]
 
     def _used_by(self, node):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "torch":
@@ -76,10 +81,10 @@ class Text:
 
     @property
     def strange(self):
-        """Names in it by which a use can be hidden, in order."""
+        """The names in it that can hide a use, in order."""
         return sorted(self.names & HIDING)
 
 
 def forbidden(part, name):
-    """Whether a part's function may not use torch's `name`: autograd in a backward, a cell or attention anywhere."""
+    """Whether a part must not use torch's `name`: autograd in a backward pass; a cell or attention anywhere."""
     return name in CELLS or (name in AUTOGRAD and part.endswith("_backward"))

@@ -1,4 +1,4 @@
-"""What a submission may take for granted where it is graded: the course's helpers, a GPU, an image encoder."""
+"""Stand-ins for what a submission may expect: the course's helper modules, a GPU, an image encoder."""
 
 import contextlib
 import copy
@@ -18,7 +18,7 @@ ABSENT = ("a4_helper", "a5_helper", "helpers", "coutils", "google", "cv2", "seab
 
 
 class Inert:
-    """Accepts any attribute, call and iteration, and does nothing."""
+    """Accepts any attribute access, call and iteration, and does nothing."""
 
     def __getattr__(self, name):
         if name.startswith("__"):
@@ -33,10 +33,10 @@ class Inert:
 
 
 class StandIns:
-    """A finder of last resort: for the course's helpers, and what is often imported and not needed, a stand-in.
+    """An import finder of last resort for the course's helper modules and others that are often imported for no need.
 
-    It holds what the course's helper files pass on to `import *`, and functions that fail when they are called; those
-    of Colab and IPython, which mount a drive or set a magic, do nothing.
+    A stand-in has the names that the course's helper files export to `import *`; any other name is a function that
+    fails when called. Functions of Colab and IPython, which mount a drive or run a magic, do nothing.
     """
 
     def __init__(self):
@@ -66,7 +66,7 @@ class StandIns:
                 return Inert()
 
             def call(*args, **kwargs):
-                raise RuntimeError(f"{module}.{name} is not to be had while grading")
+                raise RuntimeError(f"{module}.{name} is not available during grading")
 
             return call
 
@@ -74,14 +74,14 @@ class StandIns:
 
 
 def lend_regnet(ready=0):
-    """From now on torchvision's RegNetX-400MF is a copy of one with random weights, whatever weights are asked for.
+    """Make torchvision's RegNetX-400MF return a copy of a network with random weights, whatever weights are requested.
 
-    A captioner is checked on features that are given. So nothing is downloaded here, and building one is quick.
-    ready: copies made beforehand; every process forked from this one has them, and copies more once it has used them.
+    Captioners are checked on given features, so nothing needs to be downloaded, and copying is faster than building.
+    ready: number of copies made in advance, which every forked process inherits.
     """
     models = encoders.import_torchvision().models
     network = models.regnet_x_400mf(weights=None)
-    # The published starter code does this: what it imports is then there in every process forked from this one.
+    # As in the published starter code, so that forked processes have imported it already.
     feature_extraction = importlib.import_module("torchvision.models.feature_extraction")
     feature_extraction.create_feature_extractor(network, return_nodes=["trunk_output.block4"])
     copies = [copy.deepcopy(network) for _ in range(ready)]
@@ -93,7 +93,7 @@ def lend_regnet(ready=0):
 
 
 class CudaOnCpu(TorchFunctionMode):
-    """`.cuda()` and device="cuda" give the CPU: for files that assume a GPU, on a machine without one."""
+    """Makes `.cuda()` and device="cuda" use the CPU, for submissions that assume a GPU."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function in (torch.Tensor.cuda, nn.Module.cuda):
@@ -113,7 +113,7 @@ class CudaOnCpu(TorchFunctionMode):
 
 
 def lend_cuda():
-    """From now on what else such files call of torch.cuda does nothing, or gives the CPU's."""
+    """Make other functions of torch.cuda that such files call do nothing, or return their counterparts on the CPU."""
     for name in ("synchronize", "set_device", "init"):
         setattr(torch.cuda, name, lambda *args, **kwargs: None)
     torch.cuda.current_device, torch.cuda.get_device_name = lambda: 0, lambda *args: "CPU"

@@ -1,4 +1,4 @@
-"""Finding what to grade: files and folders, none of them a link, none without a bound."""
+"""Find submissions in files and folders, with limits on their size and without following links."""
 
 import itertools
 import os
@@ -14,22 +14,22 @@ from eecs598.grading.remote import plain
 SOLUTION = ROOT / f"{NAME}.py"
 NAMES = list(dict.fromkeys(name for check in CHECKS.values() for name in check.needs))
 LARGEST_SOURCE = 1 << 22  # bytes
-MOST_BESIDE, LARGEST_BESIDE = 64, 1 << 23  # files beside a submission, and their bytes together
+MOST_BESIDE, LARGEST_BESIDE = 64, 1 << 23  # other files of a submission, and their total size in bytes
 MOST_ENTRIES, DEEPEST = 10_000, 12  # of a student's folder
 LONGEST_NAME = 100
-PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".ipynb")  # what a student's work may come in
+PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".ipynb")  # formats in which students' work may arrive
 DEFINES = re.compile(rb"^(?:def|class)\s+(?:%s)\b" % "|".join(NAMES).encode(), re.MULTILINE)
 
 MENTIONS = re.compile(rb"%s|import|raise|exec|eval|globals|vars|__" % "|".join(NAMES).encode())
 
 
 class GradingError(ValueError):
-    """What was asked for cannot be graded; the message says why."""
+    """What cannot be graded, and why."""
 
 
 @dataclass
 class Submission:
-    """A student's file: source and what lies beside it, both bytes. problem: why there is no source."""
+    """A student's file: its source and the files beside it, as bytes. problem: why there is no source."""
 
     name: str
     source: bytes = b""
@@ -41,14 +41,14 @@ class Submission:
 
     @property
     def is_empty(self):
-        """Whether there is nothing to run: no source, or none that names a part or might make a name up."""
+        """Whether there is nothing to run: no source, or one that neither names a part nor could create such a name."""
         return not self.source or not any(MENTIONS.search(text) for text in (self.source, *self.files.values()))
 
 
 def find_submissions(path):
-    """The submissions at a path: a file's, a folder's own, or those of the files and folders in it.
+    """Return the submissions at a path: a file, a folder with one submission, or a class of files and folders.
 
-    Raises GradingError where there is none.
+    Raises GradingError if there are none.
     """
     path = Path(path)
     if path.is_file() or path.is_symlink():
@@ -66,7 +66,7 @@ def find_submissions(path):
 
 
 def _holds_others(folder):
-    """Whether a folder with a submission in it holds other students', too: one file shall not take the class."""
+    """Whether a folder with a submission also holds other students', so that it must be a class."""
     for entry in itertools.islice(sorted(folder.iterdir()), MOST_ENTRIES):
         if entry.name.startswith((".", "__")) or entry.name == f"{NAME}.py" or entry.is_symlink():
             continue
@@ -78,10 +78,11 @@ def _holds_others(folder):
 
 
 def _find_in(entry, folder):
-    """The submission that an entry of a class's folder is, None with a word for what is none."""
+    """Return the submission in an entry of a class's folder; None, with a note, if there is none."""
     try:
         if entry.name == f"{NAME}.py":
-            return Submission(NAME, problem=f"{entry} lies loose beside a class: put it into a folder with its name")
+            problem = f"{entry} is directly in the folder of a class: put it into a folder with the student's name"
+            return Submission(NAME, problem=problem)
         if entry.suffix == ".py" and not entry.is_dir():
             return _read(entry.stem, entry, folder, beside=False)
         if entry.is_dir() and not entry.name.startswith((".", "__")):
@@ -91,17 +92,17 @@ def _find_in(entry, folder):
             return _read(entry.name, file, entry) if file else Submission(
                 entry.name, problem=f"there is no {NAME}.py in {entry}")  # fmt: skip
         if entry.suffix.lower() in PACKED and not entry.name.startswith("."):
-            problem = f"{entry.name} is not graded: unpack it, or save the notebook's code, to a {NAME}.py"
+            problem = f"{entry.name} is not graded: unpack it to, or save the notebook's code as, {NAME}.py"
             return Submission(entry.stem, problem=problem)
-    except Exception as error:  # whatever lies there, it costs this student's points and no other's
+    except Exception as error:  # whatever it is, it must not affect other students
         return Submission(entry.name, problem=f"{entry} cannot be read ({type(error).__name__}: {error})")
     if not entry.name.startswith((".", "__")):
-        print(plain(f"note: {entry} is not graded, being no .py file", 1000), file=sys.stderr)
+        print(plain(f"note: {entry} is not graded, as it is not a .py file", 1000), file=sys.stderr)
     return None
 
 
 def _find_file(folder):
-    """The uppermost NAME.py below a student's folder, None where there is none in the first MOST_ENTRIES."""
+    """The uppermost NAME.py in a student's folder; None if the first MOST_ENTRIES entries do not include one."""
     entries, level = 0, [folder]
     for _ in range(DEEPEST):
         below = []
@@ -117,7 +118,7 @@ def _find_file(folder):
 
 
 def _read(name, path, folder=None, beside=True):
-    """The submission in a file. folder: what it may not lie outside of; beside: with the files beside it."""
+    """Read a submission. folder: in which the file must be; beside: whether to read the files beside it too."""
     problem = _find_problem(path, folder)
     if problem:
         return Submission(name, problem=f"{path} {problem}")
@@ -129,7 +130,7 @@ def _read(name, path, folder=None, beside=True):
                 room -= entry.stat(follow_symlinks=False).st_size
                 if room < 0 or len(files) == MOST_BESIDE:
                     bound = f"more than {MOST_BESIDE} files or {LARGEST_BESIDE} bytes"
-                    return Submission(name, problem=f"{path}: {bound} lie beside it")
+                    return Submission(name, problem=f"{path}: there are {bound} beside it")
                 files[entry.name] = Path(entry.path).read_bytes()
         return Submission(name, path.read_bytes(), dict(sorted(files.items())))
     except OSError as error:
@@ -138,16 +139,16 @@ def _read(name, path, folder=None, beside=True):
 
 def _find_problem(path, folder):
     if path.is_symlink() or (folder and not path.resolve().is_relative_to(folder.resolve())):
-        return "is a link, or lies behind one"
+        return "is a link, or is reached through one"
     if not path.is_file():
-        return "is no file"
+        return "is not a file"
     if SOLUTION.exists() and path.samefile(SOLUTION) and path.resolve() != SOLUTION:
         return "is a link to the solution"
     return f"is larger than {LARGEST_SOURCE} bytes" if path.stat().st_size > LARGEST_SOURCE else ""
 
 
 def name_apart(submissions):
-    """Give each of the submissions a name of its own: of two named ann the second becomes ann-2."""
+    """Make the submissions' names unique: the second ann becomes ann-2."""
     taken = set()
     for submission in submissions:
         names = itertools.chain([submission.name], (f"{submission.name}-{k}" for k in itertools.count(2)))

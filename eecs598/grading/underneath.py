@@ -1,8 +1,8 @@
-"""What stands in a wrong part's place while the parts on top of it are graded.
+"""Reference functions that replace a wrong part while the parts that build on it are graded.
 
-Each forward function is its formula (`eecs598.checks.formulas`, which students have), each backward function autograd
-through that formula. `source` is this file with the formulas: it is sent into the submission's process, and holds
-nothing of the solution. A cache lies as the lesson's, since a student's own backward may take it apart.
+Forward functions are the formulas of `eecs598.checks.formulas`, which students have; backward functions are autograd
+through them. `source` returns this file and the formulas as text, which is sent into the submission's process and
+contains nothing of the solution. Caches have the lesson's layout, as a student's backward pass may unpack them.
 """
 
 import ast
@@ -29,7 +29,7 @@ from eecs598.checks.formulas import (
 
 @functools.cache
 def source():
-    """The text to run in the submission's process."""
+    """Return the text to run in the submission's process."""
     with open(__file__, encoding="utf-8") as file:
         tree = ast.parse(file.read())
     own = [node for node in tree.body if not getattr(node, "module", "").startswith("eecs598")]
@@ -38,7 +38,7 @@ def source():
 
 
 class Cache(tuple):
-    """What a forward function hands to its backward; `inputs` are those of the formula."""
+    """The cache of a forward function; `inputs` are the arguments of its formula."""
 
 
 def _cache(fields, inputs):
@@ -48,7 +48,7 @@ def _cache(fields, inputs):
 
 
 def _gradients(compute, inputs, *incoming):
-    """Autograd's gradients of a formula with respect to its inputs that are no integers."""
+    """Autograd's gradients of a formula with respect to its floating-point inputs."""
     with torch.enable_grad():
         leaves = [value.detach().clone() for value in inputs]
         wrt = [leaf.requires_grad_() for leaf in leaves if leaf.is_floating_point()]

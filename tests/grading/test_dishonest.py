@@ -127,7 +127,7 @@ class LSTM(LSTM):
 def test_nothing_is_lent_in_the_place_of_a_stub_that_is_not_graded():
     assert grade(STUDENT + STUB, "lstm_module")["lstm_module"].verdict != RIGHT
     both = grade(STUDENT + STUB, "lstm_step_forward", "lstm_module")
-    assert both["lstm_step_forward"].verdict != RIGHT and both["lstm_module"].how == "with ours underneath"
+    assert both["lstm_step_forward"].verdict != RIGHT and both["lstm_module"].how == "on top of our code"
 
 
 LIBRARY = {
@@ -219,7 +219,7 @@ def test_links_are_refused_wherever_they_lie(tmp_path):
 
 def test_a_loose_file_does_not_take_the_class(tmp_path):
     write(tmp_path, "ann.py", f"bob/{NAME}", NAME)
-    assert "lies loose beside a class" in problems(tmp_path)["rnn_lstm_captioning"]
+    assert "is directly in the folder of a class" in problems(tmp_path)["rnn_lstm_captioning"]
     assert not problems(tmp_path)["ann"] and not problems(tmp_path)["bob"]
     write(tmp_path / "one", NAME)
     write(tmp_path / "one", "a5_helper.py", source="def show(): pass\n")
@@ -232,7 +232,7 @@ def test_files_beside_are_bounded_in_sum(tmp_path, count, size):
     write(tmp_path, f"bob/{NAME}", "ann.py")
     for k in range(count):
         (tmp_path / "bob" / f"f{k}.py").write_bytes(b"#" * size)
-    assert "lie beside it" in problems(tmp_path)["bob"] and not problems(tmp_path)["ann"]
+    assert "beside it" in problems(tmp_path)["bob"] and not problems(tmp_path)["ann"]
 
 
 def test_folders_without_end_cost_their_own_submission(tmp_path):

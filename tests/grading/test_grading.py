@@ -187,7 +187,7 @@ def test_what_is_right_and_narrow_costs_nothing_and_is_advised(grade):
     squeezed = grade(STUDENT + codes["attention with a squeeze that drops a batch of one"], ["dot_product_attention"])
     advice = "\n".join(squeezed.results["dot_product_attention"].advice)
     assert not lost(squeezed) and "it is right on a 4 x 4 grid" in advice, explain(squeezed)
-    assert "misses beyond the published cases: N = 1, H = 1, a 3 x 5 grid" in advice, explain(squeezed)
+    assert "wrong beyond the published cases: N = 1, H = 1, a 3 x 5 grid" in advice, explain(squeezed)
     on_gpu = grade(STUDENT + codes["a GPU assumed"], ["temporal_softmax_loss"])
     assert not lost(on_gpu) and any("it assumes a GPU" in line for line in on_gpu.advice), explain(on_gpu)
     going_on = mutants.Mutant("CaptioningRNN.sample", "<END> ignored", "words == self.end", "words == -1", ())
@@ -216,8 +216,8 @@ def test_a_half_finished_file_has_the_points_of_its_half(grade):
     assert verdicts == {
         "rnn_step_backward": UNDONE, "dot_product_attention": UNDONE, "attention_lstm_module": UNDONE,
     }, explain(report)  # fmt: skip
-    assert report.results["rnn_backward"].label == "right with ours underneath"
-    assert report.results["attn_captioner_loss"].label == "right with ours underneath"
+    assert report.results["rnn_backward"].label == "right on top of our code"
+    assert report.results["attn_captioner_loss"].label == "right on top of our code"
 
 
 def test_a_student_edition_untouched_has_no_points_but_those_of_what_is_given(grade):
@@ -231,7 +231,7 @@ def test_a_notebook_export_with_the_courses_imports_and_prints(grade):
     report = grade(head + STUDENT.replace("    x, prev_h, Wx, Wh, next_h = cache\n", "    x, prev_h, Wx, Wh, next_h = "
                    "cache\n    print(dnext_h.shape)\n"), ["rnn_step_backward", "rnn_backward"])  # fmt: skip
     assert not lost(report)
-    assert report.advice == ["imported as stand-ins, being absent here: a5_helper, google, google.colab"]
+    assert report.advice == ["not available here and replaced by stand-ins: a5_helper, google, google.colab"]
 
 
 def test_colabs_usual_lines_do_nothing(grade):
@@ -256,9 +256,9 @@ def test_what_is_not_graded_in_a_class_folder_is_said(tmp_path, capsys):
         archive.writestr("rnn_lstm_captioning.py", STUDENT)
     found = {entry.name: entry.problem for entry in grading.find_submissions(tmp_path)}
     assert found == {
-        "ann": "", **{Path(name).stem: f"{name} is not graded: unpack it, or save the notebook's code, to a "
+        "ann": "", **{Path(name).stem: f"{name} is not graded: unpack it to, or save the notebook's code as, "
                       "rnn_lstm_captioning.py" for name in ("bob.zip", "cy.ipynb")}}  # fmt: skip
-    assert capsys.readouterr().err == f"note: {tmp_path / 'notes.txt'} is not graded, being no .py file\n"
+    assert capsys.readouterr().err == f"note: {tmp_path / 'notes.txt'} is not graded, as it is not a .py file\n"
 
 
 @pytest.mark.parametrize("source, said", [
@@ -274,7 +274,7 @@ def test_a_file_that_cannot_be_imported_says_why(grade, source, said):
 
 
 def test_a_wrong_forward_leaves_its_backward_the_points(grade):
-    """Two ways: the backward of a wrong forward is right for it, or with ours underneath."""
+    """Two ways: the backward of a wrong forward is right for it, or on top of our code."""
     wrong = STUDENT.replace("x.mm(Wx) + prev_h.mm(Wh) + b", "x.mm(Wx) - prev_h.mm(Wh) + b")
     report = grade(wrong, ["rnn_step_forward", "rnn_step_backward", "rnn_forward", "rnn_backward", "rnn_module"])
     assert lost(report) == ["rnn_step_forward"], explain(report)
@@ -330,12 +330,12 @@ def test_each_submission_has_a_name_of_its_own_and_is_no_link(tmp_path, capsys):
         ["ann", "1"], ["ann-2", "1"], ["bob", "0"], ["bob-2", "0"], ["cid", "0"], ["d n", "0"]]  # fmt: skip
     assert len(list((tmp_path / "json").iterdir())) == 6
     shown = capsys.readouterr().out
-    assert shown.count("is a link, or lies behind one") == 2 and "is larger than 4194304 bytes" in shown
+    assert shown.count("is a link, or is reached through one") == 2 and "is larger than 4194304 bytes" in shown
 
 
 @pytest.mark.parametrize("arguments, said", [
     (["nowhere.py"], "error: nowhere.py: no such file or folder"),
-    ([".", "--parts", "rnn"], "error: --parts: 'rnn' is no part; wanted all, published, or of rnn_step_forward, "),
+    ([".", "--parts", "rnn"], "error: --parts: there is no part 'rnn'; use all, published, or rnn_step_forward, "),
     ([".", "--points", "nowhere.json"], "error: --points nowhere.json: cannot be read as JSON"),
     ([".", "--timeout", "0"], "error: argument --timeout: '0', wanted seconds above 0"),
     (["empty"], "error: empty: there is no rnn_lstm_captioning.py in it, nor files or folders of students"),

@@ -81,7 +81,7 @@ ENDS = {
                 os.write(fd, b'\\xff' * 64)
             except OSError:
                 pass
-     """, "it wrote into the grader's channel"),
+     """, "it wrote to the grader's channel"),
 }  # fmt: skip
 
 
@@ -255,7 +255,7 @@ RETURNS = {
     "a dtype that is not compared": ("torch.zeros((), dtype=torch.float8_e5m2)", "a tensor of torch.float8_e5m2"),
     "quantized numbers": ("torch.quantize_per_tensor(x[0].float(), 0.1, 0, torch.quint8)", "torch.quint8"),
     "a sparse tensor": ("x[0].to_sparse()", "shape"),
-    "complex numbers": ("torch.zeros((), dtype=torch.complex64)", "missed: loss"),
+    "complex numbers": ("torch.zeros((), dtype=torch.complex64)", "wrong: loss"),
     "nan": ("x.sum() * float('nan')", "holds nan or inf"),
     "a number of many digits": ("10**6000", ""),
     "text": ("'loss \\ud800'", "returned a str for loss"),
@@ -305,7 +305,7 @@ def test_overwriting_the_checks_makes_nothing_right(grade):
             setattr(owner, name, value)
         return x.sum() * 0
     """))  # fmt: skip
-    assert_costs_its_own_points(report, WRONG, "missed: loss")
+    assert_costs_its_own_points(report, WRONG, "wrong: loss")
 
 
 def test_overwriting_the_answer_in_the_other_process_makes_nothing_right(grade):
@@ -315,7 +315,7 @@ def test_overwriting_the_answer_in_the_other_process_makes_nothing_right(grade):
         server = sys.modules["__main__"].Server
         server._encode = lambda self, value, results, top=True: results.append(x.sum() * 0) or {"tensor": 0}
     """))
-    assert_costs_its_own_points(report, WRONG, "missed: loss")
+    assert_costs_its_own_points(report, WRONG, "wrong: loss")
 
 
 def test_a_submission_has_the_cpu_on_every_machine(grade):
@@ -341,7 +341,7 @@ torch.set_default_device("cuda")
 def test_a_file_for_a_gpu_runs_on_the_cpu(grade):
     report = grade(STUDENT + GPU)
     assert {result.verdict for result in report.results.values()} == {RIGHT}, report.results[PART].text
-    assert report.advice == ["it assumes a GPU: .cuda() and device='cuda' were taken as the CPU here"]
+    assert report.advice == ["it assumes a GPU: .cuda() and device='cuda' used the CPU here"]
 
 
 def test_modules_here_that_are_no_secret_can_be_imported(grade):
@@ -449,7 +449,7 @@ def test_no_changed_answer_breaks_the_grader(which, data, part):
     assert sum(map(len, [result.text, *result.advice])) <= reports.LONGEST_TEXT
     json.dumps(reports.gradescope_results(report, {part: 1})).encode()
     if result.verdict == RIGHT:  # what was changed told nothing of a number
-        assert result.how in ("", "with ours underneath", "for its own forward")
+        assert result.how in ("", "on top of our code", "for its own forward")
 
 
 @pytest.mark.parametrize("head", [
