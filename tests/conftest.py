@@ -168,13 +168,15 @@ MOST_PROCESSES = 8  # each has torch loaded, about 0.7 GB with what it starts
 WHOLE = {  # files whose tests share what takes long to make, or start torchrun: those of a name run in one process
     "test_browser.py": "browser", "test_commands.py": "commands", "test_processes.py": "torchrun",
     "test_step_time.py": "torchrun", "test_photographs_part.py": "photographs",
+    "test_published_file_in_notebook.py": "notebooks", "test_grading.py": "jail", "test_sandbox.py": "small jail",
+    "test_dishonest.py": "seeds", "test_published_files.py": "published files",
+    **dict.fromkeys(["test_edition.py", "test_parts.py", "test_source.py", "test_student_notebook.py"], "editions"),
 }  # fmt: skip
-FIRST = {*WHOLE, "test_student_notebook.py", "test_published_file_in_notebook.py"}  # the files with the longest tests
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """The tests of a name in WHOLE in one process, in which each fixture is made once; all others one by one.
+    """The tests of a name in WHOLE in one process, in which each fixture is made once; then all others one by one.
 
     xdist 3.8's own groups (--dist loadgroup) have no effect with pytest 9.2.
     """
@@ -194,8 +196,3 @@ def pytest_xdist_auto_num_workers():
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores + 1, MOST_PROCESSES)
-
-
-def pytest_collection_modifyitems(items):
-    """The longest tests come first, the grader's many short ones last: then no process waits long for another."""
-    items.sort(key=lambda item: (item.path.name not in FIRST) + (item.path.parent.name == "grading"))
