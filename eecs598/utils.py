@@ -7,8 +7,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from eecs598.vis import attention_overlay, fonts_for, load_font
-
 
 def reset_seed(number):
     """Seed the random generators of Python, numpy and torch (on the CPU and all GPUs)."""
@@ -26,6 +24,8 @@ def attention_visualizer(img, attn_weights, token):
     swapped width and height, dimmed the picture and returned BGR; this one does not. Raises ValueError for an
     invalid picture or map.
     """
+    from eecs598.vis import attention_overlay, fonts_for, load_font  # with matplotlib, which takes half a second
+
     picture, token = attention_overlay(img, attn_weights), " ".join(str(token).split())
     width = picture.shape[1]
     room, text = width - 4, token
