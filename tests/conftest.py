@@ -90,6 +90,22 @@ def stanford_tokens(tmp_path):
 
 
 @pytest.fixture
+def fake_java(tmp_path, monkeypatch):
+    """A function that puts a shell script named `java` before all else on the PATH."""
+    if os.name == "nt":
+        pytest.skip("a shell script is no program on Windows")
+
+    def write(script):
+        java = tmp_path / "bin" / "java"
+        java.parent.mkdir()
+        java.write_text(f"#!/bin/sh\n{script}\n")
+        java.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{java.parent}{os.pathsep}{os.environ['PATH']}")
+
+    return write
+
+
+@pytest.fixture
 def tiny_data():
     """A data dict that a model can learn by heart: plain coloured pictures and what colour they are."""
     colours = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (120, 120, 120)}

@@ -25,7 +25,7 @@ class _Canvas(FigureCanvasAgg):
         if self.figure.dpi != DPI:
             return super().print_png(file, metadata=metadata, pil_kwargs=pil_kwargs)
         self.draw()
-        picture = with_palette(np.asarray(Image.fromarray(np.asarray(self.buffer_rgba())).convert("RGB")))
+        picture = with_palette(np.asarray(self.buffer_rgba())[..., :3])
         texts = PngInfo()
         for name, text in (metadata or {}).items():
             texts.add_text(name, text)

@@ -325,24 +325,10 @@ def test_evaluate_scores_against_all_references(trained, photos, captioned, tmp_
     assert [picture["CIDEr-D"] for picture in written["pictures"]] == pytest.approx(wanted.pictures["CIDEr-D"])
 
 
-@pytest.fixture
-def write_java(java, tmp_path, monkeypatch):
-    """A function that puts a shell script named `java` before all else on the PATH."""
-    if os.name == "nt":
-        pytest.skip("a shell script is no program on Windows")
-
-    def write(script):
-        (tmp_path / "java").write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / "java").chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-
-    return write
-
-
-def test_evaluate_reports_meteor_where_there_is_java(write_java, trained, captioned, tmp_path, capsys):
+def test_evaluate_reports_meteor_where_there_is_java(java, fake_java, trained, captioned, tmp_path, capsys):
     """A program that answers as METEOR's does; the real one, which takes 15 s to start, is tested in tests/metrics."""
     statistics, scores = " ".join("1" * meteor.STATISTICS), r"0.5\n" * 8 + "0.75"
-    write_java(f"while read line; do case $line in SCORE*) echo {statistics};; *) printf '{scores}\\n';; esac; done")
+    fake_java(f"while read line; do case $line in SCORE*) echo {statistics};; *) printf '{scores}\\n';; esac; done")
     status, said, _ = evaluate(capsys, trained / "rnn.pt", captioned, "--json", tmp_path / "scores.json", "--show", 0)
     written = json.loads((tmp_path / "scores.json").read_text())
     assert status == 0 and len(said) == 4 and said[1].split()[-1] == "METEOR" and said[2].split()[-1] == "75.0"
@@ -350,8 +336,8 @@ def test_evaluate_reports_meteor_where_there_is_java(write_java, trained, captio
     assert [picture["METEOR"] for picture in written["pictures"]] == [0.5] * 8
 
 
-def test_a_meteor_program_that_fails_costs_only_meteor(write_java, trained, captioned, tmp_path, capsys):
-    write_java("echo no room for a heap >&2; exit 1")
+def test_a_meteor_program_that_fails_costs_only_meteor(java, fake_java, trained, captioned, tmp_path, capsys):
+    fake_java("echo no room for a heap >&2; exit 1")
     status, said, _ = evaluate(capsys, trained / "rnn.pt", captioned, "--json", tmp_path / "scores.json", "--show", 0)
     assert status == 0 and said[4:] == ["METEOR is left out: the METEOR program stopped (no room for a heap)"]
     assert set(json.loads((tmp_path / "scores.json").read_text())["scores"]) == set(metrics.SCORES)

@@ -1,6 +1,5 @@
 """METEOR: the scores of the field's own program, and what happens where that program fails."""
 
-import os
 import shutil
 import subprocess
 import time
@@ -18,22 +17,6 @@ REFERENCES = [
     ["a café (and a bar)", "||| a coffee house"],
     ["a red ball", "?"],
 ]
-
-
-@pytest.fixture
-def fake_java(tmp_path, monkeypatch):
-    """A function that puts a shell script named `java` before all else on the PATH."""
-    if os.name == "nt":
-        pytest.skip("a shell script is no program on Windows")
-
-    def write(script):
-        java = tmp_path / "bin" / "java"
-        java.parent.mkdir()
-        java.write_text(f"#!/bin/sh\n{script}\n")
-        java.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{java.parent}{os.pathsep}{os.environ['PATH']}")
-
-    return write
 
 
 def test_scores_are_those_of_cocos_evaluation_code_in_any_locale(monkeypatch):
