@@ -10,6 +10,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import contextlib
 import functools
+import gc
 import http.server
 import importlib.util
 import shutil
@@ -162,6 +163,10 @@ def tables(pytestconfig):
 
 def pytest_configure(config):
     config.stash[TABLES] = Tables()
+
+
+def pytest_collection_finish():
+    gc.freeze()  # modules and tests, so that the garbage collector need not go through them again and again
 
 
 def pytest_sessionfinish(session):

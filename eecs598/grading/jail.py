@@ -226,11 +226,11 @@ class Jail:
                     self.ready = self.control.recv(64) == b"ready"
                 self.control.settimeout(ANSWERING)
                 ours, theirs = socket.socketpair()
-                with theirs:
-                    socket.send_fds(self.control, [str(self.memory).encode()], [theirs.fileno()])
-                if self.control.recv(64) == b"forked":
-                    return Whole(os.fdopen(ours.detach(), "r+b", buffering=0))
-                ours.close()
+                with ours:  # but what is detached stays open
+                    with theirs:
+                        socket.send_fds(self.control, [str(self.memory).encode()], [theirs.fileno()])
+                    if self.control.recv(64) == b"forked":
+                        return Whole(os.fdopen(ours.detach(), "r+b", buffering=0))
             said = self._last_words()
             self.kill()
         raise RuntimeError(f"the submission's process does not start: {said}")

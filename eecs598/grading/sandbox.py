@@ -13,6 +13,7 @@ its own memory, files and threads, and installs an allow-list of system calls.
 import builtins
 import contextlib
 import functools
+import gc
 import importlib
 import importlib.util
 import json
@@ -358,6 +359,7 @@ def main(arguments):
     os.dup2(null, 1)
     lend_regnet(ready=4 if forks else 0)
     if forks:
+        gc.freeze()  # or the garbage collector of each fork would go through all that is loaded here
         os.dup2(null, 2)
         _fork_server(channel, arguments[2] == "jailed")
     else:

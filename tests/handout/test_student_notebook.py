@@ -5,10 +5,7 @@ import re
 import subprocess
 import sys
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 from support import ROOT
 from support.editions import NAMES, PUBLISHED, SENTENCE, SOLUTION, definitions, fill, make
 from support.notebook_run import write_scenes
@@ -18,10 +15,10 @@ from eecs598.handout import notebook
 from eecs598.handout.edition import NOTEBOOK, SOURCE, write_edition
 from eecs598.handout.parts import GROUPS, PARTS
 
-SOLUTION_CELLS = nbformat.read(ROOT / NOTEBOOK, as_version=4).cells
-
 
 def code_of(folder):
+    import nbformat  # here, as it takes two seconds, and every process that runs tests imports this file
+
     whole = nbformat.read(folder / NOTEBOOK, as_version=4)
     nbformat.validate(whole)
     return whole, [cell for cell in whole.cells if cell.cell_type == "code"]
@@ -49,7 +46,7 @@ def test_every_question_has_a_place_for_the_answer_and_no_model_answer(kind, req
     names = [re.search(r"Question (\d\.\d)", cells[k].source)[1] for k in asked]
     assert names == [f"{part}.{number}" for part in range(1, 7) for number in (1, 2)]
     assert all(cells[k + 1].source == "*Your answer here.*" for k in asked)
-    answers = [cell for cell in SOLUTION_CELLS if cell.id.startswith("question-") and cell.id.endswith("-answer")]
+    answers = [cell for cell in code_of(ROOT)[0].cells if re.fullmatch(r"question-.*-answer", cell.id)]
     assert len(answers) == len(asked)
     text = "\n".join(cell.source for cell in cells)
     assert "Rubric" not in text and "Model answer" not in text
@@ -114,6 +111,8 @@ def test_a_learners_path_through_the_notebook(edition, tmp_path, monkeypatch):
     write_edition({path.relative_to(edition).as_posix(): path.read_bytes()
                            for path in edition.rglob("*") if path.is_file()}, folder)  # fmt: skip
     cells, code = code_of(folder)
+    from nbclient import NotebookClient  # as late as nbformat, which it imports
+
     client = NotebookClient(cells, timeout=120, resources={"metadata": {"path": str(folder / "notebooks")}})
     stops = []
     with client.setup_kernel():
@@ -132,6 +131,8 @@ def test_a_learners_path_through_the_notebook(edition, tmp_path, monkeypatch):
 
 def run_cell(client, cell, index):
     """The name of the undone part at which a cell stops, None if it runs. What the learner sees is one sentence."""
+    from nbclient.exceptions import CellExecutionError
+
     try:
         client.execute_cell(cell, index)
     except CellExecutionError:

@@ -9,6 +9,7 @@ that was killed, and FOLDER/whole.pt, that of the same run without a kill and wi
 """
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -128,6 +129,7 @@ def run_child(pipe, *arguments):
 
 def main(folder, kills, seed):
     torch.set_num_threads(1)
+    gc.freeze()  # not to be gone through by the garbage collector of each fork
     draw, folder = random.Random(seed), Path(folder)
     killed = folder / "killed.pt", folder / "checkpoints", folder / "features"
     where = [fork(draw.randint(1, 4 if n < 8 else 12), draw.uniform(0, 0.004), *killed) for n in range(kills)]
