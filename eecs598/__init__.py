@@ -13,7 +13,7 @@ For the tinkerer, who trains on more data and captions photographs:
     coco         data files: fetch, build, check, show    metrics   BLEU, CIDEr-D, ROUGE-L, METEOR, the tokenizer
     encoders     pretrained image encoders                features  image features, computed once and cached
     captioner    make, save and load a captioner, caption pictures with it
-    decoding     beam search and sampling
+    decoding     beam search and sampling                 deep_output    a captioner with a deep output layer
     training     solver, objective, options, checkpoints, self-critical training, processes, recipes
     bench        the speed tables                         cli       the commands
     commands     what all commands share                  files     atomic writes, locks, memory-mapped files

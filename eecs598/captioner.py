@@ -15,6 +15,7 @@ import torch
 from eecs598 import decoding, encoders, features, metrics
 from eecs598.coco import DataError, prepare_image
 from eecs598.coco.captions import END, NULL, START
+from eecs598.deep_output import with_deep_output
 from eecs598.encoders import PublishedForm
 from eecs598.files import save_whole
 from eecs598.progress import late_bar
@@ -33,20 +34,23 @@ def default_device():
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def make_captioner(captioner_class, data, cell_type, encoder, hidden_dim=512, wordvec_dim=256):
+def make_captioner(captioner_class, data, cell_type, encoder, hidden_dim=512, wordvec_dim=256, output_heads=0):
     """An untrained captioner for a data file's dict, with `encoder` instead of its RegNet, which is not created.
 
-    Raises ValueError for an invalid vocabulary or size.
+    output_heads: if not 0, for attn, with a deep output layer (`eecs598.deep_output`). Raises ValueError for an invalid
+    vocabulary or size.
     """
     token_to_idx = data["vocab"]["token_to_idx"]
     _check_vocabulary(token_to_idx)
     for name, size in {"hidden_dim": hidden_dim, "wordvec_dim": wordvec_dim}.items():
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"{name} is {size!r}; it must be a whole number, at least 1")
+    further = {"output_heads": output_heads} if output_heads else {}
     with features.without_image_encoder(captioner_class, encoder.out_channels):
-        model = captioner_class(
+        model = (with_deep_output(captioner_class) if output_heads else captioner_class)(
             word_to_idx=token_to_idx, input_dim=encoder.out_channels, wordvec_dim=wordvec_dim, hidden_dim=hidden_dim,
             cell_type=cell_type, image_encoder_pretrained=False, ignore_index=token_to_idx[NULL],
+            **further,
         )  # fmt: skip
     return encoders.set_encoder(model, encoder)
 
@@ -111,8 +115,9 @@ def _check_vocabulary(token_to_idx):
 def save_captioner(model, path, data, hidden_dim, wordvec_dim):
     """Save a captioner with all that is needed to caption new pictures: vocabulary, encoder, preprocessing."""
     side, encoder = data["train_images"].shape[-1], encoders.get_encoder(model)
+    heads = {"output_heads": model.deep_output.heads} if hasattr(model, "deep_output") else {}
     checkpoint = {
-        "model": {"cell_type": model.cell_type, "hidden_dim": hidden_dim, "wordvec_dim": wordvec_dim},
+        "model": {"cell_type": model.cell_type, "hidden_dim": hidden_dim, "wordvec_dim": wordvec_dim, **heads},
         "vocab": dict(data["vocab"]),
         "encoder": encoders.describe_encoder(encoder),
         "preprocessing": dict(data.get("preprocessing") or {"image_size": side, "fit": "stretch"}),

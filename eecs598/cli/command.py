@@ -33,6 +33,8 @@ def parse(arguments=None):
         options = parser.parse_args(arguments)
     if getattr(options, "self_critical", 0) and options.tie_embeddings and options.sharpen != 1:
         parser.error("--sharpen scales the output weights, which --tie-embeddings shares with the word vectors")
+    if getattr(options, "output_heads", 0) and set(options.cell) != {"attn"}:
+        parser.error("--output-heads look at a grid, which only attn has; add --cell attn")
     return options
 
 

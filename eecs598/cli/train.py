@@ -49,6 +49,8 @@ def _add_model(parser):
     add = parser.add_argument_group("model and pictures").add_argument
     add("--hidden", type=commands.positive, default=512, help="size of the hidden state (512)")
     add("--wordvec", type=commands.positive, default=256, help="size of a word vector (256)")
+    add("--output-heads", type=commands.not_negative, default=0, metavar="N", help="attn: predict each word from the "
+        "state, the previous word and a second look at the picture with N heads (0: from the state)")  # fmt: skip
     add("--encoder", choices=("auto", *encoders.ENCODERS), default="auto", help="image encoder; lite2 is better and "
         "slower (auto: lite0)")  # fmt: skip
     add("--freeze-encoder", action=argparse.BooleanOptionalAction, help="train only the decoder, on image features "
@@ -130,8 +132,9 @@ def run(options, captioner_class):
         for cell_type in options.cell:
             reset_seed(options.seed)
             model = captioner.make_captioner(
-                captioner_class, data, cell_type, copy.deepcopy(encoder), options.hidden, options.wordvec
-            )
+                captioner_class, data, cell_type, copy.deepcopy(encoder), options.hidden, options.wordvec,
+                options.output_heads,
+            )  # fmt: skip
             histories |= _train(model, cell_type, data, options, device)
             if everyone.first:
                 path = options.out / f"{cell_type}.pt"
