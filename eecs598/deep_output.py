@@ -49,8 +49,8 @@ class DeepOutput(nn.Module):
         return F.scaled_dot_product_attention(query, keys, values).transpose(1, 2).flatten(2)
 
     def forward(self, h, x, view):
-        """r (N, T, H) from states h (N, T, H), word vectors x (N, T, W) and views (N, T, H)."""
-        return torch.tanh(self.of_state(h) + self.of_word(x) + self.of_view(view))
+        """r (N, T, H) from states h (N, T, H), word vectors x (N, T, W) and views (N, T, H), in the precision of h."""
+        return torch.tanh(self.of_state(h) + self.of_word(x) + self.of_view(view)).to(h.dtype)
 
 
 class DeepState(NamedTuple):

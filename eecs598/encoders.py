@@ -104,6 +104,8 @@ class ImageEncoder(nn.Module):
     to this side length first; None: do not.
     """
 
+    resolution = 224  # of the pictures that its weights were trained on
+
     def __init__(self, pretrained=True, verbose=True, image_size=None):
         super().__init__()
         self.backbone = load_regnet(pretrained, verbose)
@@ -127,6 +129,7 @@ class EfficientNetLite(nn.Module):
     """
 
     size: int  # 0 or 2
+    resolution: int  # of the pictures that its weights were trained on
 
     def __init__(self, stride=32, image_size=None):
         super().__init__()
@@ -181,11 +184,11 @@ class EfficientNetLite(nn.Module):
 
 
 class EfficientNetLite0(EfficientNetLite):
-    size = 0
+    size, resolution = 0, 224
 
 
 class EfficientNetLite2(EfficientNetLite):
-    size = 2
+    size, resolution = 2, 260
 
 
 class PublishedForm(nn.Module):
@@ -249,9 +252,12 @@ def choose_encoder(images, stride=32, image_size=224, verbose=True, name="auto")
 def encoder_for(data, verbose=True, name="auto"):
     """The image encoder for a data file's dict: an earlier, finer stage for drawn scenes, the last for photographs.
 
+    Photographs are resized to the resolution that the encoder was trained for.
+
     name, verbose: as in `choose_encoder`. Raises ValueError.
     """
-    stride, image_size = (16, None) if "train_scenes" in data else (32, 224)
+    resolution = ENCODERS.get(name, EfficientNetLite0).resolution
+    stride, image_size = (16, None) if "train_scenes" in data else (32, resolution)
     return choose_encoder(data["train_images"], stride, image_size, verbose, name)
 
 

@@ -12,9 +12,9 @@ from eecs598 import captioner, coco, decoding, encoders
 from eecs598.cli.command import main
 from eecs598.deep_output import DeepOutput, with_deep_output
 from eecs598.grad import rel_error
-from eecs598.training import selfcritical
+from eecs598.training import selfcritical, solver
 from eecs598.training.objective import Objective, ObjectiveError
-from eecs598.training.options import Options
+from eecs598.training.options import PRECISIONS, Options
 
 SHAPES = pytest.mark.parametrize("n, grid, heads, hidden", [
     (4, (2, 3), 2, 6), (1, (1, 1), 1, 1), (3, (3, 5), 3, 9), (2, (1, 4), 8, 8), (5, (2, 2), 1, len(VOCABULARY)),
@@ -78,9 +78,16 @@ def test_training_compares_the_two_and_refuses_another_forward(monkeypatch):
         fast(*batch())
 
 
-def test_all_of_it_learns():
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_all_of_it_learns(precision):
     """Also from sampled captions, where pictures come several times, and with dropout."""
-    model, (images, captions) = make_model(), batch()
+    model, (images, captions) = make_model().float(), batch()
+    images = images.float()
+    with solver.autocast("cpu", precision):
+        assert_all_learns(model, images, captions)
+
+
+def assert_all_learns(model, images, captions):
     Objective(model, Options(dropout=0.3, label_smoothing=0.1)).train()(images, captions).backward()
     assert all((p.grad != 0).any() for p in model.parameters())
     model.zero_grad()
