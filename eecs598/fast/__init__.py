@@ -2,6 +2,7 @@
 
     packing      batches of captions of different lengths, without computing the padding
     rnn, lstm, attention   the sequences, forward above backward, with few large matrix products
+    dropout      with a mask that is drawn faster
     loss         the output layer and the loss as one operation, blockwise
     layers       RNN, LSTM and AttentionLSTM: the lesson's classes and state dicts, with `forward(..., lengths=None)`
     arithmetic   matrix products and tanh, with the fastest implementation on this machine

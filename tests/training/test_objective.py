@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from support.captioner import CELLS, NULL, START, VOCABULARY, WORDS, batch, make_model, reference_loss
 
 import rnn_lstm_captioning as rlc
+from eecs598.fast import dropout
 from eecs598.grad import rel_error
 from eecs598.training import objective
 from eecs598.training.objective import Objective, ObjectiveError, PartsError, choose_fast, find_parts, plain_loss
@@ -193,14 +194,14 @@ def test_weights_are_factors_of_each_captions_loss(cell_type):
 @CELLS
 def test_dropout_of_features_words_and_states_in_training_alone(cell_type, monkeypatch):
     loss_of, (images, captions), dropped = make_objective(cell_type, dropout=0.5), batch(), []
-    dropout = F.dropout
+    draw = dropout.dropout
 
-    def note(x, p, training):
-        dropped.append((x, dropout(x, p, training)))
+    def note(x, p):
+        dropped.append((x, draw(x, p)))
         return dropped[-1][1]
 
     loss_of(images, captions)  # compared
-    monkeypatch.setattr(objective.F, "dropout", note)
+    monkeypatch.setattr(dropout, "dropout", note)
     assert loss_of.eval()(images, captions).item() == pytest.approx(loss_of.model(images, captions).item(), rel=1e-12)
     dropped.clear()
     loss_of.train()(images, captions)
