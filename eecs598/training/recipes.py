@@ -8,7 +8,7 @@ RECIPES = {
         "cell": ["attn"], "encoder": "lite2", "freeze_encoder": True, "captions": "together", "mirror": True,
         "epochs": 4, "batch_size": 32, "learning_rate": 1e-3, "lr_decay": 1, "wordvec": 512, "dropout": 0.3,
         "label_smoothing": 0.1, "clip_norm": 5.0, "warmup": 100, "cosine": True, "averaging": 0.99,
-        "output_heads": 8, "score": True, "sharpen": 0.5, "self_critical": 7, "self_critical_rate": 3e-4,
+        "output_heads": 8, "score": True, "sharpen": 0.5, "self_critical": 4, "self_critical_rate": 3e-4,
         "self_critical_batch": 32, "self_critical_bleu": 2.0, "precision": "auto",
     },
 }  # fmt: skip
