@@ -285,6 +285,13 @@ def test_missing_weights_are_said_in_one_line(weights_server, capsys):
     assert encoder(torch.zeros(1, 3, 64, 64)).shape == (1, 400, 2, 2)
 
 
+def test_photographs_have_the_resolution_that_the_encoder_was_trained_for():
+    data = {"train_images": torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)}
+    sizes = {name: encoders.encoder_for(data, name=name).image_size for name in ("auto", "lite0", "lite2")}
+    assert sizes == {"auto": 224, "lite0": 224, "lite2": 260}
+    assert encoders.encoder_for({**data, "train_scenes": []}).image_size is None
+
+
 def test_the_choice_is_named_and_falls_back(capsys, monkeypatch):
     pictures = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
     assert encoders.choose_encoder(pictures, 16, None).out_channels == 112

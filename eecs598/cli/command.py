@@ -34,7 +34,7 @@ def parse(arguments=None):
     if getattr(options, "self_critical", 0) and options.tie_embeddings and options.sharpen != 1:
         parser.error("--sharpen scales the output weights, which --tie-embeddings shares with the word vectors")
     if getattr(options, "output_heads", 0) and set(options.cell) != {"attn"}:
-        parser.error("--output-heads look at a grid, which only attn has; add --cell attn")
+        parser.error("--output-heads look at a grid, which only attn has: add --cell attn, or --output-heads 0")
     return options
 
 
