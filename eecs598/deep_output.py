@@ -1,9 +1,9 @@
-"""A captioner with a deep output layer, beside the lesson's: better captions for about half as much time again.
+"""A captioner with a deep output layer, beside the lesson's: better captions, and slower training.
 
 The lesson's attention captioner predicts a word from the state h_t alone. Here a word is predicted from the state, the
-previous word and a second look at the picture, with h_t as the query: in the first look, h_{t-1} does not know yet
-which word was read last. `--output-heads` of `python helpers.py train` turns it on. It is autograd that goes through
-this layer; the attention LSTM below it stays the one written by hand.
+previous word and a second look at the picture. Its query is h_t; that of the first look, h_{t-1}, does not depend on
+the previous word yet. `--output-heads` of `python helpers.py train` turns it on. Autograd computes the gradients of
+this layer; the attention LSTM below it is still the one written by hand.
 """
 
 import functools
@@ -29,7 +29,7 @@ class DeepOutput(nn.Module):
 
     def __init__(self, wordvec_dim, hidden_dim, heads):
         super().__init__()
-        if hidden_dim % heads:
+        if heads < 1 or hidden_dim % heads:
             raise ValueError(f"{heads} output heads do not divide hidden_dim {hidden_dim}; the number of heads must")
         self.heads = heads
         self.query = nn.Linear(hidden_dim, hidden_dim)
@@ -74,6 +74,10 @@ def with_deep_output(captioner_class):
             if cell_type != "attn":
                 raise ValueError(f"output heads look at a grid, which cell type {cell_type} has not; use attn")
             super().__init__(*args, wordvec_dim=wordvec_dim, hidden_dim=hidden_dim, cell_type=cell_type, **kwargs)
+            parts = ("word_embedding", "cell", "output_projection", "encode")
+            if missing := [name for name in parts if not hasattr(self, name)]:
+                raise ValueError(f"output heads need a captioner with {', '.join(missing)}, as this project's; train "
+                                 "with output_heads 0")  # fmt: skip
             self.deep_output = DeepOutput(wordvec_dim, hidden_dim, output_heads)
 
         def forward(self, images, captions):

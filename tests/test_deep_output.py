@@ -98,6 +98,25 @@ def assert_all_learns(model, images, captions):
     assert all(p.grad.isfinite().all() for p in model.parameters()) and (model.deep_output.query.weight.grad != 0).any()
 
 
+def test_scheduled_sampling_samples_from_the_deep_output():
+    """By the states alone, which are negative here, the model would say word 7, by the deep output word 8."""
+    model, (images, captions), before = make_model(), batch(64), []
+    with torch.no_grad():
+        for part in (model.deep_output.of_state, model.deep_output.of_word, model.deep_output.of_view):
+            part.weight.zero_()
+        model.deep_output.of_state.bias.fill_(10.0)
+        model.cell.b.copy_(torch.tensor([50.0, 0.0, 50.0, -50.0]).repeat_interleave(6))  # i, f, o, g
+        model.output_projection.weight.zero_()
+        model.output_projection.weight[7], model.output_projection.weight[8] = -100.0, 100.0
+    loss_of = Objective(model, Options(scheduled_sampling=0.5)).train()
+    loss_of(images, captions)  # compared
+    model.word_embedding.register_forward_hook(lambda module, inputs, output: before.append(inputs[0]))
+    loss_of(images, captions)
+    given, mixed = before
+    replaced = mixed != given
+    assert (mixed[replaced] == 8).all() and 0.3 < replaced[:, 1:].double().mean() < 0.7
+
+
 def test_it_is_decoded_as_others_are():
     model, (images, _) = make_model(), batch(3)
     captions, weights = model.eval().sample(images, 5)
@@ -137,6 +156,22 @@ def test_the_command_trains_saves_and_captions_with_it(tmp_path, tiny_data, monk
             main([*map(str, command), *cells], rlc.CaptioningRNN)
         error = capsys.readouterr().err
         assert error.startswith("error: --output-heads look at a grid, which only attn has: add --cell attn, or")
+
+
+def test_a_captioner_without_the_lessons_parts_is_refused():
+    class Other(torch.nn.Module):
+        def __init__(self, **sizes):
+            super().__init__()
+            self.word_embedding = torch.nn.Identity()
+
+    with pytest.raises(ValueError, match="need a captioner with cell, output_projection, encode, as this project's"):
+        with_deep_output(Other)(wordvec_dim=5, hidden_dim=6, cell_type="attn", output_heads=2)
+
+
+@pytest.mark.parametrize("heads", [-2, 0, 4])
+def test_the_number_of_heads_is_checked(heads):
+    with pytest.raises(ValueError, match=f"{heads} output heads do not divide hidden_dim 6"):
+        DeepOutput(5, 6, heads)
 
 
 def test_other_cells_have_no_grid_to_look_at():

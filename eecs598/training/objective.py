@@ -102,10 +102,7 @@ class Objective(nn.Module):
         grids = start
         if K > 1:  # the features are projected once for all captions of a picture
             start = _rows_of(start, order // K)
-        x, h = self._states(parts, start, captions[:, :-1], mask, sampled)
-        read = self._drop(h)
-        if parts.deep_output is not None:
-            read = self._drop(self._read_out(parts.deep_output, read, x, grids, order if K > 1 else None))
+        h, read = self._states(parts, start, (grids, order if K > 1 else None), captions[:, :-1], mask, sampled)
         steps = mask.t().flatten().nonzero().squeeze(1)  # steps without padding, as indices into T * N
         scored = read.transpose(0, 1).flatten(0, 1).index_select(0, steps)  # (N, T, H) -> (P, H)
         y = captions[:, 1:].t().flatten().index_select(0, steps)
@@ -139,26 +136,33 @@ class Objective(nn.Module):
             return self._drop(F.linear(features.movedim(1, -1), W, b)).movedim(-1, 1)
         return self._drop(F.linear(features.mean(dim=(2, 3)), W, b))
 
-    def _states(self, parts, start, words, mask, sampled):
-        """The word vectors (N, T, W) and hidden states (N, T, H) for words (N, T). sampled: by the model."""
+    def _states(self, parts, start, looked_at, words, mask, sampled):
+        """The hidden states (N, T, H) for words (N, T), and what the next words are predicted from, (N, T, H).
+
+        looked_at: `grids` and `order` of `_read_out`. sampled: the words were sampled from the model.
+        """
         lengths = mask.sum(1)
         if self.training and self.options.scheduled_sampling and not sampled:
             # In parallel: one pass over the true words gives the samples, a second one uses them (Duckworth et al.,
             # "Parallel scheduled sampling", 2019).
             with torch.no_grad():
-                _, h = self._run_cell(parts, start, words, lengths)
-                scores = F.linear(h[:, :-1], *parts.output).float()
+                _, read = self._run_cell(parts, start, looked_at, words, lengths)
+                scores = F.linear(read[:, :-1], *parts.output).float()
                 guesses = torch.distributions.Categorical(logits=scores).sample()
             replaced = torch.rand(guesses.shape, device=words.device) < self.options.scheduled_sampling
             words = torch.cat([words[:, :1], guesses.where(replaced, words[:, 1:])], dim=1)
-        return self._run_cell(parts, start, words, lengths)
+        return self._run_cell(parts, start, looked_at, words, lengths)
 
-    def _run_cell(self, parts, start, words, lengths):
+    def _run_cell(self, parts, start, looked_at, words, lengths):
         from eecs598.fast import layers
 
         run = {"rnn": layers.run_rnn, "lstm": layers.run_lstm, "attn": layers.run_attention_lstm}[parts.cell_type]
         x = self._drop(parts.word_embedding(words))
-        return x, run(x, start, *parts.cell, lengths)
+        h = run(x, start, *parts.cell, lengths)
+        read = self._drop(h)
+        if parts.deep_output is not None:
+            read = self._drop(self._read_out(parts.deep_output, read, x, *looked_at))
+        return h, read
 
     def _read_out(self, deep_output, h, x, grids, order=None):
         """A `DeepOutput` for states h (N, T, H) and word vectors x (N, T, W).
