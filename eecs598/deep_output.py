@@ -30,13 +30,13 @@ class DeepOutput(nn.Module):
     def __init__(self, wordvec_dim, hidden_dim, heads):
         super().__init__()
         if heads < 1 or hidden_dim % heads:
-            raise ValueError(f"{heads} output heads do not divide hidden_dim {hidden_dim}; the number of heads must")
+            raise ValueError(f"output_heads is {heads}; it must be positive and divide hidden_dim, {hidden_dim}")
         self.heads = heads
         self.query = nn.Linear(hidden_dim, hidden_dim)
         self.keys_and_values = nn.Linear(hidden_dim, 2 * hidden_dim)
-        self.of_state = nn.Linear(hidden_dim, hidden_dim)
-        self.of_word = nn.Linear(wordvec_dim, hidden_dim, bias=False)
-        self.of_view = nn.Linear(hidden_dim, hidden_dim, bias=False)
+        self.state_projection = nn.Linear(hidden_dim, hidden_dim)
+        self.word_projection = nn.Linear(wordvec_dim, hidden_dim, bias=False)
+        self.view_projection = nn.Linear(hidden_dim, hidden_dim, bias=False)
 
     def project(self, A):
         """The keys and values of a grid A (N, H, h, w): two tensors (N, heads, L, H / heads)."""
@@ -50,7 +50,8 @@ class DeepOutput(nn.Module):
 
     def forward(self, h, x, view):
         """r (N, T, H) from states h (N, T, H), word vectors x (N, T, W) and views (N, T, H), in the precision of h."""
-        return torch.tanh(self.of_state(h) + self.of_word(x) + self.of_view(view)).to(h.dtype)
+        r = torch.tanh(self.state_projection(h) + self.word_projection(x) + self.view_projection(view))
+        return r.to(h.dtype)
 
 
 class DeepState(NamedTuple):
@@ -72,7 +73,7 @@ def with_deep_output(captioner_class):
 
         def __init__(self, *args, wordvec_dim, hidden_dim, cell_type, output_heads, **kwargs):
             if cell_type != "attn":
-                raise ValueError(f"output heads look at a grid, which cell type {cell_type} has not; use attn")
+                raise ValueError(f"cell_type is {cell_type!r}; output heads need attn, which has a grid to look at")
             super().__init__(*args, wordvec_dim=wordvec_dim, hidden_dim=hidden_dim, cell_type=cell_type, **kwargs)
             parts = ("word_embedding", "cell", "output_projection", "encode")
             if missing := [name for name in parts if not hasattr(self, name)]:

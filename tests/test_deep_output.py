@@ -70,7 +70,7 @@ def test_the_fast_loss_is_the_models_own(n, grid, heads, hidden, together):
 
 def test_training_compares_the_two_and_refuses_another_forward(monkeypatch):
     model = make_model()
-    monkeypatch.setattr(DeepOutput, "forward", lambda self, h, x, view: torch.tanh(self.of_state(h)))
+    monkeypatch.setattr(DeepOutput, "forward", lambda self, h, x, view: torch.tanh(self.state_projection(h)))
     fast = Objective(model).train()
     monkeypatch.undo()
     monkeypatch.setattr(type(model), "forward", super(type(model), model).forward.__func__)  # the shallow one
@@ -102,9 +102,10 @@ def test_scheduled_sampling_samples_from_the_deep_output():
     """By the states alone, which are negative here, the model would say word 7, by the deep output word 8."""
     model, (images, captions), before = make_model(), batch(64), []
     with torch.no_grad():
-        for part in (model.deep_output.of_state, model.deep_output.of_word, model.deep_output.of_view):
+        deep = model.deep_output
+        for part in (deep.state_projection, deep.word_projection, deep.view_projection):
             part.weight.zero_()
-        model.deep_output.of_state.bias.fill_(10.0)
+        deep.state_projection.bias.fill_(10.0)
         model.cell.b.copy_(torch.tensor([50.0, 0.0, 50.0, -50.0]).repeat_interleave(6))  # i, f, o, g
         model.output_projection.weight.zero_()
         model.output_projection.weight[7], model.output_projection.weight[8] = -100.0, 100.0
@@ -150,7 +151,7 @@ def test_the_command_trains_saves_and_captions_with_it(tmp_path, tiny_data, monk
     assert captions == [texts[0] for texts in tiny_data["val_references"]]
     capsys.readouterr()
     assert main([*map(str, command), "--cell", "attn", "--output-heads", "5"], rlc.CaptioningRNN) == 1
-    assert capsys.readouterr().err == "error: 5 output heads do not divide hidden_dim 16; the number of heads must\n"
+    assert capsys.readouterr().err == "error: output_heads is 5; it must be positive and divide hidden_dim, 16\n"
     for cells in ([], ["--cell", "lstm"], ["--cell", "attn", "rnn"]):
         with pytest.raises(SystemExit):
             main([*map(str, command), *cells], rlc.CaptioningRNN)
@@ -170,10 +171,10 @@ def test_a_captioner_without_the_lessons_parts_is_refused():
 
 @pytest.mark.parametrize("heads", [-2, 0, 4])
 def test_the_number_of_heads_is_checked(heads):
-    with pytest.raises(ValueError, match=f"{heads} output heads do not divide hidden_dim 6"):
+    with pytest.raises(ValueError, match=f"output_heads is {heads}; it must be positive and divide hidden_dim, 6"):
         DeepOutput(5, 6, heads)
 
 
 def test_other_cells_have_no_grid_to_look_at():
-    with pytest.raises(ValueError, match="cell type lstm has not; use attn"):
+    with pytest.raises(ValueError, match="cell_type is 'lstm'; output heads need attn"):
         make_model(cell_type="lstm")
