@@ -124,8 +124,7 @@ def _read(name, path, folder=None, beside=True):
         return Submission(name, problem=f"{path} {problem}")
     files, room = {}, LARGEST_BESIDE
     try:
-        others = (entry for entry in os.scandir(path.parent) if entry.name.endswith(".py")) if folder and beside else ()
-        for entry in itertools.islice(others, MOST_ENTRIES):
+        for entry in _python_files(path.parent) if folder and beside else ():
             if entry.name != path.name and not _find_problem(Path(entry.path), folder):
                 room -= entry.stat(follow_symlinks=False).st_size
                 if room < 0 or len(files) == MOST_BESIDE:
@@ -135,6 +134,12 @@ def _read(name, path, folder=None, beside=True):
         return Submission(name, path.read_bytes(), dict(sorted(files.items())))
     except OSError as error:
         return Submission(name, problem=f"{path} cannot be read ({error.strerror})")
+
+
+def _python_files(folder):
+    """The entries of a folder whose name ends in .py, at most MOST_ENTRIES."""
+    with os.scandir(folder) as scanned:
+        return list(itertools.islice((entry for entry in scanned if entry.name.endswith(".py")), MOST_ENTRIES))
 
 
 def _find_problem(path, folder):
