@@ -2,9 +2,12 @@
 
 import argparse
 import copy
+import functools
+import math
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from eecs598 import captioner, commands, encoders, metrics, vis
 from eecs598.captioner import CELL_TYPES
@@ -14,6 +17,7 @@ from eecs598.training.objective import Objective, ObjectiveError
 from eecs598.training.options import NAMES, PRECISIONS, Options
 from eecs598.training.recipes import RECIPES
 from eecs598.training.run import train_captioner
+from eecs598.training.selfcritical import SelfCritical
 from eecs598.utils import reset_seed
 
 SWITCH = {"action": argparse.BooleanOptionalAction, "default": False}
@@ -123,7 +127,8 @@ def run(options, captioner_class):
         everyone = processes.current()
         data = examples.open_data_file(options.data)
         commands.make_folder(options.out)
-        for name in (*(f"{cell_type}.pt" for cell_type in options.cell), "losses.png"):
+        plots = ("losses.png", "rewards.png") if options.self_critical else ("losses.png",)
+        for name in (*(f"{cell_type}.pt" for cell_type in options.cell), *plots):
             commands.check_output(options.out / name, [options.data])
         with everyone.first_before_the_rest():  # weights may have to be downloaded
             encoder = encoders.encoder_for(data, name=options.encoder)
@@ -143,8 +148,7 @@ def run(options, captioner_class):
                 captions[cell_type], evaluation = captioner.score_captioner(model, data)
                 scores[cell_type] = evaluation.scores
         if everyone.first:
-            losses = {name: history.losses for name, history in histories.items()}
-            vis.plot_losses(losses).savefig(options.out / "losses.png")
+            _plot(histories, options.out)
             print(f"\n{len(data['val_images']):,} validation pictures, greedy captions against all references")
             print(metrics.format_scores(scores))
             _print_examples(captions, data, options.show)
@@ -160,15 +164,28 @@ def _train(model, cell_type, data, options, device):
     if cut:
         print(f"note: {cut:,} captions are cut to {MAX_WORDS} words, without <END>")
     shared = _shared_arguments(data, options, device)
+    self_critical = _make_self_critical(model, data, options) if options.self_critical else None
     histories = {cell_type: train_captioner(
         model, data["train_images"], captions, options.epochs, options.batch_size, options.learning_rate,
         options.lr_decay, image_index=image_index, fast=fast, checkpoint_dir=_checkpoint_dir(options, cell_type),
-        **shared,
+        after_epoch=self_critical and functools.partial(_print_time_left, self_critical, options), **shared,
     )}  # fmt: skip
-    if options.self_critical:
-        kept = _checkpoint_dir(options, f"{cell_type}-self-critical")
-        histories[f"{cell_type}, self-critical"] = _train_self_critically(model, data, options, kept, shared)
+    if self_critical:
+        shared["checkpoint_dir"] = _checkpoint_dir(options, f"{cell_type}-self-critical")
+        histories[f"{cell_type}, self-critical"] = _train_self_critically(model, self_critical, data, options, shared)
     return histories
+
+
+def _print_time_left(self_critical, options, history, images):
+    """After an epoch of cross-entropy, print about how long it and self-critical training will still take."""
+    epochs, everyone = len(history.losses) // history.iterations_per_epoch, processes.current()
+    share = math.ceil(options.self_critical_batch / everyone.count)
+    step = self_critical.time_step(images, share, options.precision)
+    if everyone.first:
+        before = (options.epochs - epochs) * history.seconds / epochs
+        after = options.self_critical * math.ceil(len(images) / options.self_critical_batch) * step
+        tqdm.write(f"epoch {epochs}/{options.epochs} is done; about {max(1, round((before + after) / 60))} min left: "
+                   f"{before / 60:.0f} of cross-entropy, {after / 60:.0f} of self-critical training")  # fmt: skip
 
 
 def _last_loss(history):
@@ -219,21 +236,32 @@ def _checkpoint_dir(options, name):
     return options.checkpoint_dir and options.checkpoint_dir / name
 
 
-def _train_self_critically(model, data, options, checkpoint_dir, shared):
+def _make_self_critical(model, data, options):
+    """The loss of self-critical training, with the training captions as references."""
+    pictures = range(len(data["train_images"]))
+    references = [[text.split() for text in texts] for texts in captioner.people(data, pictures, "train")]
+    objective = Objective(model, _read_options(options))
+    return SelfCritical(objective, references, data["vocab"], options.samples, bleu=options.self_critical_bleu)
+
+
+def _train_self_critically(model, loss, data, options, shared):
     """Continue with self-critical training of a captioner trained with cross-entropy. Returns the History."""
     count = len(data["train_images"])
     print(f"self-critical: {count:,} pictures, {options.samples} samples each, {options.self_critical} epochs")
-    references = [[text.split() for text in texts] for texts in captioner.people(data, range(count), "train")]
     if options.sharpen != 1:
         selfcritical.scale_logits(model, options.sharpen)
-    loss = selfcritical.SelfCritical(
-        Objective(model, shared["options"]), references, data["vocab"], options.samples,
-        bleu=options.self_critical_bleu,
-    )  # fmt: skip
     return train_captioner(
         model, data["train_images"], torch.arange(count), options.self_critical, options.self_critical_batch,
-        options.self_critical_rate, loss=loss, checkpoint_dir=checkpoint_dir, **shared,
+        options.self_critical_rate, loss=loss, **shared,
     )  # fmt: skip
+
+
+def _plot(histories, folder):
+    """Plot the losses of cross-entropy and the rewards of self-critical training, each in a file."""
+    losses = {name: history.losses for name, history in histories.items() if not history.rewards}
+    vis.plot_losses(losses).savefig(folder / "losses.png")
+    if rewards := {name: history.rewards for name, history in histories.items() if history.rewards}:
+        vis.plot_losses(rewards, label="reward").savefig(folder / "rewards.png")
 
 
 def _print_examples(captions, data, count):

@@ -15,7 +15,7 @@ from eecs598.training.options import Options
 def train_captioner(
     model, image_data, caption_data, num_epochs, batch_size, learning_rate, lr_decay=1, device=None, *,
     image_index=None, val_data=None, freeze_encoder=None, fast=False, checkpoint_dir=None, options=None,
-    loss=None, val_references=None, features_folder=None,
+    loss=None, val_references=None, after_epoch=None, features_folder=None,
 ):  # fmt: skip
     """Train a captioner. Each epoch visits all examples once, in a new random order. Returns the History.
 
@@ -28,7 +28,8 @@ def train_captioner(
 
     loss: a module to use instead of the captioning loss, called as loss(images, caption_data of those images), such as
     an eecs598.training.selfcritical.SelfCritical; `fast` is then ignored. val_references: (all captions of each picture
-    of val_data, idx_to_word), for the scores of greedy captions after each epoch.
+    of val_data, idx_to_word), for the scores of greedy captions after each epoch. after_epoch(history, images): called
+    after each epoch; images are the pictures or, with a frozen encoder, their features, which the model then takes.
 
     checkpoint_dir: a folder for the checkpoints of this run, written after each epoch and after every
     options.checkpoint_every iterations. The same call resumes from the last one, with the same result as an
@@ -61,7 +62,7 @@ def train_captioner(
         score = val_references and _scorer(val_data[0], *val_references)
         return solver.train(
             model, image_data, caption_data, image_index=image_index, val_data=val_data, loss=loss, score=score,
-            checkpoints=kept, options=options, **sizes,
+            after_epoch=after_epoch, checkpoints=kept, options=options, **sizes,
         )  # fmt: skip
 
 

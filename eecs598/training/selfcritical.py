@@ -12,13 +12,14 @@ import functools
 import hashlib
 import math
 import operator
+import time
 
 import torch
 from torch import nn
 
 from eecs598 import decoding
 from eecs598.metrics.cider import MAX_N, CiderD, count_ngrams
-from eecs598.training import checkpoints
+from eecs598.training import checkpoints, solver
 
 
 class Bleu:
@@ -85,7 +86,7 @@ class SelfCritical(nn.Module):
         known = [[[ids.get(word, word) for word in (*words, "<END>")] for words in texts] for texts in references]
         self.scorers = [(1.0, CiderD(known)), *([(bleu, Bleu(known))] if bleu else [])]
         self.known = {"samples": samples, "references": _hash(known), **({"bleu": bleu} if bleu else {})}
-        self.scores = []  # mean reward of each batch
+        self.rewards = []  # mean reward of each batch
 
     def describe(self):
         """What identifies this run, as plain values: the rewards and the initial model."""
@@ -103,10 +104,28 @@ class SelfCritical(nn.Module):
         sampled = decoding.sample_captions(model, images, self.max_length, K).words  # (N, K, T)
         scores = torch.tensor([[self.score(picture, words) for words in captions]
                                for picture, captions in zip(pictures.tolist(), sampled.tolist())])  # fmt: skip
-        self.scores.append(scores.mean().item())
+        self.rewards.append(scores.mean().item())
         baseline = (scores.sum(1, keepdim=True) - scores) / (K - 1)
         start = sampled.new_full((*sampled.shape[:2], 1), self.start)
         return self.objective(images, torch.cat([start, sampled], dim=2), (scores - baseline).to(images.device))
+
+    def time_step(self, images, batch_size, precision="float32"):
+        """The seconds that a step on a batch takes at present. Leaves the model and the random numbers as they were.
+
+        images (n, ...): input of the model, for the first n pictures. precision: as in `Options`.
+        """
+        device = next(self.parameters()).device
+        precision = solver.best_precision(device) if precision == "auto" else precision
+        drawn_on = [device] if device.type == "cuda" else []
+        with decoding.evaluating(self), torch.random.fork_rng(drawn_on), solver.autocast(device, precision):
+            self.train()
+            for count in (2, batch_size):  # the first batch is also compared with the model's own loss
+                began = time.perf_counter()
+                pictures = torch.arange(min(count, len(images)))
+                self(images[pictures].to(device), pictures).backward()
+        self.rewards.clear()
+        self.zero_grad(set_to_none=True)
+        return time.perf_counter() - began
 
     def score(self, picture, words):
         """The reward of a caption, given as word ids, for a picture."""

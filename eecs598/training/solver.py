@@ -22,13 +22,17 @@ class TrainingError(RuntimeError):
 
 @dataclass
 class History:
-    """The record of a run: `losses` for each iteration, `val_losses` for each epoch if there is validation data."""
+    """The record of a run: `losses` for each iteration, `val_losses` for each epoch if there is validation data.
+
+    rewards: the mean reward of each iteration's batch, in self-critical training, whose loss says nothing.
+    """
 
     iterations_per_epoch: int
     losses: list[float] = field(default_factory=list)
     val_losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     val_scores: list[dict] = field(default_factory=list)  # for each epoch, if captions are scored
+    rewards: list[float] = field(default_factory=list)
 
 
 class Run:
@@ -93,6 +97,9 @@ class Run:
             self.schedule.step()
         self._move_average()
         self.history.losses.append(value)
+        if rewards := getattr(self.loss, "rewards", ())[-len(parts) :]:
+            mean = sum(rewards) / len(rewards) / self.processes.count
+            self.history.rewards.append(self.processes.sum(mean, self.device))
         self.history.seconds = time.perf_counter() - self.began
 
     @torch.no_grad()
@@ -166,7 +173,7 @@ class Run:
 
 def train(
     model, images, captions, *, num_epochs, batch_size, learning_rate, lr_decay=1.0, image_index=None, val_data=None,
-    fast=False, loss=None, score=None, checkpoints=None, options=Options(),
+    fast=False, loss=None, score=None, after_epoch=None, checkpoints=None, options=Options(),
 ):  # fmt: skip
     """Train a captioner with Adam on the mean loss of each batch. Returns a History.
 
@@ -176,10 +183,11 @@ def train(
     (images, captions), for the validation loss after each epoch. fast: compute the loss with `eecs598.fast` (see
     `eecs598.training.objective`) instead of the model's own forward. loss: a module to use instead, called as
     loss(images, captions), in evaluation mode for val_data. score(model): returns a dict of scores after each epoch,
-    for the history. checkpoints: an `eecs598.training.checkpoints.Checkpoints` to resume from and save to; num_epochs
-    (unless `cosine` is on), accumulate and the number of processes may change between runs. Under torchrun
-    (`eecs598.training.processes`), batch_size is the total over all processes. options: see `Options`; `accumulate`
-    does not change an update, except for trained batch norms, which see one part at a time.
+    for the history. after_epoch(history, images): called after each epoch. checkpoints: an
+    `eecs598.training.checkpoints.Checkpoints` to resume from and save to; num_epochs (unless `cosine` is on),
+    accumulate and the number of processes may change between runs. Under torchrun (`eecs598.training.processes`),
+    batch_size is the total over all processes. options: see `Options`; `accumulate` does not change an update, except
+    for trained batch norms, which see one part at a time.
 
     Raises ValueError for invalid arguments or a wrong fast loss, CheckpointError (a ValueError) for checkpoints of
     another run, and TrainingError if the loss is not finite or memory runs out.
@@ -224,6 +232,8 @@ def train(
                 val_scores = score and score(model)
             run.end_epoch(val_loss, val_scores)
             bar.set_postfix(_running(run.history))
+            if after_epoch:
+                after_epoch(run.history, images)
             if checkpoints:
                 checkpoints.keep(run)
     run.use_average()
@@ -311,9 +321,10 @@ def evaluate_loss(loss, images, captions, batch_size=256):
 
 
 def _running(history, window=50):
-    """The values for the progress bar: mean loss of the last iterations, last validation loss and score."""
-    recent = history.losses[-window:]
-    shown = {"loss": f"{sum(recent) / len(recent):.3f}"}
+    """The values for the progress bar: mean loss or reward of the last iterations, last validation loss and score."""
+    name, values = ("reward", history.rewards) if history.rewards else ("loss", history.losses)
+    recent = values[-window:]
+    shown = {name: f"{sum(recent) / len(recent):.3f}"}
     if history.val_losses:
         shown["val"] = f"{history.val_losses[-1]:.3f}"
     if history.val_scores:

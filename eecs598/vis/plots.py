@@ -13,14 +13,15 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 @styled
-def plot_losses(history, val=None, smooth=None):
+def plot_losses(history, val=None, smooth=None, label="loss"):
     """Training loss by iteration (thin), its running mean (thick), and validation loss (markers).
 
     history: a loss for each iteration, or a dict from names of runs to such lists. val: a loss for each epoch, or a
     dict with the same names; epochs are assumed to have equal lengths, so the last marker is at the last iteration.
     smooth: window of the centred running mean in iterations; by default a 25th of the longest run, at most 101. The y
-    axis is logarithmic if the means span more than a factor of 20. Values that are not finite leave a gap. Raises
-    ValueError for a run without losses or an unknown name in val.
+    axis is logarithmic if the means span more than a factor of 20. Values that are not finite leave a gap. label: of
+    the y axis, for another quantity, such as the reward. Raises ValueError for a run without losses or an unknown name
+    in val.
     """
     runs = history if isinstance(history, dict) else {"training": history}
     runs = {name: _finite(losses) for name, losses in runs.items()}
@@ -29,7 +30,7 @@ def plot_losses(history, val=None, smooth=None):
         seen = {name: len(losses) for name, losses in runs.items()}
         raise ValueError(f"got losses {seen}, val {list(vals)}: pass losses for each run, and val under its name")
     half = (smooth or min(101, max(map(len, runs.values())) // 25)) // 2
-    fig, ax = _new_plot("iteration", f"loss (thick: mean of {2 * half + 1})" if half else "loss")
+    fig, ax = _new_plot("iteration", f"{label} (thick: mean of {2 * half + 1})" if half else label)
     lines, means = {}, {name: _running_mean(losses, half) for name, losses in runs.items()}
     for k, (name, losses) in enumerate(runs.items()):
         steps, look = np.arange(1, len(losses) + 1), {"color": COLOURS[k % 6]}

@@ -16,9 +16,12 @@ from support import ROOT
 import helpers
 from eecs598 import captioner, cli, encoders, features, metrics
 from eecs598.captioner import CELL_TYPES
+from eecs598.cli.train import _print_time_left
 from eecs598.coco import build_data, build_vocabulary, encode_captions, save_data
 from eecs598.metrics import meteor
+from eecs598.training import solver
 from eecs598.training.recipes import RECIPES
+from eecs598.training.selfcritical import SelfCritical
 from eecs598.utils import reset_seed
 from rnn_lstm_captioning import CaptioningRNN
 
@@ -200,6 +203,9 @@ def test_train_with_all_its_options(data_file, tmp_path, capsys):
     status, said, _ = train(capsys, data_file, tmp_path, *options)
     assert status == 0 and "self-critical: 8 pictures, 5 samples each, 1 epochs" in said  # 4, and mirrored
     assert len([line for line in said if line.startswith("val, greedy: ")]) == 2  # once a phase
+    (left,) = [line for line in said if "min left" in line]
+    assert left == "epoch 1/1 is done; about 1 min left: 0 of cross-entropy, 0 of self-critical training"
+    assert {path.name for path in tmp_path.glob("*.png")} == {"losses.png", "rewards.png"}
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {"attn", "attn-self-critical"}
     model, _, _ = helpers.load_captioner(tmp_path / "attn.pt")
     assert torch.equal(model.word_embedding.W_embed, model.output_projection.weight)
@@ -223,6 +229,16 @@ def test_new_options_that_make_no_sense(data_file, tmp_path, monkeypatch, capsys
     options = ["--cell", "rnn", "--self-critical", 1, option, value]
     status, _, errors = train(capsys, data_file, tmp_path, *options)
     assert_one_error(status, errors, told)
+
+
+def test_the_time_left_is_that_of_both_phases(monkeypatch, capsys):
+    monkeypatch.setattr(SelfCritical, "time_step", lambda *args: 3.0)
+    options = parsed("--epochs", "4", "--self-critical", "5", "--self-critical-batch", "32")
+    history = solver.History(iterations_per_epoch=10, losses=[1.0] * 20, seconds=600)
+    _print_time_left(SelfCritical.__new__(SelfCritical), options, history, torch.zeros(100, 1))
+    assert capsys.readouterr().out == (
+        "epoch 2/4 is done; about 11 min left: 10 of cross-entropy, 1 of self-critical training\n"
+    )  # two epochs of 300 s; five epochs of four batches of 3 s
 
 
 def test_options_of_which_one_rules_out_the_other(data_file, tmp_path, capsys):

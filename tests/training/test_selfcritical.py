@@ -87,7 +87,7 @@ def test_the_loss_weighs_each_caption_by_its_advantage(tiny_data, cell_type, ble
             others = [other for j, other in enumerate(scores) if j != i]
             wanted -= (score - sum(others) / 2) * log_probs[i] / 6
     assert loss.item() == pytest.approx(wanted, rel=1e-4)
-    assert loss_of.scores == [pytest.approx(sum(loss_of.scores))] and model.training
+    assert loss_of.rewards == [pytest.approx(sum(loss_of.rewards))] and model.training
 
 
 def test_a_caption_must_end(tiny_data):
@@ -109,9 +109,28 @@ def test_it_learns_captions_that_score(tiny_data, cell_type):
     model, images = make(tiny_data, cell_type), tiny_data["train_images"]
     loss_of, how = critical(model, tiny_data), {"batch_size": 4, "learning_rate": 1e-2, "options": QUIET}
     solver.train(model, images, tiny_data["train_captions"], num_epochs=8, **how)  # it knows some words
-    solver.train(model, images, torch.arange(len(images)), num_epochs=60, loss=loss_of, **how)
-    first, last = sum(loss_of.scores[:5]) / 5, sum(loss_of.scores[-5:]) / 5
+    history = solver.train(model, images, torch.arange(len(images)), num_epochs=60, loss=loss_of, **how)
+    first, last = sum(history.rewards[:5]) / 5, sum(history.rewards[-5:]) / 5
     assert last > 1.5 * first and last > 2
+    assert history.rewards == loss_of.rewards
+
+
+def test_the_reward_of_an_accumulated_batch_is_the_mean_over_its_parts(tiny_data):
+    loss_of, images = critical(model := make(tiny_data), tiny_data), tiny_data["train_images"]
+    history = solver.train(
+        model, images, torch.arange(len(images)), num_epochs=1, batch_size=len(images), learning_rate=1e-3,
+        loss=loss_of, options=replace(QUIET, accumulate=2),
+    )  # fmt: skip
+    assert len(loss_of.rewards) == 2
+    assert history.rewards == pytest.approx([sum(loss_of.rewards) / 2])
+
+
+def test_timing_a_step_changes_nothing(tiny_data):
+    loss_of, images = critical(model := make(tiny_data), tiny_data).eval(), tiny_data["train_images"]
+    before, drawn = [p.clone() for p in model.parameters()], torch.get_rng_state()
+    assert 0 < loss_of.time_step(images, 2, "auto") < 60
+    assert all(torch.equal(old, new) and new.grad is None for old, new in zip(before, model.parameters()))
+    assert torch.equal(torch.get_rng_state(), drawn) and not loss_of.training and loss_of.rewards == []
 
 
 def test_two_samples_at_least(tiny_data):

@@ -318,6 +318,11 @@ def test_losses_and_their_running_mean(rng, n, smooth):
     assert list(thin.get_xdata()) == list(range(1, n + 1)) and thin.get_linewidth() < thick.get_linewidth()
 
 
+def test_another_quantity_is_named_on_the_axis():
+    assert vis.plot_losses([1.0] * 40, smooth=1, label="reward").axes[0].get_ylabel() == "reward"
+    assert vis.plot_losses([1.0] * 40, smooth=3, label="reward").axes[0].get_ylabel() == "reward (thick: mean of 3)"
+
+
 def test_validation_dots_lie_at_their_iterations():
     ax = vis.plot_losses([torch.tensor(3.0)] * 40, val=[3, 2, 1, float("inf")]).axes[0]
     assert list(ax.lines[-1].get_xdata()) == [10, 20, 30, 40]
