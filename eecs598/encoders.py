@@ -5,6 +5,7 @@ Its attribute `out_channels` is C. Encoders do not check the range of values, si
 pass numbers from -3 to 3; functions that read pictures call `check_pictures`.
 """
 
+import copy
 import importlib
 import sys
 
@@ -164,6 +165,21 @@ class EfficientNetLite(nn.Module):
         x = self.head(self.blocks(self.stem(x.to(self.stem[0].weight.dtype))))
         return (x - self.center) * self.scale
 
+    def split(self, count):
+        """This encoder in two parts: all but its last `count` blocks, and an `EncoderTail` of the rest.
+
+        The first part is a copy. The second one shares its weights with this encoder, so that they can be trained on
+        features from the first one. Raises ValueError.
+        """
+        if not 1 <= count < len(self.blocks):
+            raise ValueError(f"finetune_blocks is {count!r}; EfficientNet-Lite{self.size} at stride {self.stride} has "
+                             f"{len(self.blocks)} blocks, so it must be in [1, {len(self.blocks) - 1}]")  # fmt: skip
+        front = copy.deepcopy(self)
+        front.blocks, front.head = front.blocks[:-count], nn.Identity()
+        front.out_channels = front.blocks[-1]._project_conv.out_channels
+        front.center, front.scale = front.center.new_zeros(front.out_channels, 1, 1), torch.ones_like(front.scale)
+        return front, EncoderTail(self, count)
+
     @torch.no_grad()
     def calibrate(self, images):
         """Center each channel and scale all of them to standard deviation 1 on pictures (n, 3, H, W). Returns self.
@@ -181,6 +197,26 @@ class EfficientNetLite(nn.Module):
 
     def extra_repr(self):
         return f"stride={self.stride}, image_size={self.image_size}"
+
+
+class EncoderTail(nn.Module):
+    """The last `count` blocks of an EfficientNetLite, (N, C', h, w) -> (N, C, h', w'), with its weights.
+
+    Batch norms keep the statistics of ImageNet, also in training, as those of a small batch would be noisy.
+    """
+
+    def __init__(self, encoder, count):
+        super().__init__()
+        self.blocks, self.head, self.out_channels = encoder.blocks[-count:], encoder.head, encoder.out_channels
+        self.register_buffer("center", encoder.center)
+        self.register_buffer("scale", encoder.scale)
+
+    def forward(self, features):
+        x = self.head(self.blocks(features.to(self.center.dtype, memory_format=torch.channels_last)))
+        return (x - self.center) * self.scale
+
+    def train(self, mode=True):
+        return super().train(False)
 
 
 class EfficientNetLite0(EfficientNetLite):

@@ -43,11 +43,14 @@ class Features(nn.Module):
 
 
 @contextlib.contextmanager
-def fed_with_features(model):
-    """A context in which the model takes image features as its images. Its encoder is restored afterwards."""
+def fed_with_features(model, tail=None):
+    """A context in which the model takes image features as its images. Its encoder is restored afterwards.
+
+    tail: the last part of the encoder (`EncoderTail`), if the features are those from before it.
+    """
     parent, name = find_encoder(model)
     encoder = getattr(parent, name)
-    setattr(parent, name, Features(next(model.parameters()).dtype, encoder.out_channels))
+    setattr(parent, name, tail or Features(next(model.parameters()).dtype, encoder.out_channels))
     try:
         yield model
     finally:

@@ -45,6 +45,27 @@ def test_lite_grid(size, stride, channels):
         assert encoder(torch.zeros(1, 3, 64, 96)).shape == (1, channels, 128 // stride, 128 // stride)
 
 
+@pytest.mark.parametrize("stride, count", [(32, 1), (32, 3), (16, 2)])
+def test_the_two_parts_of_an_encoder_give_its_features(stride, count):
+    encoder, pictures = encoders.EfficientNetLite0(stride), torch.rand(2, 3, 64, 96)
+    encoder.calibrate(pictures)
+    front, tail = encoder.split(count)
+    with torch.no_grad():
+        seen = front.eval()(pictures)
+        assert seen.shape[1] == front.out_channels
+        whole = tail.train()(seen)  # also in training: no batch statistics
+        torch.testing.assert_close(whole, encoder(pictures), rtol=1e-3, atol=1e-3)
+    assert tail.out_channels == encoder.out_channels
+    assert {*map(id, tail.parameters())} < {*map(id, encoder.parameters())}
+    assert {*map(id, front.parameters())}.isdisjoint(map(id, encoder.parameters()))
+
+
+@pytest.mark.parametrize("count", [0, 16])
+def test_an_encoder_is_not_split_outside_its_blocks(count):
+    with pytest.raises(ValueError, match=rf"finetune_blocks is {count}; .* has 16 blocks, so it must be in \[1, 15\]"):
+        encoders.EfficientNetLite0().split(count)
+
+
 @pytest.mark.parametrize("size", LITE)
 def test_lite_has_its_trained_weights(size):
     """The whole network gives what the package's own network gives."""

@@ -84,6 +84,8 @@ def _add_optimizer(parser):
     add("--cosine", **SWITCH, help="cosine learning rate schedule; best with --lr-decay 1")
     add("--weight-decay", type=float, default=0.0, metavar="W", help="decoupled weight decay (AdamW)")
     add("--clip-norm", type=float, default=0.0, metavar="G", help="clip the gradient to norm G")
+    add("--encoder-rate", type=commands.above_zero, default=1.0, metavar="F", help="factor of the learning rate for "
+        "the image encoder, where it is trained (1)")  # fmt: skip
     add("--averaging", type=float, default=0.0, metavar="D", help="use an exponential moving average of the weights "
         "with decay D, such as 0.99")  # fmt: skip
 
@@ -97,6 +99,8 @@ def _add_self_critical(parser):
     add("--self-critical-bleu", type=commands.zero_or_more, default=0.0, metavar="W", help="reward: CIDEr-D plus W "
         "times the mean n-gram precision, n = 1 to 4, as in BLEU (0)")  # fmt: skip
     add("--samples", type=commands.at_least(2), default=5, metavar="K", help="captions sampled for each picture (5)")
+    add("--finetune-blocks", type=commands.not_negative, default=0, metavar="N", help="with a frozen encoder, also "
+        "train its last N blocks (0)")  # fmt: skip
     add("--sharpen", type=commands.above_zero, default=1.0, metavar="T", help="divide the logits by the temperature T "
         "first (1)")  # fmt: skip
 
@@ -168,7 +172,8 @@ def _train(model, cell_type, data, options, device):
     histories = {cell_type: train_captioner(
         model, data["train_images"], captions, options.epochs, options.batch_size, options.learning_rate,
         options.lr_decay, image_index=image_index, fast=fast, checkpoint_dir=_checkpoint_dir(options, cell_type),
-        after_epoch=self_critical and functools.partial(_print_time_left, self_critical, options), **shared,
+        after_epoch=self_critical and functools.partial(_print_time_left, self_critical, options), finetune=False,
+        **shared,
     )}  # fmt: skip
     if self_critical:
         shared["checkpoint_dir"] = _checkpoint_dir(options, f"{cell_type}-self-critical")
@@ -222,6 +227,7 @@ def _shared_arguments(data, options, device):
     rows = range(len(data["val_images"]))
     return {
         "device": device, "freeze_encoder": options.freeze_encoder, "options": _read_options(options),
+        "finetune_blocks": options.finetune_blocks if options.self_critical else 0,
         "val_data": (data["val_images"], data["val_captions"]),
         "val_references": (captioner.people(data, rows), data["vocab"]["idx_to_token"]) if options.score else None,
     }  # fmt: skip

@@ -28,7 +28,8 @@ class Options:
     the learning rate rises linearly from 0. cosine: a cosine schedule down to a twentieth of the learning rate at the
     end of the last epoch (Loshchilov and Hutter, "SGDR", 2017). averaging: decay of an exponential moving average of
     the weights, which is used for validation and as the final model; smaller at first, so that the initialization is
-    soon forgotten (Polyak and Juditsky, 1992).
+    soon forgotten (Polyak and Juditsky, 1992). encoder_rate: factor of the learning rate for the image encoder's
+    weights, where they are trained.
 
     Run:
 
@@ -50,6 +51,7 @@ class Options:
     warmup: int = 0
     cosine: bool = False
     averaging: float = 0.0
+    encoder_rate: float = 1.0
 
     seed: int = 0
     precision: str = "float32"
@@ -65,21 +67,23 @@ class Options:
         for name in ("doubly_stochastic", "attention_entropy", "weight_decay", "clip_norm", "warmup"):
             if not _is_number(getattr(self, name), below=math.inf):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be finite and at least 0, 0 for none")
+        if not 0 < self.encoder_rate < math.inf:
+            raise ValueError(f"encoder_rate is {self.encoder_rate!r}; it must be positive and finite, 1 for none")
         if type(self.accumulate) is not int or not 1 <= self.accumulate < 2**63:
             raise ValueError(f"accumulate is {self.accumulate!r}; it must be a whole number, at least 1")
         if self.precision not in ("auto", *PRECISIONS):
             raise ValueError(f"precision is {self.precision!r}; it must be auto, {' or '.join(PRECISIONS)}")
 
     def of_loss(self):
-        """The loss options that are on: {name: value}."""
+        """The loss options that differ from their defaults: {name: value}."""
         return self._in_use(LOSS)
 
     def of_optimizer(self):
-        """The optimizer options that are on: {name: value}."""
+        """The optimizer options that differ from their defaults: {name: value}."""
         return self._in_use(OPTIMIZER)
 
     def _in_use(self, names):
-        return {name: getattr(self, name) for name in names if getattr(self, name)}
+        return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(Options, name)}
 
 
 def _is_number(value, below):

@@ -15,7 +15,7 @@ from eecs598.training.options import Options
 def train_captioner(
     model, image_data, caption_data, num_epochs, batch_size, learning_rate, lr_decay=1, device=None, *,
     image_index=None, val_data=None, freeze_encoder=None, fast=False, checkpoint_dir=None, options=None,
-    loss=None, val_references=None, after_epoch=None, features_folder=None,
+    loss=None, val_references=None, after_epoch=None, features_folder=None, finetune_blocks=0, finetune=True,
 ):  # fmt: skip
     """Train a captioner. Each epoch visits all examples once, in a new random order. Returns the History.
 
@@ -23,8 +23,10 @@ def train_captioner(
     picture, unless m = n and they correspond; or caption_data (n, K, T + 1), K captions of each picture in the same
     step. device: if None, CUDA if available. val_data: (pictures, captions), for the validation loss after each epoch.
     freeze_encoder: train only the decoder, on features computed once and cached in features_folder (if None,
-    datasets/features); if None, True on a CPU. fast: compute the loss with `eecs598.fast` instead of the model's own
-    forward. options: an eecs598.training.options.Options.
+    datasets/features); if None, True on a CPU. finetune_blocks: with a frozen encoder, all the same train its last
+    blocks; the cached features are those from before them. finetune: False to leave these blocks as they are, for a
+    later call that trains them on the same features. fast: compute the loss with `eecs598.fast` instead of the model's
+    own forward. options: an eecs598.training.options.Options.
 
     loss: a module to use instead of the captioning loss, called as loss(images, caption_data of those images), such as
     an eecs598.training.selfcritical.SelfCritical; `fast` is then ignored. val_references: (all captions of each picture
@@ -46,7 +48,11 @@ def train_captioner(
     device = torch.device(device or default_device())
     model.to(device)
     freeze = device.type == "cpu" if freeze_encoder is None else freeze_encoder
-    encoder, kept = encoders.get_encoder(model).requires_grad_(not freeze), None
+    encoder, tail, kept = encoders.get_encoder(model).requires_grad_(not freeze), None, None
+    cached = encoder
+    if finetune_blocks:
+        cached, tail = _split(encoder, finetune_blocks, freeze)
+        tail.requires_grad_(finetune)
     loss = Objective(model, options, fast) if loss is None else loss
     if checkpoint_dir is not None:
         known = checkpoints.describe_data(image_data, caption_data, image_index, val_data)
@@ -56,14 +62,25 @@ def train_captioner(
         if freeze:
             if kept is None or kept.epochs < num_epochs:  # else all epochs are done
                 with processes.current().first_before_the_rest():
-                    encode = _encoding(encoder, features_folder, device, options.progress)
+                    encode = _encoding(cached, features_folder, device, options.progress)
                     image_data, val_data = encode(image_data), val_data and (encode(val_data[0]), val_data[1])
-            stack.enter_context(features.fed_with_features(model))
+            stack.enter_context(features.fed_with_features(model, tail))
+            stack.callback(encoder.requires_grad_, False)  # for use, all of it is frozen
         score = val_references and _scorer(val_data[0], *val_references)
         return solver.train(
             model, image_data, caption_data, image_index=image_index, val_data=val_data, loss=loss, score=score,
             after_epoch=after_epoch, checkpoints=kept, options=options, **sizes,
         )  # fmt: skip
+
+
+def _split(encoder, count, freeze):
+    """The part of the encoder whose features are cached, and the last blocks. Raises ValueError."""
+    if not freeze:
+        raise ValueError(f"finetune_blocks is {count}, but the whole encoder is trained; give freeze_encoder=True or 0")
+    if not hasattr(encoder, "split"):
+        raise ValueError(f"finetune_blocks is {count}, but {type(encoder).__name__} has no blocks to be trained apart; "
+                         "give 0, or an EfficientNet-Lite")  # fmt: skip
+    return encoder.split(count)
 
 
 def _encoding(encoder, folder, device, progress):
@@ -90,11 +107,11 @@ def _scorer(images, references, idx_to_word):
 
 
 def _describe_encoder(encoder):
-    """What identifies the encoder of a run. This includes the weights if it is frozen, as no checkpoint has them then.
+    """What identifies the encoder of a run. This includes its frozen weights, as no checkpoint has them.
 
     Features and calibrated statistics (buffers) are left out, as their last bits depend on the machine.
     """
     known = encoders.describe_encoder(encoder)
-    if known["frozen"]:
-        known["weights"] = checkpoints.hash_tensors(encoder.parameters())
+    if frozen := [parameter for parameter in encoder.parameters() if not parameter.requires_grad]:
+        known["weights"] = checkpoints.hash_tensors(frozen)
     return {f"encoder.{name}": value for name, value in known.items()}

@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from eecs598.choosing import choose
+from eecs598.encoders import get_encoder
 from eecs598.files import page_releaser
 from eecs598.training import processes
 from eecs598.training.objective import Objective
@@ -54,7 +55,7 @@ class Run:
         self.together = self.processes.together(self.loss)
         self.num_examples, self.batch_size = num_examples, batch_size
         self.average = [p.detach().clone() for p in parameters] if options.averaging else None
-        self.optimizer = make_optimizer(parameters, learning_rate, options.weight_decay)
+        self.optimizer = make_optimizer(self._groups(learning_rate), learning_rate, options.weight_decay)
         iterations = math.ceil(num_examples / batch_size)
         self.schedule, self.by_iteration = make_schedule(self.optimizer, lr_decay, iterations, num_epochs, options)
         self.order = torch.Generator().manual_seed(options.seed)
@@ -62,6 +63,16 @@ class Run:
         self.history = History(iterations)
         self.epoch, self.best, self.best_epoch = 0, math.inf, 0
         self.began = time.perf_counter()
+
+    def _groups(self, learning_rate):
+        """The parameters for the optimizer, with the encoder's in a group of their own if their rate is another."""
+        if self.options.encoder_rate == 1:
+            return self.parameters
+        encoder = {id(parameter) for parameter in get_encoder(self.model).parameters()}
+        tuned = [p for p in self.parameters if id(p) in encoder]
+        groups = [{"params": [p for p in self.parameters if id(p) not in encoder]},
+                  {"params": tuned, "lr": learning_rate * self.options.encoder_rate}]  # fmt: skip
+        return groups if tuned else groups[:1]
 
     @property
     def iteration(self):
@@ -264,9 +275,13 @@ def is_out_of_memory(error):
 
 
 def make_optimizer(parameters, learning_rate, weight_decay=0.0):
-    """Adam (Kingma and Ba, 2015), or AdamW with weight_decay; the fused implementation where PyTorch has one."""
+    """Adam (Kingma and Ba, 2015), or AdamW with weight_decay; the fused implementation where PyTorch has one.
+
+    parameters: tensors, or groups of them as dicts.
+    """
     parameters = list(parameters)
-    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    tensors = [p for item in parameters for p in (item["params"] if isinstance(item, dict) else [item])]
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in tensors)
     if weight_decay:
         return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=fused)
     return torch.optim.Adam(parameters, lr=learning_rate, fused=fused)
