@@ -51,9 +51,9 @@ def captions_together(data, split="train"):
     The captions of a picture are then in the same batch, and its features are projected once for all of them.
     """
     captions, image_index = all_captions(data, split)
-    rows = [captions[image_index == row] for row in range(int(image_index.max()) + 1)]
-    most = max(map(len, rows))
-    return torch.stack([row[torch.arange(most) % len(row)] for row in rows])
+    order, counts = image_index.argsort(stable=True), image_index.bincount().unsqueeze(1)  # (n, 1)
+    first = counts.cumsum(0) - counts
+    return captions[order[first + torch.arange(int(counts.max())) % counts]]
 
 
 def with_mirror_images(data):

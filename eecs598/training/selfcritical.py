@@ -19,6 +19,7 @@ from torch import nn
 
 from eecs598 import decoding
 from eecs598.metrics.cider import MAX_N, CiderD, count_ngrams
+from eecs598.progress import late_bar
 from eecs598.training import checkpoints, solver
 
 
@@ -31,9 +32,10 @@ class Bleu:
     """
 
     def __init__(self, references):
-        counted = [map(count_ngrams, texts) for texts in references]
-        self.most = [functools.reduce(operator.or_, texts) for texts in counted]  # | is the maximum
-        self.lengths = [[len(words) for words in texts] for texts in references]
+        self.most, self.lengths = [], []
+        for texts in references:
+            self.most.append(functools.reduce(operator.or_, map(count_ngrams, texts)))  # | is the maximum
+            self.lengths.append([len(words) for words in texts])
 
     def score(self, picture, words):
         """The score of a caption of the picture with this index, from 0 to 1."""
@@ -64,6 +66,14 @@ def _hash(value):
     return hashlib.sha256(repr(value).encode()).hexdigest()[:12]
 
 
+def _counting(references):
+    """The references of each picture, with a bar: counting their n-grams takes seconds."""
+    with late_bar(len(references), "n-grams of the captions") as bar:
+        for texts in references:
+            yield texts
+            bar.update()
+
+
 class SelfCritical(nn.Module):
     """The loss of self-critical training, called as loss(images, pictures).
 
@@ -84,7 +94,7 @@ class SelfCritical(nn.Module):
         self.start, self.end = ids["<START>"], ids["<END>"]
         # words outside the vocabulary stay strings, which match nothing in a sampled caption
         known = [[[ids.get(word, word) for word in (*words, "<END>")] for words in texts] for texts in references]
-        self.scorers = [(1.0, CiderD(known)), *([(bleu, Bleu(known))] if bleu else [])]
+        self.scorers = [(1.0, CiderD(_counting(known))), *([(bleu, Bleu(_counting(known)))] if bleu else [])]
         self.known = {"samples": samples, "references": _hash(known), **({"bleu": bleu} if bleu else {})}
         self.rewards = []  # mean reward of each batch
 

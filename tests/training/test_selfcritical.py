@@ -10,6 +10,7 @@ from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 from support.captioner import CELLS
 from support.encoder import MeanEncoder
 
+from eecs598 import progress
 from eecs598.captioner import make_captioner
 from eecs598.metrics.cider import CiderD
 from eecs598.training import selfcritical, solver
@@ -131,6 +132,13 @@ def test_timing_a_step_changes_nothing(tiny_data):
     assert 0 < loss_of.time_step(images, 2, "auto") < 60
     assert all(torch.equal(old, new) and new.grad is None for old, new in zip(before, model.parameters()))
     assert torch.equal(torch.get_rng_state(), drawn) and not loss_of.training and loss_of.rewards == []
+
+
+def test_counting_the_references_has_a_bar(tiny_data, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "DELAY", 0)
+    critical(make(tiny_data), tiny_data, bleu=1.0)
+    shown = capsys.readouterr().err
+    assert "n-grams of the captions" in shown and "/4 [" in shown
 
 
 def test_two_samples_at_least(tiny_data):
