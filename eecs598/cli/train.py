@@ -184,8 +184,8 @@ def _train(model, cell_type, data, options, device):
 def _print_time_left(self_critical, options, history, images):
     """After an epoch of cross-entropy, print about how long it and self-critical training will still take."""
     epochs, everyone = len(history.losses) // history.iterations_per_epoch, processes.current()
-    share = math.ceil(options.self_critical_batch / everyone.count)
-    step = self_critical.time_step(images, share, options.precision)
+    part = math.ceil(options.self_critical_batch / everyone.count / options.accumulate)  # no more would fit in memory
+    step = options.accumulate * self_critical.time_step(images, part, options.precision)
     if everyone.first:
         before = (options.epochs - epochs) * history.seconds / epochs
         after = options.self_critical * math.ceil(len(images) / options.self_critical_batch) * step

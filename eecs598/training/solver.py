@@ -243,10 +243,10 @@ def train(
                 val_scores = score and score(model)
             run.end_epoch(val_loss, val_scores)
             bar.set_postfix(_running(run.history))
-            if after_epoch:
-                after_epoch(run.history, images)
             if checkpoints:
                 checkpoints.keep(run)
+            if after_epoch:
+                after_epoch(run.history, images)
     run.use_average()
     return run.history
 

@@ -232,13 +232,15 @@ def test_new_options_that_make_no_sense(data_file, tmp_path, monkeypatch, capsys
 
 
 def test_the_time_left_is_that_of_both_phases(monkeypatch, capsys):
-    monkeypatch.setattr(SelfCritical, "time_step", lambda *args: 3.0)
-    options = parsed("--epochs", "4", "--self-critical", "5", "--self-critical-batch", "32")
+    timed = []
+    monkeypatch.setattr(SelfCritical, "time_step", lambda self, images, size, precision: timed.append(size) or 1.5)
+    options = parsed("--epochs", "4", "--self-critical", "5", "--self-critical-batch", "32", "--accumulate", "2")
     history = solver.History(iterations_per_epoch=10, losses=[1.0] * 20, seconds=600)
     _print_time_left(SelfCritical.__new__(SelfCritical), options, history, torch.zeros(100, 1))
     assert capsys.readouterr().out == (
         "epoch 2/4 is done; about 11 min left: 10 of cross-entropy, 1 of self-critical training\n"
-    )  # two epochs of 300 s; five epochs of four batches of 3 s
+    )  # two epochs of 300 s; five epochs of four batches of 3 s, in two parts
+    assert timed == [16]
 
 
 def test_options_of_which_one_rules_out_the_other(data_file, tmp_path, capsys):

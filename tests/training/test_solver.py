@@ -297,6 +297,20 @@ def test_another_loss_gets_the_rows_and_a_score_chooses_the_best(tmp_path):
     assert load_best(Recorder(), tmp_path) == (2, -0.7)
 
 
+def test_an_epoch_is_kept_before_anything_is_done_with_it(tmp_path):
+    """What is called after an epoch may fail, or take long enough to be killed."""
+    images, captions = 10.0 * torch.arange(10)[:, None], torch.ones(10, 2, dtype=torch.int64)
+
+    def fail(history, seen):
+        assert seen is images and len(history.losses) == history.iterations_per_epoch
+        raise MemoryError
+
+    with pytest.raises(TrainingError, match="out of memory"):
+        train(Recorder(), images, captions, **SIZES, options=QUIET, checkpoints=Checkpoints(tmp_path, {}),
+              after_epoch=fail)  # fmt: skip
+    assert Checkpoints(tmp_path, {}).epochs == 1
+
+
 def test_fast_trains_by_the_objective_and_stops_where_it_is_not_the_models_loss(monkeypatch):
     model, (images, captions) = make_model("rnn").float(), batch(8)
     slow, fast = (train(copy.deepcopy(model), images.float(), captions, **SIZES, options=QUIET, fast=fast).losses
