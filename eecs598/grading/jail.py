@@ -32,6 +32,7 @@ DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 SPACES = ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try")
 TO_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs",
              "--bounding-set=-all", "--inh-caps=-all", "--")  # fmt: skip
+BUS = ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")  # how systemd-run finds a user's systemd
 OWN_USERS = ("unshare", "--user", "--map-current-user", "--")
 
 
@@ -59,10 +60,10 @@ def find_confinement(memory, secrets=(), unconfined=False):
     """
     why = "it runs only on Linux" if sys.platform != "linux" else "it is not installed"
     limited, limits = _memory_limit(memory), f"system calls by {_filter()}"
-    if shutil.which("bwrap") and sys.platform == "linux":
-        paths, tool = _paths(secrets), subprocess.run(["bwrap", "--version"], capture_output=True, text=True)
+    if sys.platform == "linux" and (bwrap := shutil.which("bwrap")):
+        paths, tool = _paths(secrets), subprocess.run([bwrap, "--version"], capture_output=True, text=True)
         for says, options, inner in _ways():
-            command = (*limited, "bwrap", *options, *paths, "--", *inner)
+            command = (*limited, bwrap, *options, *paths, "--", *inner)
             failed = _try(command)
             if not failed:
                 limits += f", memory by {'a cgroup and limits' if limited else 'limits'}"
@@ -151,7 +152,8 @@ def _try(command, user=None):
 
 def _starting(user):
     groups = {"group": user, "extra_groups": []} if user else {}
-    return {"env": _environment(), "cwd": tempfile.gettempdir(), "stdin": subprocess.DEVNULL, **groups}
+    bus = {name: os.environ[name] for name in BUS if name in os.environ}  # not inside a jail, which clears them
+    return {"env": _environment() | bus, "cwd": tempfile.gettempdir(), "stdin": subprocess.DEVNULL, **groups}
 
 
 @functools.cache
@@ -159,10 +161,12 @@ def _memory_limit(memory):
     """Return the command that puts a jail into a cgroup of its own; empty if systemd does not provide one."""
     size = f"MemoryMax={memory + 1024}M"  # Python, torch and /tmp come on top
     whose = ("--user",) if hasattr(os, "getuid") and os.getuid() else ()
-    command = ("systemd-run", *whose, "--scope", "--quiet", "-p", size, "-p", "MemorySwapMax=0", "-p", "TasksMax=64")
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        if subprocess.run([*command, "true"], capture_output=True, timeout=10).returncode == 0:
-            return command
+    limits = ("--scope", "--quiet", "-p", size, "-p", "MemorySwapMax=0", "-p", "TasksMax=64")
+    if tool := shutil.which("systemd-run"):
+        command = (tool, *whose, *limits)
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            if not subprocess.run([*command, "true"], **_starting(None), capture_output=True, timeout=10).returncode:
+                return command
     return ()
 
 

@@ -332,6 +332,31 @@ def test_without_a_jail_it_refuses_and_with_unconfined_it_says_so(tmp_path):
     assert json.loads(json_file.read_text())["output"].splitlines()[0] == first
 
 
+@pytest.mark.parametrize("status, said", [(0, "memory by a cgroup and limits"), (1, "memory by limits")])
+def test_a_jail_is_in_a_cgroup_of_its_own_if_systemd_provides_one(tmp_path, status, said):
+    """A stand-in for systemd-run, which writes down its arguments and runs the command that follows its options."""
+    confinement.required()
+    write(tmp_path, "ann.py")
+    tool = tmp_path / "systemd-run"
+    tool.write_text(f"""#!/bin/sh
+echo "$XDG_RUNTIME_DIR $*" >> {tmp_path}/calls
+while [ "${{1#-}}" != "$1" ]; do [ "$1" = -p ] && shift; shift; done
+[ {status} = 0 ] || exit {status}
+exec "$@"
+""")
+    tool.chmod(0o755)
+    command = [sys.executable, "-m", "eecs598.grading", str(tmp_path / "ann.py"), "--parts", "rnn_step_forward"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment |= {"XDG_RUNTIME_DIR": "/run/user/7"}
+    done = subprocess.run([*command, "--memory", "500"], env=environment, capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()[:2]
+    assert f"{said};" in first and second == "ann: 1 of 1 points"
+    calls = (tmp_path / "calls").read_text().splitlines()
+    jailed = [call for call in calls if "/bwrap " in call]
+    assert bool(jailed) == (status == 0) and calls
+    assert all(limit in call for call in calls for limit in ("/run/user/7 ", "--scope", "MemoryMax=1524M", "TasksMax=64"))
+
+
 def test_what_confines_is_said_first():
     confinement.required()
     assert confinement.best().says.startswith("confined by bubblewrap")
