@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -235,19 +236,28 @@ def test_files_beside_are_bounded_in_sum(tmp_path, count, size):
     assert "beside it" in problems(tmp_path)["bob"] and not problems(tmp_path)["ann"]
 
 
-def test_folders_without_end_cost_their_own_submission(tmp_path):
-    write(tmp_path, "ann.py", f"bob/a/b/{NAME}")
-    place = os.open(tmp_path / "bob", os.O_RDONLY)
-    for _ in range(1200):
+def nest(folder, depth):
+    """Nest folders so deeply that the path of the last is longer than the system allows."""
+    place = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
         os.mkdir("d", dir_fd=place)
         deeper = os.open("d", os.O_RDONLY, dir_fd=place)
         os.close(place)
         place = deeper
     os.close(place)
+
+
+def test_folders_without_end_cost_their_own_submission(tmp_path):
+    write(tmp_path, "ann.py", f"bob/a/b/{NAME}", "carl/notes.txt")
+    for name in ("bob", "carl"):
+        nest(tmp_path / name, 2100)
     try:
-        assert problems(tmp_path) == {"ann": "", "bob": ""}
+        found = problems(tmp_path)
+        assert (found["ann"], found["bob"]) == ("", "")
+        assert found["carl"].startswith(f"there is no {NAME} in"), found["carl"]
     finally:
-        jails._remove(tmp_path / "bob")
+        for name in ("bob", "carl"):
+            jails._remove(tmp_path / name)
     assert not (tmp_path / "bob").exists()
 
 
@@ -272,6 +282,17 @@ def test_results_are_written_as_they_come_and_checked_before(tmp_path):
     for target in ({"table": tmp_path / "file" / "a.csv"}, {"target": tmp_path / "file", "many": True}):
         with pytest.raises(ValueError, match="file"):
             reports.Results(worth, **target)
+
+
+def test_a_folder_in_which_nothing_can_be_written_is_refused_before_grading(tmp_path, monkeypatch):
+    """An immutable folder, in which not even root can create a file."""
+    def refuse(path, data):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    for target in ({"table": tmp_path / "a.csv"}, {"target": tmp_path / "a.json"}, {"target": tmp_path, "many": True}):
+        with pytest.raises(ValueError, match="no file can be written in this folder"):
+            reports.Results({"rnn_forward": 1}, **target)
 
 
 def test_a_result_that_cannot_be_written_costs_no_other(tmp_path, monkeypatch, capsys):
@@ -354,7 +375,8 @@ exec "$@"
     calls = (tmp_path / "calls").read_text().splitlines()
     jailed = [call for call in calls if "/bwrap " in call]
     assert bool(jailed) == (status == 0) and calls
-    assert all(limit in call for call in calls for limit in ("/run/user/7 ", "--scope", "MemoryMax=1524M", "TasksMax=64"))
+    wanted = ("/run/user/7 ", "--scope", "MemoryMax=1524M", "TasksMax=64")
+    assert all(part in call for call in calls for part in wanted)
 
 
 def test_what_confines_is_said_first():
