@@ -150,9 +150,9 @@ def _try(command, user=None):
     return (done.stderr.strip().splitlines() or ["it fails"])[-1][:200] if done.returncode else ""
 
 
-def _starting(user):
+def _starting(user, jailed=True):
     groups = {"group": user, "extra_groups": []} if user else {}
-    bus = {name: os.environ[name] for name in BUS if name in os.environ}  # not inside a jail, which clears them
+    bus = {name: os.environ[name] for name in BUS if jailed and name in os.environ}  # cleared inside the jail
     return {"env": _environment() | bus, "cwd": tempfile.gettempdir(), "stdin": subprocess.DEVNULL, **groups}
 
 
@@ -203,7 +203,7 @@ class Jail:
             return
         self.control, theirs = socket.socketpair()
         jailed, user = self.confinement.jailed, self.confinement.user
-        starting, self.stderr, self.ready = _starting(user), tempfile.TemporaryFile(), False  # noqa: SIM115
+        starting, self.stderr, self.ready = _starting(user, jailed), tempfile.TemporaryFile(), False  # noqa: SIM115
         if not jailed:
             self.folder = starting["cwd"] = tempfile.mkdtemp(prefix="grading-")
             if user:

@@ -379,6 +379,13 @@ exec "$@"
     assert all(part in call for call in calls for part in wanted)
 
 
+def test_a_submission_without_a_jail_is_not_told_where_systemd_is(monkeypatch):
+    """It could ask systemd for a process outside its limits."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
+    told = [jails._starting(None, jailed)["env"].get("XDG_RUNTIME_DIR") for jailed in (True, False)]
+    assert told == ["/run/user/7", None]
+
+
 def test_what_confines_is_said_first():
     confinement.required()
     assert confinement.best().says.startswith("confined by bubblewrap")
