@@ -7,6 +7,7 @@ For the learner, who reads rnn_lstm_captioning.py and works through the notebook
     grad         numeric gradients, relative errors       utils     what the published notebook imports
     notebook     functions for its cells                  vis       figures, and the attention viewer
     scenes       the embedded data set: drawn pictures, their captions, and a judge of whether a caption is true
+    shapes       which argument has the wrong shape, said where a call fails
 
 For the tinkerer, who trains on more data and captions photographs:
 

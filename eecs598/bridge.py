@@ -4,6 +4,8 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from eecs598.shapes import blame_shapes
+
 
 def by_hand(forward, backward, *inputs):
     """Call forward(*inputs) as one differentiable operation, whose gradient autograd computes with `backward`.
@@ -11,11 +13,17 @@ def by_hand(forward, backward, *inputs):
     forward(*inputs) returns the output first and a cache last: tensors and other values in nested tuples, lists and
     dicts. backward(doutput, cache) returns the gradient of each input, or a single tensor for one input; trailing
     inputs without a gradient may be left out. Autocast is off inside, so that forward and backward use the same
-    precision.
+    precision. Raises ValueError if `forward` fails on inputs whose shapes contradict its docstring.
     """
     device = next(value for value in inputs if torch.is_tensor(value)).device
     with torch.autocast(device.type, enabled=False):
-        return _ByHand.apply(forward, backward, *inputs)
+        try:
+            return _ByHand.apply(forward, backward, *inputs)
+        except (RuntimeError, IndexError) as error:
+            sentence = blame_shapes(error)
+            if sentence is None:
+                raise
+            raise ValueError(sentence) from error
 
 
 class _ByHand(torch.autograd.Function):

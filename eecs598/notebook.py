@@ -5,6 +5,7 @@ import contextlib
 import gc
 import inspect
 import re
+import sys
 import traceback
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from eecs598.checks import CHECKS
 from eecs598.checks.levels import PUBLISHED, at_level
 from eecs598.grad import CheckError
 from eecs598.scenes import judge_caption
+from eecs598.shapes import blame_shapes
 from eecs598.training.objective import PartsError
 
 
@@ -184,6 +186,8 @@ def _names_given(tree):
 def explain_todos():
     """From now on a part that is still to do stops a notebook's cell with one sentence, not with a traceback.
 
+    And a traceback of a call with wrong shapes is followed by a sentence that says which argument is wrong.
+
     Called after %autoreload: recent IPython then patches single functions, which misses decorated methods, and new
     functions that call each other. Here a changed module is to be read anew as a whole. And each reload looks for the
     instances of every class that the module ever had, which takes longer each time: here, of the last ones, and not
@@ -194,7 +198,7 @@ def explain_todos():
     from IPython import get_ipython
 
     shell = get_ipython()
-    shell.set_custom_exc((NotImplementedError,), _show_todo)
+    shell.set_custom_exc((RuntimeError, IndexError), _show_error)  # a NotImplementedError is a RuntimeError
     reloader = getattr(shell.magics_manager.registry.get("AutoreloadMagics"), "_reloader", None)
     if hasattr(reloader, "deduper_reloader"):
         reloader.deduper_reloader.enabled = False
@@ -208,15 +212,19 @@ def _forget_old_classes(old_objects):
         old_objects[key] = [kept for kept in references if not isinstance(kept(), (type, type(None)))]
 
 
-def _show_todo(shell, kind, error, trace, tb_offset=None):
-    """What IPython calls for a NotImplementedError: the sentence, if it is a part's."""
+def _show_error(shell, kind, error, trace, tb_offset=None):
+    """What IPython calls for an error: of an unwritten part it shows one sentence."""
     name = str(error).removeprefix("TODO: ")
-    if name == str(error):
-        return shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
-    innermost = traceback.extract_tb(trace)[-1]
-    sentence = f"{kind.__name__}: {_still_to_do(name, Path(innermost.filename))}"
-    shell._showtraceback(kind, error, [sentence])
-    return [sentence]
+    if name != str(error):
+        innermost = traceback.extract_tb(trace)[-1]
+        sentence = f"{kind.__name__}: {_still_to_do(name, Path(innermost.filename))}"
+        shell._showtraceback(kind, error, [sentence])
+        return [sentence]
+    shown = shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
+    blame = blame_shapes(error)
+    if blame:
+        print(blame, file=sys.stderr)
+    return shown
 
 
 def _still_to_do(name, path):

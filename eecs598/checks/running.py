@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from eecs598.shapes import blame_shapes
+
 PARAMETERS = ("Wx", "Wh", "Wattn", "b", "W_embed")
 OWN_DTYPE = "a tensor made inside has another dtype than x: make it with x.new_zeros(...) or dtype=x.dtype"
 
@@ -27,8 +29,9 @@ def attempt(name, function, *args, **kwargs):
     except Exception as error:
         reason = (str(error).strip() or "no message").splitlines()[0]
         advice = f" ({OWN_DTYPE})" if re.search("dtype|Double|Float", reason) else ""
-        said = f"{name} raised {type(error).__name__}: {reason}{advice}{_learners_line(error)}"
-        raise OutputError(said) from None
+        blame = blame_shapes(error)
+        where = f"{_learners_line(error)}{f' ({blame})' if blame else ''}"
+        raise OutputError(f"{name} raised {type(error).__name__}: {reason}{advice}{where}") from None
 
 
 def _learners_line(error):

@@ -1,5 +1,7 @@
 """Attention maps over a picture: one map, and one for each word of a caption."""
 
+import math
+
 import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageFilter
@@ -43,7 +45,8 @@ def show_attention(image, words, weights, references=(), probabilities=None, col
 
     image: one picture, see `to_display`. words: T strings. weights: (T, h, w), or T maps; each has its own colour
     scale, with the maximum below. probabilities: T numbers, the model's probability of each word. references: human
-    captions, listed below. Raises ValueError if lengths differ or a picture or map is invalid.
+    captions, listed below. columns: at most that many pictures in a row. Raises ValueError if lengths differ or a
+    picture or map is invalid.
     """
     check_lengths(f"{len(words)} words", len(words), weights=weights, probabilities=probabilities)
     picture, maps = to_display(image), [_check_map(w) for w in weights]
@@ -53,6 +56,7 @@ def show_attention(image, words, weights, references=(), probabilities=None, col
     views = [picture] + [attention_overlay(picture, m) for m in maps]
     heads = [wrap(word, 1.38, 10) for word in ("(picture)", *words)]
     cells = list(zip(views, heads, ["", *notes]))
+    columns = math.ceil(len(cells) / math.ceil(len(cells) / columns))  # rows of about the same length
     rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
     width = 1.47 * max(4, min(columns, len(cells)))  # at least 4, for the sentences above and below
     top, said = wrap(title, width, 11), list_references(references, width, 9)

@@ -117,6 +117,14 @@ def test_the_quoted_line_is_the_learners_not_pytorchs():
     assert 'of test_faults.py: return nn.functional.cross_entropy(x, y, reduction="no such")' in said
 
 
+def test_the_hint_says_which_argument_has_the_wrong_shape():
+    def forward(x, h0, Wx, Wh, b):
+        return ours.rnn_step_forward(x[:, 0], h0[:, 1:], Wx, Wh, b)
+
+    said = hints("rnn_forward", {"rnn_forward": forward})
+    assert "(rnn_step_forward: prev_h is (3, 4), wanted (N, H) = (3, 5))" in said
+
+
 def test_the_quoted_line_is_the_learners_when_autograd_calls_it():
     """Between autograd and a backward by hand stands `by_hand`, which is not the learner's."""
 

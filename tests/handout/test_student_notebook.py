@@ -1,5 +1,6 @@
 """The student's notebook: what is in it, and a learner's path through it."""
 
+import contextlib
 import importlib.util
 import re
 import subprocess
@@ -124,9 +125,24 @@ def test_a_learners_path_through_the_notebook(edition, tmp_path, monkeypatch):
                 stops.append(name)
                 source = (folder / SOURCE).read_text()
                 (folder / SOURCE).write_text(fill(source, SOLUTION, [name]))
+        shown = outputs_of_failing(client, "rlc.rnn_step_forward(*(torch.ones(2, n) for n in (3, 5)), *weights)")
+    assert "mat1 and mat2 shapes" in shown["error"][-1] and len(shown["error"]) > 5, "no traceback"
+    assert shown["stream"] == ["rnn_step_forward: prev_h is (2, 5), wanted (N, H) = (2, 4)"]
     assert stops[:4] == ["rnn_step_forward", "rnn_step_backward", "rnn_forward", "rnn_backward"]
     written = {name for part in PARTS if not part.startswith("captioner") for name in NAMES[part]}
     assert set(stops) >= {name for name in written if f'"{name}"' in "".join(cell.source for cell in code)}
+
+
+def outputs_of_failing(client, code):
+    """What a cell that fails shows: kind of output -> lines."""
+    from nbclient.exceptions import CellExecutionError
+    from nbformat.v4 import new_code_cell
+
+    client.nb.cells.append(new_code_cell(f"weights = torch.ones(3, 4), torch.ones(4, 4), torch.ones(4)\n{code}"))
+    with contextlib.suppress(CellExecutionError):
+        client.execute_cell(client.nb.cells[-1], len(client.nb.cells) - 1)
+    return {output.output_type: "\n".join(output.get("traceback") or [output.text]).strip().splitlines()
+            for output in client.nb.cells[-1].outputs}  # fmt: skip
 
 
 def run_cell(client, cell, index):
