@@ -43,7 +43,7 @@ def _listed_shapes(function):
     listed = {}
     for names, sizes in LISTED.findall(text):
         for name in re.split(r", and |, | and ", names):
-            listed.setdefault(name, tuple(size for size in sizes.replace(" ", "").split(",") if size))
+            listed[name] = tuple(size for size in sizes.replace(" ", "").split(",") if size)
     code = function.__code__
     return {name: listed[name] for name in code.co_varnames[: code.co_argcount] if _is_shape(listed.get(name, ()))}
 
@@ -73,7 +73,7 @@ def _solve(names, seen, wanted):
         for number, size in zip(shape, sizes):
             factor, letter = SIZE.fullmatch(size).groups()
             factor = int(factor or 1)
-            if number % factor or numbers.setdefault(letter, number // factor) * factor != number:
+            if numbers.setdefault(letter, number // factor) * factor != number:
                 return None
     return numbers
 

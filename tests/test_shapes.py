@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,7 +29,7 @@ def draw(name):
 
 
 def blame(function, *arguments):
-    with pytest.raises((RuntimeError, IndexError, ValueError)) as caught:
+    with pytest.raises((RuntimeError, IndexError, ValueError, TypeError)) as caught:
         function(*arguments)
     return blame_shapes(caught.value)
 
@@ -83,6 +84,28 @@ def test_a_layer_raises_the_sentence(layer, wrong):
         model(torch.randn(3, 4, 5), state)
     with pytest.raises(ValueError, match=r"x is \(3, 4, 6\), wanted \(N, T, D\).*; Wx is \(5, "):
         model(torch.randn(3, 4, 6), torch.randn(3, 7, 2, 3) if wrong == "A" else torch.randn(3, 7))
+
+
+def scale(x, y, z):
+    """x (N, D), y (2D,), z (D,). Returns y (N, N)."""
+    return x + y + z
+
+
+class Scale:
+    def scale(self, x):  # not the function above
+        return x @ x
+
+
+def test_a_multiple_of_a_size_and_what_is_returned():
+    x, z = torch.ones(3, 5), torch.ones(5)
+    assert blame(scale, x, torch.ones(7), z) == "scale: y is (7,), wanted (2D,) = (10,)"
+    assert blame(scale, x, torch.ones(10), np.ones(4)) is None  # not a tensor
+    assert blame(Scale().scale, torch.ones(2, 3, 5)) is None  # another function of this name
+
+
+def test_no_numbers_where_none_is_known():
+    assert blame(rlc.dot_product_attention, torch.ones(2, 5), torch.ones(3, 6, 2, 2)) == (
+        "dot_product_attention: prev_h is (2, 5), wanted (N, H); A is (3, 6, 2, 2), wanted (N, H, h, w)")  # fmt: skip
 
 
 def test_other_errors_stay_as_they_are():
