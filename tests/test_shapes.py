@@ -98,7 +98,7 @@ class Scale:
 
 def test_a_multiple_of_a_size_and_what_is_returned():
     x, z = torch.ones(3, 5), torch.ones(5)
-    assert blame(scale, x, torch.ones(7), z) == "scale: y is (7,), wanted (2D,) = (10,)"
+    assert blame(scale, x, torch.ones(11), z) == "scale: y is (11,), wanted (2D,) = (10,)"
     assert blame(scale, x, torch.ones(10), np.ones(4)) is None  # not a tensor
     assert blame(Scale().scale, torch.ones(2, 3, 5)) is None  # another function of this name
 
