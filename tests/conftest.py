@@ -108,7 +108,7 @@ def fake_java(tmp_path, monkeypatch):
 
 @pytest.fixture
 def tiny_data():
-    """A data dict that a model can learn by heart: plain coloured pictures and what colour they are."""
+    """A data dict that a model can memorize: plain coloured pictures and what colour they are."""
     colours = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (120, 120, 120)}
     captions = [f"a {colour} picture".split() for colour in colours]
     vocab = build_vocabulary(captions)

@@ -219,7 +219,7 @@ def test_captions_share_pictures_by_image_index(tiny_data, mean_encoder):
 
 @CELLS
 @pytest.mark.parametrize("fast", [False, True])
-def test_it_learns_by_heart_and_captions_right(tiny_data, mean_encoder, cell_type, fast):
+def test_it_memorizes_and_captions_right(tiny_data, mean_encoder, cell_type, fast):
     model, losses = helpers.train_captioner(
         make(tiny_data, mean_encoder, cell_type),
         *pairs(tiny_data),

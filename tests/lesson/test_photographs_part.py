@@ -55,7 +55,7 @@ def texts(real_data, tmp_path_factory):
     return {name: text for name, text, _ in ran}
 
 
-def test_each_model_learns_32_captions_by_heart_twice_as_well_as_it_must(texts):
+def test_each_model_overfits_32_captions_twice_as_well_as_it_must(texts):
     ends = re.findall(r"(\w+): ([\d.]+) at the end, ([\d.]+) without looking", texts["photos-heart-code"])
     assert [cell_type for cell_type, *_ in ends] == list(CELL_TYPES)
     assert all(float(loss) < float(limit) / 2 for _, loss, limit in ends), ends

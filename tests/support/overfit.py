@@ -1,6 +1,6 @@
-"""How well the notebook's three models learn 32 captions by heart, with several seeds.
+"""How well the notebook's three models overfit 32 captions, with several seeds.
 
-`python tests/support/by_heart.py FILE...`: on 32 scenes, and on the first 32 pictures of each data file, by the cells
+`python tests/support/overfit.py FILE...`: on 32 scenes, and on the first 32 pictures of each data file, by the cells
 of the notebook. Prints the loss at the end of each run, in nats a caption, and what no model can reach that does not
 look at the pictures.
 """
