@@ -5,7 +5,6 @@ import contextlib
 import gc
 import inspect
 import re
-import sys
 import traceback
 from pathlib import Path
 
@@ -100,7 +99,7 @@ def leave_out_missing(code):
 
     What may be missing: a name that the lesson calls and rnn_lstm_captioning, `code`, lacks, as a file for the
     published assignment does; photographs; and names that a cell left out would have given. Every other exception
-    stays what it is.
+    stays what it is; if it comes from a call with wrong shapes, a line above it says which argument is wrong.
     """
     from IPython import get_ipython
 
@@ -141,10 +140,12 @@ except Exception as _cell_error:
 
     def leave_out(self, error, names):
         """Print why a cell that would have given these names is left out; False for an exception that is another's."""
-        reason = self._reason(error)
+        reason, blame = self._reason(error), blame_shapes(error)
         if reason:
             self.lost.update(names)
             print(f"{reason}: this cell is left out")
+        elif blame:
+            print(blame)
         return bool(reason)
 
     def _reason(self, error):
@@ -166,7 +167,7 @@ except Exception as _cell_error:
 
 
 def _names_given(tree):
-    """The names that a cell gives a value, but for those inside its functions."""
+    """The names that a cell assigns, except inside its functions."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             yield node.name
@@ -186,8 +187,6 @@ def _names_given(tree):
 def explain_todos():
     """From now on a part that is still to do stops a notebook's cell with one sentence, not with a traceback.
 
-    And a traceback of a call with wrong shapes is followed by a sentence that says which argument is wrong.
-
     Called after %autoreload: recent IPython then patches single functions, which misses decorated methods, and new
     functions that call each other. Here a changed module is to be read anew as a whole. And each reload looks for the
     instances of every class that the module ever had, which takes longer each time: here, of the last ones, and not
@@ -198,7 +197,7 @@ def explain_todos():
     from IPython import get_ipython
 
     shell = get_ipython()
-    shell.set_custom_exc((RuntimeError, IndexError), _show_error)  # a NotImplementedError is a RuntimeError
+    shell.set_custom_exc((NotImplementedError,), _show_todo)
     reloader = getattr(shell.magics_manager.registry.get("AutoreloadMagics"), "_reloader", None)
     if hasattr(reloader, "deduper_reloader"):
         reloader.deduper_reloader.enabled = False
@@ -212,19 +211,15 @@ def _forget_old_classes(old_objects):
         old_objects[key] = [kept for kept in references if not isinstance(kept(), (type, type(None)))]
 
 
-def _show_error(shell, kind, error, trace, tb_offset=None):
-    """What IPython calls for an error: of an unwritten part it shows one sentence."""
+def _show_todo(shell, kind, error, trace, tb_offset=None):
+    """What IPython calls for a NotImplementedError: the sentence, if it is a part's."""
     name = str(error).removeprefix("TODO: ")
-    if name != str(error):
-        innermost = traceback.extract_tb(trace)[-1]
-        sentence = f"{kind.__name__}: {_still_to_do(name, Path(innermost.filename))}"
-        shell._showtraceback(kind, error, [sentence])
-        return [sentence]
-    shown = shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
-    blame = blame_shapes(error)
-    if blame:
-        print(blame, file=sys.stderr)
-    return shown
+    if name == str(error):
+        return shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
+    innermost = traceback.extract_tb(trace)[-1]
+    sentence = f"{kind.__name__}: {_still_to_do(name, Path(innermost.filename))}"
+    shell._showtraceback(kind, error, [sentence])
+    return [sentence]
 
 
 def _still_to_do(name, path):
