@@ -95,6 +95,15 @@ def test_of_a_whole_file_no_error_is_left_out(session):
     assert isinstance(session.run("no_such_name")[2], NameError)
 
 
+def test_a_line_says_which_argument_has_the_wrong_shape(session):
+    session.shell.user_ns["rlc"] = ours
+    session.begin()
+    session.run("x, prev_h, *weights = (torch.ones(size) for size in ((2, 3), (2, 5), (3, 4), (4, 4), (4,)))")
+    text, _, error = session.run("rlc.rnn_step_forward(x, prev_h, *weights)")
+    assert text.startswith("rnn_step_forward: prev_h is (2, 5), wanted (N, H) = (2, 4)\n")
+    assert isinstance(error, RuntimeError) and "mat1 and mat2" in str(error)
+
+
 def test_without_photographs_their_cells_are_left_out_whatever_the_file(session, monkeypatch):
     monkeypatch.setenv("EECS598_PHOTOS", "none")
     session.shell.user_ns["rlc"] = ours
