@@ -139,12 +139,15 @@ except Exception as _cell_error:
         return ast.fix_missing_locations(wrapped)
 
     def leave_out(self, error, names):
-        """Print why a cell that would have given these names is left out; False for an exception that is another's."""
-        reason, blame = self._reason(error), blame_shapes(error)
+        """Print why a cell that would have given these names is left out, or which argument has the wrong shape.
+
+        Returns whether the cell is left out.
+        """
+        reason = self._reason(error)
         if reason:
             self.lost.update(names)
             print(f"{reason}: this cell is left out")
-        elif blame:
+        elif blame := blame_shapes(error):
             print(blame)
         return bool(reason)
 
