@@ -12,7 +12,7 @@ from pathlib import Path
 import requests
 import torch
 
-from eecs598 import decoding, encoders, features, metrics
+from eecs598 import decoding, encoders, features, metrics, reranking
 from eecs598.coco import DataError, prepare_image
 from eecs598.coco.captions import END, NULL, START
 from eecs598.deep_output import with_deep_output
@@ -123,6 +123,8 @@ def save_captioner(model, path, data, hidden_dim, wordvec_dim):
         "preprocessing": dict(data.get("preprocessing") or {"image_size": side, "fit": "stretch"}),
         "state": {name: value.cpu() for name, value in model.state_dict().items()},
     }
+    if hasattr(model, "reranker"):
+        checkpoint["reranker"] = model.reranker.state()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     save_whole(checkpoint, path)
 
@@ -136,6 +138,8 @@ def load_captioner(path, captioner_class):
         encoder = encoders.rebuild_encoder(checkpoint["encoder"])
         model = make_captioner(captioner_class, {"vocab": vocab}, encoder=encoder, **sizes)
         model.load_state_dict(checkpoint["state"])
+        if "reranker" in checkpoint:
+            model.reranker = reranking.Reranker(**checkpoint["reranker"])
     except ImportError as error:
         raise DataError(f"{path}: its image encoder is not available ({error})") from None
     except Exception as error:  # malformed contents may raise anything
@@ -256,19 +260,39 @@ def _sample(model, images, max_length):
     return (captions[:1], weights if weights is None else weights[:1]) if alone else (captions, weights)
 
 
-def decode_pictures(model, images, max_length=16, batch_size=64, *, mirror=False, **options):
+def decode_pictures(model, images, max_length=16, batch_size=64, *, mirror=False, rerank=0.0, **options):
     """Decode several captions for each picture, with their probabilities. images (n, 3, H, W), n at least 1.
 
-    mirror: average with the mirror image, see eecs598.decoding.Mirrored. options: of eecs598.decoding.decode. Returns
-    eecs598.decoding.Captions, on the CPU. Raises ValueError.
+    mirror: average with the mirror image, see eecs598.decoding.Mirrored. rerank: if not 0, order the captions also by
+    their scores from the captioner's reranker, times this weight, see eecs598.reranking. options: of
+    eecs598.decoding.decode. Returns eecs598.decoding.Captions, on the CPU. Raises ValueError.
     """
     require_steps(model)
+    if rerank and not hasattr(model, "reranker"):
+        raise ValueError("this captioner has no reranker: leave out rerank, or train with --reranker")
+    if rerank and max(options.get("beam_size", 1), options.get("num_captions") or 1) == 1:
+        raise ValueError("rerank needs more than one caption of each picture: give a beam_size, such as 16")
     if len(images) == 0:
         raise ValueError("images is empty; pass at least one picture")
     decoded = decoding.Mirrored(model) if mirror else model
-    decode = functools.partial(decoding.decode, decoded, max_length=max_length, **options)
+    length_penalty = options.get("length_penalty", 0.0)
+
+    def decode(part):
+        order = rerank and functools.partial(_rerank, model, part, weight=rerank, length_penalty=length_penalty)
+        return decoding.decode(decoded, part, max_length, **options, reorder=order or None)
+
     parts = zip(*_in_batches(model, images, batch_size, decode, mirror))
     return decoding.Captions(*(None if part[0] is None else torch.cat(part).cpu() for part in parts))
+
+
+def _rerank(model, images, captions, weight, length_penalty):
+    """Captions in the order of the model's reranker. images: (N, 3, H, W) or features, or (N, 2, ...) views of them."""
+    views = images if images.ndim == 5 else images.unsqueeze(1)
+    grids = encoders.get_encoder(model)(views.flatten(0, 1))
+    scores = model.reranker.score(
+        reranking.describe_grids(grids.float()).unflatten(0, views.shape[:2]).mean(1), captions.words)
+    lengths = (captions.words != model.null).sum(2)
+    return reranking.reorder(captions, scores, lengths, weight, length_penalty)
 
 
 def score_captioner(model, data, max_length=16, **options):

@@ -39,32 +39,36 @@ class Captions(NamedTuple):
 
 def decode(
     model, images, max_length=15, *, beam_size=1, num_captions=None, temperature=None, top_k=None, top_p=None,
-    length_penalty=0.0, no_repeat_ngram=0, generator=None,
+    length_penalty=0.0, beam_temperature=1.0, no_repeat_ngram=0, generator=None, reorder=None,
 ):  # fmt: skip
     """Captions by beam search or, if a temperature, top_k or top_p is given, by sampling. Returns Captions.
 
-    num_captions: captions for each picture; if None, the whole beam, or one sample. beam_size, length_penalty: see
-    `beam_search`. temperature, top_k, top_p, generator: see `sample_captions`. no_repeat_ngram: no n-gram of this
-    length occurs twice in a caption; 0 turns this off. Raises ValueError for options that are out of range or
-    contradict each other.
+    num_captions: captions for each picture; if None, the whole beam, or one sample. beam_size, length_penalty,
+    beam_temperature: see `beam_search`. temperature, top_k, top_p, generator: see `sample_captions`. no_repeat_ngram:
+    no n-gram of this length occurs twice in a caption; 0 turns this off. reorder: a function from the Captions that
+    were found, all of the beam, to the same in another order, such as by `eecs598.reranking`. Raises ValueError for
+    options that are out of range or contradict each other.
     """
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     sampling = {name: value for name, value in sampling.items() if value is not None}
     searching = {"beam_size": beam_size} if beam_size != 1 else {}
     searching |= {"length_penalty": length_penalty} if length_penalty != 0 else {}
+    searching |= {"beam_temperature": beam_temperature} if beam_temperature != 1 else {}
     if sampling and searching:
         seen = ", ".join(f"{name} {value}" for name, value in (searching | sampling).items())
         raise ValueError(f"{seen}: options of beam search and of sampling cannot be combined")
     if sampling:
-        return sample_captions(
+        sampled = sample_captions(
             model, images, max_length, 1 if num_captions is None else num_captions, **sampling,
             no_repeat_ngram=no_repeat_ngram, generator=generator,
         )  # fmt: skip
+        return reorder(sampled) if reorder else sampled
     if generator is not None:
         raise ValueError("generator is given without sampling; give a temperature too, such as 1.0")
     in_range = num_captions is None or (_is_whole(num_captions, 1) and num_captions <= beam_size)
     _check("num_captions", num_captions, in_range, f"at least 1 and at most beam_size = {beam_size}")
-    found = beam_search(model, images, max_length, beam_size, length_penalty, no_repeat_ngram)
+    found = beam_search(model, images, max_length, beam_size, length_penalty, no_repeat_ngram, beam_temperature)
+    found = reorder(found) if reorder else found
     return Captions(*(part if part is None else part[:, :num_captions] for part in found))
 
 
@@ -187,14 +191,17 @@ def _concatenate(beams, dim):
 
 
 @torch.no_grad()
-def beam_search(model, images, max_length=15, beam_size=3, length_penalty=0.0, no_repeat_ngram=0):
+def beam_search(
+    model, images, max_length=15, beam_size=3, length_penalty=0.0, no_repeat_ngram=0, beam_temperature=1.0
+):
     """Beam search: the best beam_size captions found for each picture, best first. Returns Captions.
 
     Each step extends the beam_size most probable unfinished hypotheses of a picture. A hypothesis is finished when it
     ends with <END> and is among the beam_size most probable at that step. The search stops when beam_size are finished;
     after max_length words, unfinished hypotheses fill the remaining places. Finished captions are ranked by
     log p / length^length_penalty, where the length includes <END>: 0 ranks by probability, which favours short
-    captions, 1 by the mean log-probability of the words. Raises ValueError.
+    captions, 1 by the mean log-probability of the words. beam_temperature: the search uses the probabilities of the
+    logits divided by it; above 1, its captions differ more from each other. Raises ValueError.
 
     Sources: Graves, "Sequence transduction with recurrent neural networks", 2012; for length normalization, Wu et al.,
     "Google's neural machine translation system", 2016, section 7.
@@ -203,11 +210,13 @@ def beam_search(model, images, max_length=15, beam_size=3, length_penalty=0.0, n
     _check("beam_size", beam_size, _is_whole(beam_size, 1), "a whole number, at least 1")
     in_range = isinstance(length_penalty, Real) and 0 <= length_penalty <= 10
     _check("length_penalty", length_penalty, in_range, "in [0, 10]")
+    in_range = isinstance(beam_temperature, Real) and 0 < beam_temperature < math.inf
+    _check("beam_temperature", beam_temperature, in_range, "a positive number")
     with evaluating(model):
-        return _search(model, images, max_length, beam_size, length_penalty, no_repeat_ngram)
+        return _search(model, images, max_length, beam_size, length_penalty, no_repeat_ngram, beam_temperature)
 
 
-def _search(model, images, T, K, length_penalty, no_repeat_ngram):
+def _search(model, images, T, K, length_penalty, no_repeat_ngram, temperature):
     state = model.begin(images)
     searched = torch.arange(len(images), device=images.device)  # pictures whose search has not stopped
     words = torch.full_like(searched, model.start)
@@ -220,7 +229,7 @@ def _search(model, images, T, K, length_penalty, no_repeat_ngram):
         if weights is not None:
             maps.append(weights.new_zeros(len(images), K, *weights.shape[1:]))
             maps[t][searched, : live.score.shape[1]] = weights.view(*live.score.shape, *weights.shape[1:])
-        live, done = _extend(live, done, log_probs, t, model.end, length_penalty)
+        live, done = _extend(live, done, log_probs, t, model.end, length_penalty, temperature)
         going = (done.score == -math.inf).any(1) & (live.score > -math.inf).any(1) & (t + 1 < T)
         found.append((searched[~going], _fill(done.of(~going), live.of(~going))))
         if not going.any():
@@ -240,12 +249,14 @@ def _captions(N, k, T, score, null, like):
     return _Beams(torch.full_like(log_probs[:, :, 0], score), words, log_probs, torch.zeros_like(words))
 
 
-def _extend(live, done, log_probs, t, end, length_penalty):
+def _extend(live, done, log_probs, t, end, length_penalty, temperature):
     """Extend live captions by one word; log_probs (n * k, V). Returns the K best unfinished and the K best finished."""
     K, branches = done.score.shape[1], min(done.score.shape[1] + 1, log_probs.shape[1])
-    log_probs, words = log_probs.topk(branches, dim=1)  # K words, and perhaps <END>
-    log_probs, words = (part.view(*live.score.shape, branches) for part in (log_probs, words))
-    score = (live.score.unsqueeze(2) + log_probs).flatten(1)
+    softened = log_probs if temperature == 1 else (log_probs / temperature).log_softmax(1)
+    softened, words = softened.topk(branches, dim=1)  # K words, and perhaps <END>
+    parts = softened, words, log_probs.gather(1, words)
+    softened, words, log_probs = (part.view(*live.score.shape, branches) for part in parts)
+    score = (live.score.unsqueeze(2) + softened).flatten(1)
     score, place = score.topk(min(2 * K, score.shape[1]), dim=1)  # at most K of them end: each live caption just once
     longer = live.take(place // branches)._replace(score=score)
     longer.words[:, :, t] = words.flatten(1).gather(1, place)

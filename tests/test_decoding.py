@@ -127,6 +127,24 @@ def test_probabilities_and_weights_belong_to_the_words(make_model, cell_type):
 
 
 @CELLS
+@pytest.mark.parametrize("beam_size", [2, 100])
+@pytest.mark.parametrize("beam_temperature", [0.5, 2.0])
+def test_a_beam_with_a_temperature_is_that_of_the_divided_logits(make_model, cell_type, beam_size, beam_temperature):
+    """Its captions, in its order; the probabilities are those of the model as it is."""
+    model, divided, images = make_model(cell_type), make_model(cell_type), pictures(60)
+    for each in (model, divided):
+        each.output_projection.bias.data[[NULL, START, UNK]] = -1e4  # banned words, which have no part in the softmax
+    divided.output_projection.weight.data /= beam_temperature
+    divided.output_projection.bias.data /= beam_temperature
+    found = decoding.beam_search(model, images, 4, beam_size, 0.7, beam_temperature=beam_temperature)
+    assert torch.equal(found.words, decoding.beam_search(divided, images, 4, beam_size, 0.7).words)
+    assert not torch.equal(found.words, decoding.beam_search(model, images, 4, beam_size, 0.7).words)
+    for n, k in itertools.product(range(6), range(2)):
+        log_probs, _ = word_log_probs(model, images[n], words := spoken(found.words[n, k]))
+        assert found.word_log_probs[n, k, : len(words)].tolist() == pytest.approx(log_probs)
+
+
+@CELLS
 @pytest.mark.parametrize("beam_size", [1, 2, 3, 7])
 def test_a_batch_is_searched_like_single_pictures(make_model, cell_type, beam_size):
     model, images = make_model(cell_type), pictures(9)
@@ -379,6 +397,23 @@ def test_fewer_captions_are_the_best_of_the_beam(make_model, cell_type):
     assert torch.equal(two.words, found.words[:, :2]) and torch.equal(two.log_probs, found.log_probs[:, :2])
 
 
+@pytest.mark.parametrize("options", [{"beam_size": 4}, {"temperature": 1.0, "num_captions": 4}])
+def test_another_order_is_that_of_all_captions_that_were_found(make_model, options):
+    """Of the whole beam, before fewer of them are kept."""
+    model, images = make_model("lstm"), pictures()
+
+    def decode(**further):
+        return decoding.decode(model, images, 6, **options | further, **(
+            {"generator": torch.Generator().manual_seed(0)} if "temperature" in options else {}))  # fmt: skip
+
+    def reverse(captions):
+        return decoding.Captions(*(part if part is None else part.flip(1) for part in captions))
+
+    kept = 2 if "beam_size" in options else 4
+    last = decode(reorder=reverse, num_captions=kept)
+    assert torch.equal(last.words, decode().words.flip(1)[:, :kept])
+
+
 @CELLS
 @pytest.mark.parametrize("options", [{"beam_size": 3}, {"temperature": 1.0}])
 @pytest.mark.parametrize("n, max_length", [(0, 4), (1, 1), (3, 1)])
@@ -394,6 +429,8 @@ def test_edge_shapes(make_model, cell_type, options, n, max_length):
     ({"beam_size": 2.5}, "beam_size is 2.5; it must be a whole number, at least 1"),
     ({"beam_size": 2, "length_penalty": -1}, r"length_penalty is -1; it must be in \[0, 10\]"),
     ({"length_penalty": math.nan}, "length_penalty is nan; it must be in"),
+    ({"beam_size": 2, "beam_temperature": 0}, "beam_temperature is 0; it must be a positive number"),
+    ({"beam_temperature": 2.0, "top_p": 0.5}, "beam_temperature 2.0, top_p 0.5: options of beam"),
     ({"no_repeat_ngram": -1}, "no_repeat_ngram is -1; it must be a whole number, at least 0"),
     ({"temperature": 0}, "temperature is 0; it must be a positive number; leave it out for greedy decoding"),
     ({"temperature": math.inf}, "temperature is inf; it must be a positive number"),

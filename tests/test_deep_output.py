@@ -5,7 +5,7 @@ from unittest import mock
 import pytest
 import torch
 from support.captioner import NULL, VOCABULARY, PoolingEncoder, batch, reference_loss
-from support.encoder import MeanEncoder
+from support.encoder import KnownEncoder
 
 import rnn_lstm_captioning as rlc
 from eecs598 import captioner, coco, decoding, encoders
@@ -130,16 +130,9 @@ def test_it_is_decoded_as_others_are():
     torch.testing.assert_close(plain.log_probs, mirrored.log_probs)
 
 
-class Known(MeanEncoder):
-    """An encoder that a captioner's file can be loaded with."""
-
-    def __init__(self, stride=None, image_size=None):
-        super().__init__()
-
-
 def test_the_command_trains_saves_and_captions_with_it(tmp_path, tiny_data, monkeypatch, capsys):
-    monkeypatch.setitem(encoders.ENCODERS, "known", Known)
-    monkeypatch.setattr(encoders, "encoder_for", lambda data, name: Known())
+    monkeypatch.setitem(encoders.ENCODERS, "known", KnownEncoder)
+    monkeypatch.setattr(encoders, "encoder_for", lambda data, name: KnownEncoder())
     coco.save_data(tiny_data, tmp_path / "data.pt")
     command = ["train", "--data", tmp_path / "data.pt", "--out", tmp_path / "out", "--epochs", 60, "--hidden", 16,
                "--wordvec", 8, "--learning-rate", 0.02, "--lr-decay", 1, "--output-heads", 4]  # fmt: skip

@@ -12,11 +12,12 @@ from tqdm import tqdm
 from eecs598 import captioner, commands, encoders, metrics, vis
 from eecs598.captioner import CELL_TYPES
 from eecs598.coco.captions import MAX_WORDS
+from eecs598.reranking import Reranker
 from eecs598.training import examples, processes, selfcritical
 from eecs598.training.objective import Objective, ObjectiveError
 from eecs598.training.options import NAMES, PRECISIONS, Options
 from eecs598.training.recipes import RECIPES
-from eecs598.training.run import train_captioner
+from eecs598.training.run import describe_pictures, train_captioner
 from eecs598.training.selfcritical import SelfCritical
 from eecs598.utils import reset_seed
 
@@ -115,6 +116,8 @@ def _add_run(parser):
     add("--seed", type=commands.seed, default=0, help="random seed for weights and the order of examples (0)")
     add("--checkpoint-every", type=commands.positive, metavar="N", help="write checkpoints after every N steps, too "
         "(only after each epoch)")  # fmt: skip
+    add("--reranker", **SWITCH, help="afterwards, fit a regression from pictures to the n-grams of their captions, for "
+        "evaluate --rerank")  # fmt: skip
     add("--score", **SWITCH, help="score greedy captions of the validation pictures after each epoch")
     add("--show", type=commands.not_negative, default=8, metavar="N", help="validation pictures to caption at the end "
         "(8)")  # fmt: skip
@@ -146,6 +149,8 @@ def run(options, captioner_class):
             )  # fmt: skip
             histories |= _train(model, cell_type, data, options, device)
             if everyone.first:
+                if options.reranker:
+                    model.reranker = _fit_reranker(model, data, options, device)
                 path = options.out / f"{cell_type}.pt"
                 captioner.save_captioner(model, path, data, options.hidden, options.wordvec)
                 print(f"{path}: training loss {_last_loss(histories[cell_type]):.3f} over the last epoch")
@@ -260,6 +265,16 @@ def _train_self_critically(model, loss, data, options, shared):
         model, data["train_images"], torch.arange(count), options.self_critical, options.self_critical_batch,
         options.self_critical_rate, loss=loss, **shared,
     )  # fmt: skip
+
+
+def _fit_reranker(model, data, options, device):
+    """The Reranker of a trained captioner; a picture's features are averaged with those of its mirror image."""
+    views = 2 if options.mirror else 1
+    captions = examples.captions_together(data)[: len(data["train_images"]) // views]
+    described = describe_pictures(
+        model, data["train_images"], device, finetuned=options.finetune_blocks if options.self_critical else 0)
+    special = (model.start, model.end, model.null)
+    return Reranker(described.unflatten(0, (views, -1)).mean(0), captions, special)
 
 
 def _plot(histories, folder):

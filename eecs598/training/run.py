@@ -5,8 +5,9 @@ import contextlib
 import torch
 from tqdm import tqdm
 
-from eecs598 import decoding, encoders, features, metrics
+from eecs598 import decoding, encoders, features, metrics, reranking
 from eecs598.captioner import captions_alone, decode_captions, default_device
+from eecs598.progress import late_bar
 from eecs598.training import checkpoints, processes, solver
 from eecs598.training.objective import Objective
 from eecs598.training.options import Options
@@ -71,6 +72,27 @@ def train_captioner(
             model, image_data, caption_data, image_index=image_index, val_data=val_data, loss=loss, score=score,
             after_epoch=after_epoch, checkpoints=kept, options=options, **sizes,
         )  # fmt: skip
+
+
+@torch.no_grad()
+def describe_pictures(model, images, device, features_folder=None, finetuned=0):
+    """`reranking.describe_grids` of pictures' features from a trained captioner's encoder. images (n, 3, H, W).
+
+    finetuned: how many of the encoder's blocks were trained on the cached features of the others, which are used again.
+    Returns (n, 2, C).
+    """
+    encoder = encoders.get_encoder(model)
+    if encoders.is_frozen(encoder):
+        front, tail = _split(encoder, finetuned, True) if finetuned else (encoder, torch.nn.Identity())
+        grids = features.cached_features(front, images, features_folder, device=device)
+    else:
+        tail, grids = torch.nn.Identity(), features.encode_images(encoder, images, device=device)
+    described = []
+    with late_bar(len(grids), "features for the reranker") as bar:
+        for part in grids.split(64):
+            described.append(reranking.describe_grids(tail(part.to(device)).float()).cpu())
+            bar.update(len(part))
+    return torch.cat(described)
 
 
 def _split(encoder, count, freeze):

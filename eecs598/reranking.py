@@ -1,0 +1,192 @@
+"""Reranking: of the captions that a search finds for a picture, the one with the n-grams that its features suggest.
+
+A captioner writes word by word, and its probabilities say little about a caption as a whole. Pictures with similar
+features have captions with n-grams in common, so the TF-IDF vector of a picture's captions, as in CIDEr-D, can be
+predicted from the features x by kernel ridge regression on the n training pictures. It has a closed form:
+
+    y(x) = k(x)^T (K + ridge I)^-1 Y        K_ij = k(x_i, x_j) = exp(-|x_i - x_j|^2 / 2)
+
+Row i of Y is the mean of the TF-IDF vectors of picture i's captions, each with norm 1. A caption is scored by the inner
+product of its own vector and y(x), averaged over n-grams of 1 to 4 words.
+
+Sources: Devlin et al., "Exploring nearest neighbor approaches for image captioning", 2015 (the caption most like those
+of similar pictures); Weston et al., "Kernel dependency estimation", 2002, section 3 (regression to structured outputs).
+
+    N   pictures to caption    K   captions of a picture    T   words    C   channels    n   training pictures
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MAX_N = 4  # words in an n-gram
+MAX_PICTURES = 10_000  # the first ones of a larger training set; K has as many rows and columns
+RIDGE = 0.03
+NO_WORD = -1
+WORD_BITS = 15  # of a word in the code of an n-gram
+
+
+def describe_grids(grids):
+    """The mean and the maximum of each channel over the cells of a grid: (N, C, h, w) -> (N, 2, C)."""
+    return torch.stack([grids.mean((2, 3)), grids.amax((2, 3))], dim=1)
+
+
+def reorder(captions, scores, lengths, weight, length_penalty=0.0):
+    """The captions of each picture, best first by log p / length^length_penalty + weight * score.
+
+    captions: eecs598.decoding.Captions, K for each of N pictures. scores and lengths (N, K); the length includes <END>,
+    as in beam search.
+    """
+    total = captions.log_probs / lengths.clamp(min=1) ** length_penalty + weight * scores.to(captions.log_probs.device)
+    order = total.argsort(dim=1, descending=True, stable=True)
+    rows = torch.arange(len(order), device=order.device).unsqueeze(1)
+    return type(captions)(*(None if part is None else part[rows.to(part.device), order.to(part.device)]
+                            for part in captions))  # fmt: skip
+
+
+class Reranker:
+    """Scores captions by the n-grams that a picture's features suggest.
+
+    features (n, 2, C): `describe_grids` of the training pictures, averaged over views of a picture such as its mirror
+    image. captions (n, K, T) int: their captions. special: the ids of words that are no part of a caption, such as
+    <START>. Raises ValueError.
+    """
+
+    def __init__(self, features, captions, special):
+        if features.ndim != 3 or captions.ndim != 3 or len(features) != len(captions):
+            raise ValueError(f"features {tuple(features.shape)} and captions {tuple(captions.shape)} must be (n, 2, C) "
+                             "and (n, K, T) of the same n pictures")  # fmt: skip
+        if captions.max() >> WORD_BITS:
+            raise ValueError(f"captions have the word id {captions.max()}; it must be below {1 << WORD_BITS:,}")
+        self.features, self.captions = features[:MAX_PICTURES].half(), captions[:MAX_PICTURES].to(torch.int32)
+        self.special = list(special)
+
+    def state(self):
+        """What a checkpoint has to keep; `Reranker(**state)` is the same reranker."""
+        return {"features": self.features, "captions": self.captions, "special": self.special}
+
+    def score(self, features, captions):
+        """The scores (N, K) of captions (N, K, T) int64 for pictures with features (N, 2, C). Float32, on the CPU.
+
+        An empty caption has the score 0.
+        """
+        influence = self._influence(features.float().cpu())
+        words = _only_words(captions.cpu(), self.special)
+        return torch.stack([_score(words, table, influence) for table in self._tables]).mean(0)
+
+    def _influence(self, features):
+        """How much each training picture counts for each picture: k(x)^T (K + ridge I)^-1, (N, n)."""
+        known, factor = self._fit
+        similar = _kernel(self._normalized(features), known)
+        return torch.cholesky_solve(similar.double().t(), factor).t().float()
+
+    @functools.cached_property
+    def _fit(self):
+        """The training pictures' features, and the Cholesky factor of K + ridge I."""
+        known = self._normalized(self.features.float())
+        matrix = _kernel(known, known).double()
+        matrix.diagonal().add_(RIDGE)
+        return known, torch.linalg.cholesky(matrix)
+
+    @functools.cached_property
+    def _center(self):
+        return self.features.float().mean(0)
+
+    def _normalized(self, features):
+        """Vectors with norm 1, (N, 2 * C), to which the mean and the maximum of the grid contribute equally."""
+        return F.normalize(features - self._center, dim=2).flatten(1) / 2**0.5
+
+    @functools.cached_property
+    def _tables(self):
+        words = _only_words(self.captions.long(), self.special)
+        return [_tabulate(words, n) for n in range(1, MAX_N + 1)]
+
+
+def _kernel(a, b):
+    """The Gaussian kernel of vectors with norm 1, (N, D) and (n, D) -> (N, n). |a - b|^2 is 2 - 2 a^T b."""
+    return (a @ b.t() - 1).exp()
+
+
+# ---------------------------------------------------------------------------------------------------------
+# TF-IDF vectors of n-grams
+# ---------------------------------------------------------------------------------------------------------
+
+
+class _Table(NamedTuple):
+    """The matrix Y for n-grams of one length, n-gram by n-gram: U n-grams, E weights that are not 0."""
+
+    n: int
+    codes: Tensor  # (U,), sorted
+    idf: Tensor  # (U + 1,); the last one is that of n-grams that occur in no training caption
+    offsets: Tensor  # (U,): where each n-gram's weights begin
+    pictures: Tensor  # (E,)
+    weights: Tensor  # (E,)
+
+
+def _only_words(captions, special):
+    """Captions with NO_WORD in place of special tokens."""
+    return captions.masked_fill(torch.isin(captions, torch.tensor(special, dtype=captions.dtype)), NO_WORD)
+
+
+def _ngrams(words, n):
+    """The n-grams of captions (M, T): a code for each, and the row of its caption, both (P,)."""
+    if words.shape[1] < n:
+        return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+    windows = words.unfold(1, n, 1)  # (M, T - n + 1, n)
+    codes = (windows << WORD_BITS * torch.arange(n)).sum(2)
+    complete = (windows != NO_WORD).all(2)
+    return codes[complete], complete.nonzero()[:, 0]
+
+
+def _unit_vectors(index, rows, count, idf):
+    """TF-IDF vectors with norm 1 of `count` captions from their n-grams. Returns n-gram, row and weight of each entry.
+
+    index (P,): each n-gram's place in idf (U,); rows (P,): its caption.
+    """
+    entries, frequency = (rows * len(idf) + index).unique(return_counts=True)
+    rows, index = entries // len(idf), entries % len(idf)
+    weights = frequency * idf[index]
+    norms = weights.new_zeros(count).index_add(0, rows, weights**2).sqrt()
+    return index, rows, weights / norms[rows].clamp(min=1e-12)  # n-grams of all pictures have weight 0
+
+
+def _tabulate(words, n):
+    """The _Table of n-grams of n words in the training captions, words (n, K, T)."""
+    count, K, _ = words.shape
+    ngrams, rows = _ngrams(words.flatten(0, 1), n)
+    codes, index = ngrams.unique(return_inverse=True)
+    containing = (rows // K * len(codes) + index).unique() % max(1, len(codes))  # each n-gram once a picture
+    idf = math.log(count) - F.pad(containing.bincount(minlength=len(codes)).log(), (0, 1))
+    index, rows, weights = _unit_vectors(index, rows, count * K, idf)
+    entries, place = (index * count + rows // K).unique(return_inverse=True)
+    total = weights.new_zeros(len(entries)).index_add(0, place, weights / K)
+    offsets = (entries // count).bincount(minlength=len(codes)).cumsum(0)
+    return _Table(n, codes, idf, F.pad(offsets[:-1], (1, 0)), entries % count, total)
+
+
+def _score(words, table, influence):
+    """The inner products of captions' vectors, words (N, K, T), and the predicted ones; influence (N, n). (N, K)."""
+    N, K, _ = words.shape
+    ngrams, rows = _ngrams(words.flatten(0, 1), table.n)
+    codes, index = ngrams.unique(return_inverse=True)
+    place = torch.searchsorted(table.codes, codes)
+    known = F.pad(table.codes, (0, 1), value=NO_WORD)[place] == codes
+    idf = table.idf[place.where(known, len(table.codes))]
+    index, rows, weights = _unit_vectors(index, rows, N * K, idf)
+    predicted = torch.zeros(len(codes), N)
+    predicted[known] = _predict(table, place[known], influence)
+    return weights.new_zeros(N * K).index_add(0, rows, weights * predicted[index, rows // K]).view(N, K)
+
+
+def _predict(table, ngrams, influence):
+    """The predicted weights of some n-grams for each picture: rows of Y^T influence^T, (U', N)."""
+    ends = F.pad(table.offsets[1:], (0, 1), value=len(table.pictures))
+    lengths = (ends - table.offsets)[ngrams]
+    starts = F.pad(lengths.cumsum(0)[:-1], (1, 0))
+    chosen = torch.arange(int(lengths.sum())) + (table.offsets[ngrams] - starts).repeat_interleave(lengths)
+    return F.embedding_bag(table.pictures[chosen], influence.t().contiguous(), starts, mode="sum",
+                           per_sample_weights=table.weights[chosen])  # fmt: skip
