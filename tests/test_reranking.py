@@ -144,17 +144,24 @@ def test_every_part_follows_the_order(weight, length_penalty, order):
 # --- in a captioner ---------------------------------------------------------------------------------------
 
 
+class SidedEncoder(KnownEncoder):
+    """An encoder with other features for the mirror image of a picture: brighter on the left."""
+
+    def forward(self, images):
+        return super().forward(images) * torch.tensor([1.0, 0.6, 0.1])
+
+
 @pytest.fixture
 def known_encoder(monkeypatch):
-    monkeypatch.setitem(encoders.ENCODERS, "known", KnownEncoder)
-    monkeypatch.setattr(encoders, "encoder_for", lambda data, name: KnownEncoder())
+    monkeypatch.setitem(encoders.ENCODERS, "known", SidedEncoder)
+    monkeypatch.setattr(encoders, "encoder_for", lambda data, name: SidedEncoder())
 
 
 @pytest.fixture
 def model(tiny_data, known_encoder):
     """An untrained captioner with a reranker, on features that are its encoder's."""
     torch.manual_seed(0)
-    model = captioner.make_captioner(rlc.CaptioningRNN, tiny_data, "attn", KnownEncoder().requires_grad_(False), 8, 4)
+    model = captioner.make_captioner(rlc.CaptioningRNN, tiny_data, "attn", SidedEncoder().requires_grad_(False), 8, 4)
     described = describe_grids(features.encode_images(encoders.get_encoder(model), tiny_data["train_images"]).float())
     special = (model.start, model.end, model.null)
     model.reranker = Reranker(described, tiny_data["train_captions"].unsqueeze(1), special)
@@ -208,6 +215,7 @@ def test_where_there_is_nothing_to_rerank_it_says_so(model, tiny_data):
 
 @pytest.mark.parametrize("mirror", [[], ["--mirror"]])
 def test_the_commands_train_and_use_it(mirror, tmp_path, tiny_data, known_encoder, capsys):
+    tiny_data["train_images"][:, :, :, :16] //= 2  # so that mirror images differ
     coco.save_data(tiny_data, tmp_path / "data.pt")
     command = ["train", "--data", tmp_path / "data.pt", "--out", tmp_path, "--cell", "attn", "--epochs", 2, "--hidden",
                16, "--wordvec", 8, "--captions", "together", "--reranker", *mirror]  # fmt: skip
@@ -216,8 +224,10 @@ def test_the_commands_train_and_use_it(mirror, tmp_path, tiny_data, known_encode
     known = model.reranker.captions
     assert known.shape == (4, 2, 17)  # each picture once, with both captions
     assert captioner.decode_captions(known[0], idx_to_token, specials=False) == ["a red picture", "red <UNK> <UNK>"]
-    grids = features.encode_images(encoders.get_encoder(model), tiny_data["train_images"]).float()
-    torch.testing.assert_close(model.reranker.features.float(), describe_grids(grids), rtol=0, atol=1e-3)
+    encoder, images = encoders.get_encoder(model), tiny_data["train_images"]
+    views = [images, images.flip(-1)] if mirror else [images]
+    described = torch.stack([describe_grids(features.encode_images(encoder, view).float()) for view in views]).mean(0)
+    torch.testing.assert_close(model.reranker.features.float(), described, rtol=0, atol=1e-3)
     capsys.readouterr()
     photo = tmp_path / "photo.png"
     Image.new("RGB", (32, 48), "red").save(photo)

@@ -8,7 +8,6 @@ SAMPLING = ("temperature", "top_k", "top_p")
 NAMES = (
     "beam_size", "num_captions", "length_penalty", "beam_temperature", "no_repeat_ngram", *SAMPLING, "mirror", "rerank",
 )  # fmt: skip
-RERANK = 200.0
 
 
 def add_options(group):
@@ -18,8 +17,8 @@ def add_options(group):
     add("--length-penalty", type=float, metavar="A", help="rank by log p / length^A; 0 favours short captions (0)")
     add("--beam-temperature", type=float, metavar="T", help="divide the logits by T in beam search; above 1, "
         "its captions differ more from each other (1)")  # fmt: skip
-    add("--rerank", type=commands.above_zero, nargs="?", const=RERANK, metavar="W", help="also rank captions by the "
-        f"n-grams that the picture's features suggest, with weight W ({RERANK:g}); needs train --reranker")  # fmt: skip
+    add("--rerank", type=commands.above_zero, metavar="W", help="also rank captions by the n-grams that the picture's "
+        "features suggest, with weight W, such as 200; needs --beam and train --reranker")  # fmt: skip
     add("--mirror", action="store_true", default=None, help="average the word probabilities with those of the mirror "
         "image")  # fmt: skip
     add("--temperature", type=float, metavar="T", help="sample, with the logits divided by T; below 1 favours likely "
