@@ -33,3 +33,11 @@ For the instructor:
 Nothing here imports `rnn_lstm_captioning` or `helpers`. Functions take what they need from them as arguments, so that
 a student's own `rnn_lstm_captioning.py` can be dropped in.
 """
+
+import os
+
+# How often a thread of GNU's OpenMP, which PyTorch uses on Linux, looks for work before it sleeps: 300,000 times by
+# default. On a busy machine, a thread that looks takes the core from the one it waits for. Read when torch is imported.
+SPINS = "10000"
+if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
+    os.environ["GOMP_SPINCOUNT"] = SPINS

@@ -8,6 +8,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("MKL_NUM_THREADS", "1")
 
+import eecs598  # noqa: F401, sets how long threads wait, before torch is imported
+
+# isort: split
 import contextlib
 import functools
 import gc
