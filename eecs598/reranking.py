@@ -4,10 +4,10 @@ A captioner writes word by word, and its probabilities say little about a captio
 features have captions with n-grams in common, so the TF-IDF vector of a picture's captions, as in CIDEr-D, can be
 predicted from the features x by kernel ridge regression on the n training pictures. It has a closed form:
 
-    y(x) = k(x)^T (K + ridge I)^-1 Y        K_ij = k(x_i, x_j) = exp(-|x_i - x_j|^2 / 2)
+    y(x) = k(x)^T (G + ridge I)^-1 Y        G_ij = k(x_i, x_j) = exp(-|x_i - x_j|^2 / 2)
 
 Row i of Y is the mean of the TF-IDF vectors of picture i's captions, each with norm 1. A caption is scored by the inner
-product of its own vector and y(x), averaged over n-grams of 1 to 4 words.
+product of its own vector and y(x), averaged over n-grams of 1 to 4 words (MAX_N).
 
 Sources: Devlin et al., "Exploring nearest neighbor approaches for image captioning", 2015 (the caption most like those
 of similar pictures); Weston et al., "Kernel dependency estimation", 2002, section 3 (regression to structured outputs).
@@ -23,8 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MAX_N = 4  # words in an n-gram
-MAX_PICTURES = 10_000  # the first ones of a larger training set; K has as many rows and columns
+from eecs598.metrics.cider import MAX_N
+
+MAX_PICTURES = 10_000  # the first ones of a larger training set: G then takes 0.8 GB
 RIDGE = 0.03
 NO_WORD = -1
 WORD_BITS = 15  # of a word in the code of an n-gram
@@ -79,18 +80,18 @@ class Reranker:
         return torch.stack([_score(words, table, influence) for table in self._tables]).mean(0)
 
     def _influence(self, features):
-        """How much each training picture counts for each picture: k(x)^T (K + ridge I)^-1, (N, n)."""
+        """How much each training picture counts for each picture: k(x)^T (G + ridge I)^-1, (N, n)."""
         known, factor = self._fit
         similar = _kernel(self._normalized(features), known)
         return torch.cholesky_solve(similar.double().t(), factor).t().float()
 
     @functools.cached_property
     def _fit(self):
-        """The training pictures' features, and the Cholesky factor of K + ridge I."""
+        """The training pictures' features, and the Cholesky factor of G + ridge I."""
         known = self._normalized(self.features.float())
-        matrix = _kernel(known, known).double()
-        matrix.diagonal().add_(RIDGE)
-        return known, torch.linalg.cholesky(matrix)
+        gram = _kernel(known, known).double()
+        gram.diagonal().add_(RIDGE)
+        return known, torch.linalg.cholesky(gram)
 
     @functools.cached_property
     def _center(self):
