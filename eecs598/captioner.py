@@ -278,8 +278,8 @@ def decode_pictures(model, images, max_length=16, batch_size=64, *, mirror=False
     length_penalty = options.get("length_penalty", 0.0)
 
     def decode(part):
-        order = rerank and functools.partial(_rerank, model, part, weight=rerank, length_penalty=length_penalty)
-        return decoding.decode(decoded, part, max_length=max_length, **options, reorder=order or None)
+        reorder = functools.partial(_rerank, model, part, weight=rerank, length_penalty=length_penalty)
+        return decoding.decode(decoded, part, max_length=max_length, reorder=reorder if rerank else None, **options)
 
     parts = zip(*_in_batches(model, images, batch_size, decode, mirror))
     return decoding.Captions(*(None if part[0] is None else torch.cat(part).cpu() for part in parts))

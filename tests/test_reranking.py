@@ -249,3 +249,18 @@ def test_a_finetuned_encoder_describes_pictures_from_the_cached_features(tiny_da
     monkeypatch.setattr(features, "_encode_in_batches", None)
     found = describe_pictures(model, images, "cpu", tmp_path, finetuned=1)
     torch.testing.assert_close(found, wanted, rtol=0.01, atol=0.01)
+
+
+def test_nothing_is_lost_where_the_reranker_cannot_be_fitted(tmp_path, tiny_data, known_encoder, monkeypatch, capsys):
+    """The captioner is saved by then; and one that cannot be reranked is refused before it is trained."""
+    coco.save_data(tiny_data, tmp_path / "data.pt")
+    command = ["train", "--data", tmp_path / "data.pt", "--out", tmp_path, "--cell", "attn", "--epochs", 1, "--hidden",
+               8, "--wordvec", 4, "--reranker"]  # fmt: skip
+    monkeypatch.setattr(reranking, "WORD_BITS", 1)
+    assert main([*map(str, command)], rlc.CaptioningRNN) == 1
+    assert "word id" in capsys.readouterr().err
+    captioner.load_captioner(tmp_path / "attn.pt", rlc.CaptioningRNN)
+    (tmp_path / "attn.pt").unlink()
+    monkeypatch.setattr(captioner, "missing_steps", lambda model: ["begin"])
+    assert main([*map(str, command)], rlc.CaptioningRNN) == 1
+    assert "has no begin method" in capsys.readouterr().err and not (tmp_path / "attn.pt").exists()

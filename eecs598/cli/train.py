@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from eecs598 import captioner, commands, encoders, metrics, vis
 from eecs598.captioner import CELL_TYPES
-from eecs598.coco.captions import MAX_WORDS
+from eecs598.coco.captions import END, MAX_WORDS, NULL, START
 from eecs598.reranking import Reranker
 from eecs598.training import examples, processes, selfcritical
 from eecs598.training.objective import Objective, ObjectiveError
@@ -149,10 +149,11 @@ def run(options, captioner_class):
             )  # fmt: skip
             histories |= _train(model, cell_type, data, options, device)
             if everyone.first:
-                if options.reranker:
-                    model.reranker = _fit_reranker(model, data, options, device)
                 path = options.out / f"{cell_type}.pt"
                 captioner.save_captioner(model, path, data, options.hidden, options.wordvec)
+                if options.reranker:
+                    model.reranker = _fit_reranker(model, data, options, device)
+                    captioner.save_captioner(model, path, data, options.hidden, options.wordvec)
                 print(f"{path}: training loss {_last_loss(histories[cell_type]):.3f} over the last epoch")
                 captions[cell_type], evaluation = captioner.score_captioner(model, data)
                 scores[cell_type] = evaluation.scores
@@ -165,6 +166,8 @@ def run(options, captioner_class):
 
 def _train(model, cell_type, data, options, device):
     """Cross-entropy training and then, if asked for, self-critical training. Returns the History of each by name."""
+    if options.reranker:
+        captioner.require_steps(model)  # before anything is trained: without them nothing can be reranked
     fast, everyone = _choose_fast(model, options), processes.current()
     captions, image_index = _training_captions(data, options.captions)
     where = f"{everyone.count} processes, the first on {device}" if everyone.count > 1 else device
@@ -273,7 +276,7 @@ def _fit_reranker(model, data, options, device):
     captions = examples.captions_together(data)[: len(data["train_images"]) // views]
     described = describe_pictures(
         model, data["train_images"], device, finetuned=options.finetune_blocks if options.self_critical else 0)
-    special = (model.start, model.end, model.null)
+    special = [data["vocab"]["token_to_idx"][token] for token in (NULL, START, END)]
     return Reranker(described.unflatten(0, (views, -1)).mean(0), captions, special)
 
 
