@@ -246,7 +246,7 @@ def caption_pictures(model, images, idx_to_word, max_length=16, batch_size=64, *
         found = decode_pictures(model, images, max_length, batch_size, **options)
         words, maps = found.words[:, 0], None if found.weights is None else found.weights[:, 0]
     else:
-        pairs = _in_batches(model, images, batch_size, lambda part: _sample(model, part, max_length))
+        pairs = _in_batches(model, images, batch_size, lambda part, _: _sample(model, part, max_length))
         words, maps = (None if each[0] is None else torch.cat(each).cpu() for each in zip(*pairs))
     captions = decode_captions(words, idx_to_word, specials=False)
     return captions if maps is None else (captions, maps)
@@ -275,22 +275,30 @@ def decode_pictures(model, images, max_length=16, batch_size=64, *, mirror=False
     if len(images) == 0:
         raise ValueError("images is empty; pass at least one picture")
     decoded = decoding.Mirrored(model) if mirror else model
-    length_penalty = options.get("length_penalty", 0.0)
+    length_penalty, further = options.get("length_penalty", 0.0), []
+    if rerank:
+        views, device = [images, images.flip(-1)] if mirror else [images], next(model.parameters()).device
+        further = reranking.further_features(model.reranker.encoders, views, device)
 
-    def decode(part):
-        reorder = functools.partial(_rerank, model, part, weight=rerank, length_penalty=length_penalty)
+    def decode(part, rows):
+        seen = [features[rows] for features in further]
+        reorder = functools.partial(_rerank, model, part, seen, weight=rerank, length_penalty=length_penalty)
         return decoding.decode(decoded, part, max_length=max_length, reorder=reorder if rerank else None, **options)
 
     parts = zip(*_in_batches(model, images, batch_size, decode, mirror))
     return decoding.Captions(*(None if part[0] is None else torch.cat(part).cpu() for part in parts))
 
 
-def _rerank(model, images, captions, weight, length_penalty):
-    """Captions in the order of the model's reranker. images: (N, 3, H, W) or features, or (N, 2, ...) views of them."""
+def _rerank(model, images, further, captions, weight, length_penalty):
+    """Captions in the order of the model's reranker.
+
+    images: (N, 3, H, W) or features, or (N, 2, ...) views of them. further: a list of (N, 2, C), their features from
+    the reranker's other encoders.
+    """
     views = images if images.ndim == 5 else images.unsqueeze(1)
     grids = encoders.get_encoder(model)(views.flatten(0, 1))
-    scores = model.reranker.score(
-        reranking.describe_grids(grids.float()).unflatten(0, views.shape[:2]).mean(1), captions.words)
+    own = reranking.describe_grids(grids.float()).unflatten(0, views.shape[:2]).mean(1).cpu()
+    scores = model.reranker.score(reranking.join([own, *further]), captions.words)
     lengths = (captions.words != model.null).sum(2)
     return reranking.reorder(captions, scores, lengths, weight, length_penalty)
 
@@ -324,9 +332,9 @@ def require_steps(model):
 
 @torch.no_grad()
 def _in_batches(model, images, batch_size, decode, mirror=False):
-    """[decode(part) for parts of the images], in evaluation mode, with precomputed features if the encoder is frozen.
+    """decode(part, rows) for parts of the images, in evaluation mode; with a frozen encoder, for their features.
 
-    mirror: the parts are (N, 2, ...): each picture and its mirror image.
+    rows: a slice, which images the part has. mirror: the parts are (N, 2, ...): each picture and its mirror image.
     """
     device, encoder = next(model.parameters()).device, encoders.get_encoder(model)
     many = len(images) > batch_size  # or it is one of many calls, and the caller shows a bar
@@ -340,7 +348,8 @@ def _in_batches(model, images, batch_size, decode, mirror=False):
             encoders.check_pictures(images)
         images, decoded = torch.stack(views, dim=1) if mirror else views[0], []
         with late_bar(len(images), "captions", shown=many) as bar:
-            for part in images.split(batch_size):
-                decoded.append(decode(part.to(device)))
-                bar.update(len(part))
+            for first in range(0, len(images), batch_size):
+                rows = slice(first, first + batch_size)
+                decoded.append(decode(images[rows].to(device), rows))
+                bar.update(len(images[rows]))
         return decoded

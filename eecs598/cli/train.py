@@ -9,15 +9,14 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from eecs598 import captioner, commands, encoders, metrics, vis
+from eecs598 import captioner, commands, encoders, metrics, reranking, vis
 from eecs598.captioner import CELL_TYPES
 from eecs598.coco.captions import END, MAX_WORDS, NULL, START
-from eecs598.reranking import Reranker
 from eecs598.training import examples, processes, selfcritical
 from eecs598.training.objective import Objective, ObjectiveError
 from eecs598.training.options import NAMES, PRECISIONS, Options
 from eecs598.training.recipes import RECIPES
-from eecs598.training.run import describe_pictures, train_captioner
+from eecs598.training.run import describe_training_pictures, train_captioner
 from eecs598.training.selfcritical import SelfCritical
 from eecs598.utils import reset_seed
 
@@ -118,6 +117,8 @@ def _add_run(parser):
         "(only after each epoch)")  # fmt: skip
     add("--reranker", **SWITCH, help="afterwards, fit a regression from pictures to the n-grams of their captions, for "
         "evaluate --rerank")  # fmt: skip
+    add("--reranker-encoders", nargs="+", choices=tuple(encoders.ENCODERS), default=[], metavar="NAME", help="also fit "
+        f"it to the features of other image encoders, of {', '.join(encoders.ENCODERS)} (only the captioner's own)")
     add("--score", **SWITCH, help="score greedy captions of the validation pictures after each epoch")
     add("--show", type=commands.not_negative, default=8, metavar="N", help="validation pictures to caption at the end "
         "(8)")  # fmt: skip
@@ -168,6 +169,8 @@ def _train(model, cell_type, data, options, device):
     """Cross-entropy training and then, if asked for, self-critical training. Returns the History of each by name."""
     if options.reranker:
         captioner.require_steps(model)  # before anything is trained: without them nothing can be reranked
+        for name in options.reranker_encoders:
+            encoders.load_encoder(name)
     fast, everyone = _choose_fast(model, options), processes.current()
     captions, image_index = _training_captions(data, options.captions)
     where = f"{everyone.count} processes, the first on {device}" if everyone.count > 1 else device
@@ -272,12 +275,16 @@ def _train_self_critically(model, loss, data, options, shared):
 
 def _fit_reranker(model, data, options, device):
     """The Reranker of a trained captioner; a picture's features are averaged with those of its mirror image."""
-    views = 2 if options.mirror else 1
-    captions = examples.captions_together(data)[: len(data["train_images"]) // views]
-    described = describe_pictures(
-        model, data["train_images"], device, finetuned=options.finetune_blocks if options.self_critical else 0)
+    images = data["train_images"]
+    count = len(images) // 2 if options.mirror else len(images)
+    used = min(count, reranking.MAX_PICTURES)
+    views = [slice(first, first + used) for first in range(0, len(images), count)]
+    finetuned = options.finetune_blocks if options.self_critical else 0
+    own = describe_training_pictures(model, images, views, device, finetuned=finetuned)
+    further = reranking.further_features(options.reranker_encoders, [images[view] for view in views], device)
+    captions = examples.captions_together(data)[:used]
     special = [data["vocab"]["token_to_idx"][token] for token in (NULL, START, END)]
-    return Reranker(described.unflatten(0, (views, -1)).mean(0), captions, special)
+    return reranking.Reranker(reranking.join([own, *further]), captions, special, options.reranker_encoders)
 
 
 def _plot(histories, folder):

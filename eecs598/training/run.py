@@ -75,24 +75,25 @@ def train_captioner(
 
 
 @torch.no_grad()
-def describe_pictures(model, images, device, features_folder=None, finetuned=0):
-    """`reranking.describe_grids` of pictures' features from a trained captioner's encoder. images (n, 3, H, W).
+def describe_training_pictures(model, images, views, device, features_folder=None, finetuned=0):
+    """`reranking.describe_grids` of pictures that a captioner was trained on, from its encoder, averaged over views.
 
-    finetuned: how many of the encoder's blocks were trained on the cached features of the others, which are used again.
-    Returns (n, 2, C).
+    images (n, 3, H, W): all of them. views: slices of the images, m each: those to describe, and perhaps their mirror
+    images. finetuned: how many of a frozen encoder's blocks were trained on the cached features of the others, which
+    are used again. Returns (m, 2, C).
     """
     encoder = encoders.get_encoder(model)
-    if encoders.is_frozen(encoder):
-        front, tail = _split(encoder, finetuned, True) if finetuned else (encoder, torch.nn.Identity())
-        grids = features.cached_features(front, images, features_folder, device=device)
-    else:
-        tail, grids = torch.nn.Identity(), features.encode_images(encoder, images, device=device)
-    described = []
-    with late_bar(len(grids), "features for the reranker") as bar:
-        for part in grids.split(64):
-            described.append(reranking.describe_grids(tail(part.to(device)).float()).cpu())
-            bar.update(len(part))
-    return torch.cat(described)
+    if not encoders.is_frozen(encoder):
+        return torch.stack([reranking.describe_pictures(encoder, images[view], device) for view in views]).mean(0)
+    front, tail = _split(encoder, finetuned, True) if finetuned else (encoder, torch.nn.Identity())
+    grids = features.cached_features(front, images, features_folder, device=device)
+    described = [[] for _ in views]
+    with late_bar(sum(len(grids[view]) for view in views), "features for the reranker") as bar:
+        for parts, view in zip(described, views):
+            for part in grids[view].split(64):
+                parts.append(reranking.describe_grids(tail(part.to(device)).float()).cpu())
+                bar.update(len(part))
+    return torch.stack([torch.cat(parts) for parts in described]).mean(0)
 
 
 def _split(encoder, count, freeze):

@@ -199,8 +199,8 @@ def test_frozen_or_not_the_loss_begins_the_same(tiny_data, mean_encoder, cell_ty
 
 def test_features_are_computed_once_over_several_calls(tiny_data, mean_encoder, monkeypatch):
     encoded = []
-    encode = features._encode_in_batches
-    monkeypatch.setattr(features, "_encode_in_batches", lambda *args: encoded.append(len(args[1])) or encode(*args))
+    encode = features.encode_in_batches
+    monkeypatch.setattr(features, "encode_in_batches", lambda *args: encoded.append(len(args[1])) or encode(*args))
     val_data = tiny_data["val_images"][:3], tiny_data["val_captions"][:3]
     options = QUIET | {"val_data": val_data}
     for cell_type in CELL_TYPES:
