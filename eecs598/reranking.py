@@ -9,11 +9,11 @@ predicted from the features x by kernel ridge regression on the n training pictu
 Row i of Y is the mean of the TF-IDF vectors of picture i's captions, each with norm 1. A caption is scored by the inner
 product of its own vector and y(x), averaged over n-grams of 1 to 4 words (MAX_N).
 
+The features are the mean and the maximum of each channel over the grid of the captioner's image encoder and, if wanted,
+of other encoders, which see different things in a picture.
+
 Sources: Devlin et al., "Exploring nearest neighbor approaches for image captioning", 2015 (the caption most like those
 of similar pictures); Weston et al., "Kernel dependency estimation", 2002, section 3 (regression to structured outputs).
-
-The features are the mean and the maximum of each channel over the grid, from the captioner's own image encoder and, if
-wanted, from others: each knows something else of a picture.
 
     N   pictures to caption    K   captions of a picture    T   words    C   channels    n   training pictures
     M   vectors of a picture: two for each encoder
