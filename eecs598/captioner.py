@@ -277,8 +277,7 @@ def decode_pictures(model, images, max_length=16, batch_size=64, *, mirror=False
     decoded = decoding.Mirrored(model) if mirror else model
     length_penalty, further = options.get("length_penalty", 0.0), []
     if rerank:
-        views, device = [images, images.flip(-1)] if mirror else [images], next(model.parameters()).device
-        further = reranking.further_features(model.reranker.encoders, views, device)
+        further = reranking.further_features(model.reranker.encoders, images, next(model.parameters()).device)
 
     def decode(part, rows):
         seen = [features[rows] for features in further]

@@ -47,17 +47,13 @@ def describe_pictures(encoder, images, device="cpu"):
     return torch.cat([describe_grids(part.float()) for part in grids])
 
 
-def further_features(names, views, device="cpu"):
-    """Features of pictures from other encoders than the captioner's own, averaged over views of each picture.
+def further_features(names, images, device="cpu"):
+    """Features of pictures (n, 3, H, W) from other encoders than the captioner's own: a list of (n, 2, C).
 
-    names: of the encoders, see `eecs598.encoders.load_encoder`. views: a list of (n, 3, H, W), such as the pictures and
-    their mirror images. Returns a list of (n, 2, C). Raises ValueError.
+    names: of the encoders, see `eecs598.encoders.load_encoder`. Raises ValueError.
     """
-    found = []
-    for name in names:
-        encoder = encoders.load_encoder(name, image_size=encoders.ENCODERS[name].resolution)
-        found.append(torch.stack([describe_pictures(encoder, view, device) for view in views]).mean(0))
-    return found
+    loaded = (encoders.load_encoder(name, image_size=encoders.ENCODERS[name].resolution) for name in names)
+    return [describe_pictures(encoder, images, device) for encoder in loaded]
 
 
 def join(parts):
@@ -82,8 +78,8 @@ def reorder(captions, scores, lengths, weight, length_penalty=0.0):
 class Reranker:
     """Scores captions by the n-grams that a picture's features suggest.
 
-    features (n, M, C): of the training pictures, averaged over views of a picture such as its mirror image; first
-    `describe_grids` from the captioner's own encoder, then from each of `encoders`, names as in `further_features`.
+    features (n, M, C): of the training pictures. First `describe_grids` from the captioner's own encoder, which may be
+    averaged over views such as mirror images; then those from each of `encoders`, names as in `further_features`.
     captions (n, K, T) int: their captions. special: the ids of words that are no part of a caption, such as <START>.
     Raises ValueError.
     """

@@ -274,14 +274,14 @@ def _train_self_critically(model, loss, data, options, shared):
 
 
 def _fit_reranker(model, data, options, device):
-    """The Reranker of a trained captioner; a picture's features are averaged with those of its mirror image."""
+    """The Reranker of a trained captioner; its own encoder's features are averaged with those of mirror images."""
     images = data["train_images"]
     count = len(images) // 2 if options.mirror else len(images)
     used = min(count, reranking.MAX_PICTURES)
     views = [slice(first, first + used) for first in range(0, len(images), count)]
     finetuned = options.finetune_blocks if options.self_critical else 0
     own = describe_training_pictures(model, images, views, device, finetuned=finetuned)
-    further = reranking.further_features(options.reranker_encoders, [images[view] for view in views], device)
+    further = reranking.further_features(options.reranker_encoders, images[:used], device)
     captions = examples.captions_together(data)[:used]
     special = [data["vocab"]["token_to_idx"][token] for token in (NULL, START, END)]
     return reranking.Reranker(reranking.join([own, *further]), captions, special, options.reranker_encoders)
