@@ -259,10 +259,16 @@ def training_step(loss_of, batch, precision="float32"):
 def precision_pairs(module, sizes, where):
     """The LSTM in bfloat16 against torch.nn's; and a training step in bfloat16 against float32."""
     lstm = next(_layer_pairs(fast_layers(), sizes, where))
-    yield lstm._replace(
-        name="LSTM, bfloat16", against="torch.nn.LSTM, bfloat16",
-        ours=_in_bfloat16(lstm.ours, where), other=_in_bfloat16(lstm.other, where),
-    )  # fmt: skip
+    theirs = _in_bfloat16(lstm.other, where)
+    try:
+        theirs()
+    except RuntimeError as error:  # oneDNN's LSTM needs AVX-512
+        reason = str(error).partition(".")[0]
+        print(f"note: torch.nn.LSTM does not run in bfloat16 here ({reason}): its row is left out", file=sys.stderr)
+    else:
+        yield lstm._replace(
+            name="LSTM, bfloat16", against="torch.nn.LSTM, bfloat16", ours=_in_bfloat16(lstm.ours, where), other=theirs,
+        )  # fmt: skip
     ours, _, batch = captioner_and_data(module, sizes, "attn", 0.42, where)
     best = solver.best_precision(where)
     yield Pair(

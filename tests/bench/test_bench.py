@@ -120,6 +120,20 @@ def test_plain_rows_are_the_modules_and_the_others_eecs598_fasts(monkeypatch):
     assert steps == ["Objective", "PlainCaptioner"] * 5
 
 
+def test_a_machine_whose_lstm_does_not_run_in_bfloat16_is_measured_without_it(monkeypatch, capsys):
+    assert [pair.name for pair in bench.PAIRS["precision"](rlc, SMALL, "cpu")][-1:] == ["bfloat16"]
+    capsys.readouterr()
+
+    def refuse(*_):
+        raise RuntimeError("could not create a primitive descriptor. Run workload with more")
+
+    monkeypatch.setattr(torch.nn.LSTM, "forward", refuse)
+    assert [pair.name for pair in bench.PAIRS["precision"](rlc, SMALL, "cpu")] == ["bfloat16"]
+    reason = "could not create a primitive descriptor"
+    said = capsys.readouterr().err
+    assert said == f"note: torch.nn.LSTM does not run in bfloat16 here ({reason}): its row is left out\n"
+
+
 def test_both_sides_of_the_features_are_the_same_features(monkeypatch):
     monkeypatch.setattr(features, "fast_dtype", lambda device: torch.float32)
     (pair,) = pairs.feature_pairs(rlc, SMALL, "cpu", pictures=3)
