@@ -275,29 +275,32 @@ def decode_pictures(model, images, max_length=16, batch_size=64, *, mirror=False
     if len(images) == 0:
         raise ValueError("images is empty; pass at least one picture")
     decoded = decoding.Mirrored(model) if mirror else model
-    length_penalty, further = options.get("length_penalty", 0.0), []
-    if rerank:
-        further = reranking.further_features(model.reranker.encoders, images, next(model.parameters()).device)
+    length_penalty, further = options.get("length_penalty", 0.0), None
+    channels = encoders.grid_encoder(encoders.get_encoder(model)).out_channels  # the others are attributes
+    if rerank and model.reranker.encoders:
+        encode = functools.partial(features.encode_images, device=next(model.parameters()).device)
+        others = map(encoders.load_at_resolution, model.reranker.encoders)
+        further = features.describe_pictures(others, images, encode)
 
     def decode(part, rows):
-        seen = [features[rows] for features in further]
-        reorder = functools.partial(_rerank, model, part, seen, weight=rerank, length_penalty=length_penalty)
+        seen = [] if further is None else [further[rows]]
+        reorder = functools.partial(_rerank, model, part, seen, channels, weight=rerank, length_penalty=length_penalty)
         return decoding.decode(decoded, part, max_length=max_length, reorder=reorder if rerank else None, **options)
 
     parts = zip(*_in_batches(model, images, batch_size, decode, mirror))
     return decoding.Captions(*(None if part[0] is None else torch.cat(part).cpu() for part in parts))
 
 
-def _rerank(model, images, further, captions, weight, length_penalty):
+def _rerank(model, images, further, channels, captions, weight, length_penalty):
     """Captions in the order of the model's reranker.
 
-    images: (N, 3, H, W) or features, or (N, 2, ...) views of them. further: a list of (N, 2, C), their features from
-    the reranker's other encoders.
+    images: (N, 3, H, W) or features, or (N, 2, ...) views of them. further: a list of (N, M, C), their features from
+    the reranker's other encoders. channels: how many of the features' channels are not attributes.
     """
     views = images if images.ndim == 5 else images.unsqueeze(1)
-    grids = encoders.get_encoder(model)(views.flatten(0, 1))
-    own = reranking.describe_grids(grids.float()).unflatten(0, views.shape[:2]).mean(1).cpu()
-    scores = model.reranker.score(reranking.join([own, *further]), captions.words)
+    grids = encoders.get_encoder(model)(views.flatten(0, 1))[:, :channels]
+    own = encoders.describe_grids(grids.float()).unflatten(0, views.shape[:2]).mean(1).cpu()
+    scores = model.reranker.score(encoders.join([own, *further]), captions.words)
     lengths = (captions.words != model.null).sum(2)
     return reranking.reorder(captions, scores, lengths, weight, length_penalty)
 

@@ -9,6 +9,7 @@ import copy
 import hashlib
 import itertools
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from eecs598 import encoders
 from eecs598.encoders import EfficientNetLite, ImageEncoder, PublishedForm, check_pictures, find_encoder
 from eecs598.files import STALE_LOCK, file_lock, hash_rows, page_releaser, write_whole
 from eecs598.progress import late_bar
@@ -42,15 +44,30 @@ class Features(nn.Module):
         return features.to(self.dtype)
 
 
+class TailWithAttributes(nn.Module):
+    """The last part of an encoder, for features that have attributes as further channels, `count` of them."""
+
+    def __init__(self, tail, count):
+        super().__init__()
+        self.tail, self.count, self.out_channels = tail, count, tail.out_channels + count
+
+    def forward(self, features):
+        grids, attributes = features.split([features.shape[1] - self.count, self.count], dim=1)
+        return encoders.append_channels(self.tail(grids), attributes[:, :, 0, 0])
+
+
 @contextlib.contextmanager
 def fed_with_features(model, tail=None):
     """A context in which the model takes image features as its images. Its encoder is restored afterwards.
 
-    tail: the last part of the encoder (`EncoderTail`), if the features are those from before it.
+    tail: the last part of the encoder (`EncoderTail`), if the features are those from before it. Attributes, if the
+    encoder has them, follow the features' other channels.
     """
     parent, name = find_encoder(model)
     encoder = getattr(parent, name)
-    setattr(parent, name, tail or Features(next(model.parameters()).dtype, encoder.out_channels))
+    attributes = tail and encoder.out_channels - tail.out_channels
+    plain = tail or Features(next(model.parameters()).dtype, encoder.out_channels)
+    setattr(parent, name, TailWithAttributes(tail, attributes) if attributes else plain)
     try:
         yield model
     finally:
@@ -103,8 +120,10 @@ def fold_normalization(encoder):
     such as a student's, are only copied.
     """
     encoder = copy.deepcopy(encoder).eval()
-    if isinstance(encoder, PublishedForm):
+    if isinstance(encoder, (PublishedForm, encoders.Described, encoders.WithAttributes)):
         encoder.encoder = fold_normalization(encoder.encoder)
+    if isinstance(encoder, encoders.WithAttributes):
+        encoder.others = nn.ModuleList(map(fold_normalization, encoder.others))
     if not isinstance(encoder, (ImageEncoder, EfficientNetLite)):
         return encoder
     for module in list(encoder.modules()):
@@ -157,6 +176,15 @@ def encode_in_batches(encoder, images, batch_size=None, device="cpu", progress=T
             release_pages()
 
 
+def describe_pictures(given, images, encode=encode_images):
+    """The mean and the maximum of each channel, from several encoders, for pictures (n, 3, H, W): (n, M, C).
+
+    given: encoders; see `eecs598.encoders.join`. encode: encode(encoder, images) computes features.
+    """
+    described = (encode(encoders.Described(encoder), images).float() for encoder in given)
+    return encoders.join([each.view(len(images), 2, -1) for each in described])
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Caching features
 # ---------------------------------------------------------------------------------------------------------
@@ -187,6 +215,27 @@ def cached_features(encoder, images, folder=None, batch_size=None, device="cpu",
         print(f"warning: the image features could not be saved in {path.parent} ({error})", file=sys.stderr)
         return encode_images(encoder, images, batch_size, device, progress)
     return _map_features(path)
+
+
+def with_attributes(grids, attributes, folder=None):
+    """Grids (n, C, h, w) with the attributes of each picture, (n, A), in every cell: (n, C + A, h, w), float16.
+
+    In a temporary file, as they need not fit in memory: in `folder`, if None FEATURES_FOLDER, or where that cannot be
+    written in the system's folder for temporary files.
+    """
+    shape = (len(grids), grids.shape[1] + attributes.shape[1], *grids.shape[2:])
+    with _temporary_file(Path(folder or FEATURES_FOLDER)) as file:  # the mapping keeps it
+        whole = torch.from_numpy(np.memmap(file, np.float16, "w+", shape=shape))
+    for to, part, vectors in zip(*(tensor.split(256) for tensor in (whole, grids, attributes))):
+        to.copy_(encoders.append_channels(part, vectors))
+    return whole
+
+
+def _temporary_file(folder):
+    try:
+        return tempfile.TemporaryFile(dir=folder)
+    except OSError:
+        return tempfile.TemporaryFile()
 
 
 def _read_if_finished(path):

@@ -27,39 +27,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eecs598 import encoders, features
+from eecs598.encoders import normalize_described
 from eecs598.metrics.cider import MAX_N
 
 MAX_PICTURES = 10_000  # the first ones of a larger training set: G then takes 0.8 GB
 RIDGE = 0.03
 NO_WORD = -1
 WORD_BITS = 15  # of a word in the code of an n-gram
-
-
-def describe_grids(grids):
-    """The mean and the maximum of each channel over the cells of a grid: (N, C, h, w) -> (N, 2, C)."""
-    return torch.stack([grids.mean((2, 3)), grids.amax((2, 3))], dim=1)
-
-
-def describe_pictures(encoder, images, device="cpu"):
-    """`describe_grids` of the features that a frozen encoder gives of pictures (n, 3, H, W): (n, 2, C), on the CPU."""
-    grids = features.encode_in_batches(encoder, images, device=device)
-    return torch.cat([describe_grids(part.float()) for part in grids])
-
-
-def further_features(names, images, device="cpu"):
-    """Features of pictures (n, 3, H, W) from other encoders than the captioner's own: a list of (n, 2, C).
-
-    names: of the encoders, see `eecs598.encoders.load_encoder`. Raises ValueError.
-    """
-    loaded = (encoders.load_encoder(name, image_size=encoders.ENCODERS[name].resolution) for name in names)
-    return [describe_pictures(encoder, images, device) for encoder in loaded]
-
-
-def join(parts):
-    """A list of (n, 2, C), whose numbers of channels may differ, as one (n, M, C): vectors are padded with zeros."""
-    width = max(part.shape[2] for part in parts)
-    return torch.cat([F.pad(part, (0, width - part.shape[2])) for part in parts], dim=1)
 
 
 def reorder(captions, scores, lengths, weight, length_penalty=0.0):
@@ -78,8 +52,9 @@ def reorder(captions, scores, lengths, weight, length_penalty=0.0):
 class Reranker:
     """Scores captions by the n-grams that a picture's features suggest.
 
-    features (n, M, C): of the training pictures. First `describe_grids` from the captioner's own encoder, which may be
-    averaged over views such as mirror images; then those from each of `encoders`, names as in `further_features`.
+    features (n, M, C): of the training pictures, see `eecs598.encoders.join`. First `describe_grids` from the
+    captioner's own encoder, which may be averaged over views such as mirror images; then those from each of `encoders`,
+    names as in `eecs598.features.further_features`.
     captions (n, K, T) int: their captions. special: the ids of words that are no part of a caption, such as <START>.
     Raises ValueError.
     """
@@ -126,8 +101,7 @@ class Reranker:
         return self.features.float().mean(0)
 
     def _normalized(self, features):
-        """Vectors with norm 1, (N, M * C), to which each encoder's mean and maximum contribute equally."""
-        return F.normalize(features - self._center, dim=2).flatten(1) / features.shape[1] ** 0.5
+        return normalize_described(features, self._center)
 
     @functools.cached_property
     def _tables(self):

@@ -1,11 +1,12 @@
 """A complete training run of a captioner: device, image features, loss, scores and checkpoints around the solver."""
 
 import contextlib
+import functools
 
 import torch
 from tqdm import tqdm
 
-from eecs598 import decoding, encoders, features, metrics, reranking
+from eecs598 import decoding, encoders, features, metrics
 from eecs598.captioner import captions_alone, decode_captions, default_device
 from eecs598.progress import late_bar
 from eecs598.training import checkpoints, processes, solver
@@ -17,6 +18,7 @@ def train_captioner(
     model, image_data, caption_data, num_epochs, batch_size, learning_rate, lr_decay=1, device=None, *,
     image_index=None, val_data=None, freeze_encoder=None, fast=False, checkpoint_dir=None, options=None,
     loss=None, val_references=None, after_epoch=None, features_folder=None, finetune_blocks=0, finetune=True,
+    attributes=None,
 ):  # fmt: skip
     """Train a captioner. Each epoch visits all examples once, in a new random order. Returns the History.
 
@@ -26,8 +28,9 @@ def train_captioner(
     freeze_encoder: train only the decoder, on features computed once and cached in features_folder (if None,
     datasets/features); if None, True on a CPU. finetune_blocks: with a frozen encoder, all the same train its last
     blocks; the cached features are those from before them. finetune: False to leave these blocks as they are, for a
-    later call that trains them on the same features. fast: compute the loss with `eecs598.fast` instead of the model's
-    own forward. options: an eecs598.training.options.Options.
+    later call that trains them on the same features. attributes (n, A): those of image_data, for a frozen encoder with
+    attributes (`eecs598.attributes`), in place of the ones that it predicts. fast: compute the loss with `eecs598.fast`
+    instead of the model's own forward. options: an eecs598.training.options.Options.
 
     loss: a module to use instead of the captioning loss, called as loss(images, caption_data of those images), such as
     an eecs598.training.selfcritical.SelfCritical; `fast` is then ignored. val_references: (all captions of each picture
@@ -49,10 +52,13 @@ def train_captioner(
     device = torch.device(device or default_device())
     model.to(device)
     freeze = device.type == "cpu" if freeze_encoder is None else freeze_encoder
-    encoder, tail, kept = encoders.get_encoder(model).requires_grad_(not freeze), None, None
-    cached = encoder
+    encoder, tail, kept = encoders.get_encoder(model), None, None
+    if isinstance(encoder, encoders.WithAttributes) and not freeze:
+        raise ValueError("an encoder with attributes cannot be trained as a whole; give freeze_encoder=True")
+    encoder.requires_grad_(not freeze)
+    cached = encoders.grid_encoder(encoder)
     if finetune_blocks:
-        cached, tail = _split(encoder, finetune_blocks, freeze)
+        cached, tail = _split(cached, finetune_blocks, freeze)
         tail.requires_grad_(finetune)
     loss = Objective(model, options, fast) if loss is None else loss
     if checkpoint_dir is not None:
@@ -63,8 +69,11 @@ def train_captioner(
         if freeze:
             if kept is None or kept.epochs < num_epochs:  # else all epochs are done
                 with processes.current().first_before_the_rest():
-                    encode = _encoding(cached, features_folder, device, options.progress)
-                    image_data, val_data = encode(image_data), val_data and (encode(val_data[0]), val_data[1])
+                    encode = functools.partial(
+                        features.cached_features, folder=features_folder, device=device, progress=options.progress)
+                    complete = functools.partial(_features, encoder, cached, encode)
+                    image_data = complete(image_data, attributes)
+                    val_data = val_data and (complete(val_data[0]), val_data[1])
             stack.enter_context(features.fed_with_features(model, tail))
             stack.callback(encoder.requires_grad_, False)  # for use, all of it is frozen
         score = val_references and _scorer(val_data[0], *val_references)
@@ -76,22 +85,23 @@ def train_captioner(
 
 @torch.no_grad()
 def describe_training_pictures(model, images, views, device, features_folder=None, finetuned=0):
-    """`reranking.describe_grids` of pictures that a captioner was trained on, from its encoder, averaged over views.
+    """`encoders.describe_grids` of pictures that a captioner was trained on, from its encoder, averaged over views.
 
     images (n, 3, H, W): all of them. views: slices of the images, m each: those to describe, and perhaps their mirror
     images. finetuned: how many of a frozen encoder's blocks were trained on the cached features of the others, which
     are used again. Returns (m, 2, C).
     """
-    encoder = encoders.get_encoder(model)
+    encoder = encoders.grid_encoder(encoders.get_encoder(model))
     if not encoders.is_frozen(encoder):
-        return torch.stack([reranking.describe_pictures(encoder, images[view], device) for view in views]).mean(0)
+        encode = functools.partial(features.encode_images, device=device)
+        return torch.stack([features.describe_pictures([encoder], images[view], encode) for view in views]).mean(0)
     front, tail = _split(encoder, finetuned, True) if finetuned else (encoder, torch.nn.Identity())
     grids = features.cached_features(front, images, features_folder, device=device)
     described = [[] for _ in views]
     with late_bar(sum(len(grids[view]) for view in views), "features for the reranker") as bar:
         for parts, view in zip(described, views):
             for part in grids[view].split(64):
-                parts.append(reranking.describe_grids(tail(part.to(device)).float()).cpu())
+                parts.append(encoders.describe_grids(tail(part.to(device)).float()).cpu())
                 bar.update(len(part))
     return torch.stack([torch.cat(parts) for parts in described]).mean(0)
 
@@ -106,9 +116,18 @@ def _split(encoder, count, freeze):
     return encoder.split(count)
 
 
-def _encoding(encoder, folder, device, progress):
-    """A function from pictures to their features, cached in `folder`."""
-    return lambda pictures: features.cached_features(encoder, pictures, folder, device=device, progress=progress)
+def _features(encoder, cached, encode, pictures, attributes=None):
+    """The features of pictures from `cached`, a part of a frozen encoder, with the attributes if the encoder has them.
+
+    attributes (n, A): given ones; None: predicted by the encoder.
+    """
+    grids = encode(cached, pictures)
+    if not isinstance(encoder, encoders.WithAttributes):
+        return grids
+    if attributes is None:
+        described = features.describe_pictures(encoder.others, pictures, encode)
+        attributes = encoder.predict(described.to(encoder.center.device)).cpu()
+    return features.with_attributes(grids, attributes, encode.keywords["folder"])
 
 
 def _scorer(images, references, idx_to_word):
