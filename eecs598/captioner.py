@@ -275,20 +275,31 @@ def decode_pictures(model, images, max_length=16, batch_size=64, *, mirror=False
     if len(images) == 0:
         raise ValueError("images is empty; pass at least one picture")
     decoded = decoding.Mirrored(model) if mirror else model
-    length_penalty, further = options.get("length_penalty", 0.0), None
+    length_penalty = options.get("length_penalty", 0.0)
+    described = _describe(model, images) if rerank else None
     channels = encoders.grid_encoder(encoders.get_encoder(model)).out_channels  # the others are attributes
-    if rerank and model.reranker.encoders:
-        encode = functools.partial(features.encode_images, device=next(model.parameters()).device)
-        others = map(encoders.load_at_resolution, model.reranker.encoders)
-        further = features.describe_pictures(others, images, encode)
 
     def decode(part, rows):
-        seen = [] if further is None else [further[rows]]
-        reorder = functools.partial(_rerank, model, part, seen, channels, weight=rerank, length_penalty=length_penalty)
+        further = [] if described is None else [described[rows]]
+        reorder = functools.partial(
+            _rerank, model, part, further, channels, weight=rerank, length_penalty=length_penalty)
         return decoding.decode(decoded, part, max_length=max_length, reorder=reorder if rerank else None, **options)
 
-    parts = zip(*_in_batches(model, images, batch_size, decode, mirror))
+    parts = zip(*_in_batches(model, images, batch_size, decode, mirror, described))
     return decoding.Captions(*(None if part[0] is None else torch.cat(part).cpu() for part in parts))
+
+
+def _describe(model, images):
+    """Features (n, M, C) of pictures from other encoders than the captioner's own; None if it needs none.
+
+    It needs them for its attributes and for its reranker, which have the same ones if it has both.
+    """
+    others = getattr(encoders.get_encoder(model), "others", None)
+    if others is None and hasattr(model, "reranker"):
+        others = [encoders.load_at_resolution(name) for name in model.reranker.encoders]
+    if others:
+        encode = functools.partial(features.encode_images, device=next(model.parameters()).device)
+        return features.describe_pictures(others, images, encode)
 
 
 def _rerank(model, images, further, channels, captions, weight, length_penalty):
@@ -333,10 +344,11 @@ def require_steps(model):
 
 
 @torch.no_grad()
-def _in_batches(model, images, batch_size, decode, mirror=False):
+def _in_batches(model, images, batch_size, decode, mirror=False, described=None):
     """decode(part, rows) for parts of the images, in evaluation mode; with a frozen encoder, for their features.
 
     rows: a slice, which images the part has. mirror: the parts are (N, 2, ...): each picture and its mirror image.
+    described: the result of `_describe`, if it is known.
     """
     device, encoder = next(model.parameters()).device, encoders.get_encoder(model)
     many = len(images) > batch_size  # or it is one of many calls, and the caller shows a bar
@@ -344,7 +356,8 @@ def _in_batches(model, images, batch_size, decode, mirror=False):
         stack.enter_context(decoding.evaluating(model))  # a student's sample() may not do that
         views = [images, images.flip(-1)] if mirror else [images]
         if encoders.is_frozen(encoder):
-            views = [features.encode_images(encoder, view, device=device, progress=many) for view in views]
+            encode = functools.partial(features.encode_images, device=device, progress=many)
+            views = _encode_views(encoder, views, encode, described)
             stack.enter_context(features.fed_with_features(model))
         else:
             encoders.check_pictures(images)
@@ -355,3 +368,14 @@ def _in_batches(model, images, batch_size, decode, mirror=False):
                 decoded.append(decode(images[rows].to(device), rows))
                 bar.update(len(images[rows]))
         return decoded
+
+
+def _encode_views(encoder, views, encode, described):
+    """The features of each view of some pictures; the attributes, if there are any, are those of the first view."""
+    grids = [encode(encoders.grid_encoder(encoder), view) for view in views]
+    if not isinstance(encoder, encoders.WithAttributes):
+        return grids
+    if described is None:
+        described = features.describe_pictures(encoder.others, views[0], encode)
+    attributes = encoder.predict(described).cpu()
+    return [encoders.append_channels(grid, attributes) for grid in grids]

@@ -290,7 +290,7 @@ class WithAttributes(nn.Module):
 
     def predict(self, described):
         """The attributes (N, A) of pictures whose features from the other encoders are `described` (N, M, C')."""
-        return normalize_described(described, self.center) @ self.weight
+        return normalize_described(described.to(self.center.device), self.center) @ self.weight
 
 
 def describe_grids(grids):

@@ -9,10 +9,11 @@ from PIL import Image
 from support.encoder import OtherEncoder, SidedEncoder
 
 import rnn_lstm_captioning as rlc
-from eecs598 import attributes, captioner, coco, encoders, features
+from eecs598 import attributes, captioner, coco, decoding, encoders, features
 from eecs598.attributes import RIDGE, add_attributes, fit
 from eecs598.cli.command import main
-from eecs598.encoders import WithAttributes, append_channels, normalize_described
+from eecs598.encoders import WithAttributes, append_channels, describe_grids, join, normalize_described
+from eecs598.reranking import Reranker, reorder
 from eecs598.training.options import Options
 from eecs598.training.run import train_captioner
 
@@ -155,6 +156,35 @@ def test_it_is_rebuilt_from_its_description(encoder, known_encoder):
     images = pictures(2)
     assert torch.equal(again(images), encoder(images)) and encoders.is_frozen(again)
     assert again.others[0].image_size == 24
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_captions_are_those_for_the_attributes_of_the_picture(mirror, encoder, tiny_data, monkeypatch):
+    """Its mirror image has the same ones. The other encoders see a picture once, also where captions are reranked."""
+    torch.manual_seed(0)
+    model = captioner.make_captioner(rlc.CaptioningRNN, tiny_data, "attn", encoder, 8, 4).eval()
+    captions = tiny_data["train_captions"].unsqueeze(1)
+    model.reranker = Reranker(torch.randn(4, 6, 4), captions, SPECIAL[:3], ["other", "known"])
+    images, seen = pictures(5), []
+    with torch.no_grad():
+        described = features.describe_pictures(encoder.others, images)
+        grids = [features.encode_images(encoder.encoder, view)
+                 for view in ([images, images.flip(-1)] if mirror else [images])]  # fmt: skip
+        views = torch.stack([append_channels(grid, encoder.predict(described)) for grid in grids], dim=1)
+        with features.fed_with_features(model):
+            plain = decoding.decode(decoding.Mirrored(model) if mirror else model, views if mirror else views[:, 0],
+                                    max_length=5, beam_size=6)  # fmt: skip
+        own = torch.stack([describe_grids(grid.float()) for grid in grids]).mean(0)
+        scores = model.reranker.score(join([own, described]), plain.words)
+    wanted = reorder(plain, scores, (plain.words != model.null).sum(2), 100.0)
+    for other in encoder.others:
+        other.register_forward_hook(lambda module, args, out: seen.append(len(out)))
+    found = captioner.decode_pictures(model, images, 5, batch_size=2, beam_size=6, mirror=mirror, rerank=100.0)
+    assert sum(seen) == len(encoder.others) * len(images)
+    assert torch.equal(found.words, wanted.words) and not torch.equal(plain.words, wanted.words)
+    again = captioner.decode_pictures(model, images, 5, beam_size=6, mirror=mirror)
+    torch.testing.assert_close(again.log_probs, plain.log_probs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.log_probs, wanted.log_probs, rtol=1e-5, atol=1e-5)
 
 
 # --- in training ------------------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ def _features(encoder, cached, encode, pictures, attributes=None):
         return grids
     if attributes is None:
         described = features.describe_pictures(encoder.others, pictures, encode)
-        attributes = encoder.predict(described.to(encoder.center.device)).cpu()
+        attributes = encoder.predict(described).cpu()
     return features.with_attributes(grids, attributes, encode.keywords["folder"])
 
 
