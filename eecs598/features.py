@@ -220,22 +220,20 @@ def cached_features(encoder, images, folder=None, batch_size=None, device="cpu",
 def with_attributes(grids, attributes, folder=None):
     """Grids (n, C, h, w) with the attributes of each picture, (n, A), in every cell: (n, C + A, h, w), float16.
 
-    In a temporary file, as they need not fit in memory: in `folder`, if None FEATURES_FOLDER, or where that cannot be
-    written in the system's folder for temporary files.
+    The result is a temporary file in `folder` (if None, FEATURES_FOLDER), memory-mapped, so that it need not fit in
+    memory. If it cannot be written, a line says so, and the result is in memory.
     """
-    shape = (len(grids), grids.shape[1] + attributes.shape[1], *grids.shape[2:])
-    with _temporary_file(Path(folder or FEATURES_FOLDER)) as file:  # the mapping keeps it
-        whole = torch.from_numpy(np.memmap(file, np.float16, "w+", shape=shape))
-    for to, part, vectors in zip(*(tensor.split(256) for tensor in (whole, grids, attributes))):
-        to.copy_(encoders.append_channels(part, vectors))
-    return whole
-
-
-def _temporary_file(folder):
+    folder, channels = Path(folder or FEATURES_FOLDER), grids.shape[1] + attributes.shape[1]
     try:
-        return tempfile.TemporaryFile(dir=folder)
-    except OSError:
-        return tempfile.TemporaryFile()
+        with tempfile.TemporaryFile(dir=folder) as file:  # the mapping keeps it
+            for part, vectors in zip(grids.split(256), attributes.split(256)):
+                file.write(encoders.append_channels(part, vectors).numpy().tobytes())
+            file.flush()
+            return torch.from_numpy(np.memmap(file, np.float16, "c", shape=(len(grids), channels, *grids.shape[2:])))
+    except OSError as error:
+        print(f"warning: image features with attributes are kept in memory, as {folder} cannot be written ({error})",
+              file=sys.stderr)  # fmt: skip
+        return encoders.append_channels(grids, attributes)
 
 
 def _read_if_finished(path):

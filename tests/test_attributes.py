@@ -110,17 +110,23 @@ def test_the_attributes_follow_the_grid(encoder):
     assert encoders.is_frozen(encoder)
 
 
-def test_features_in_a_file_are_the_same(encoder, tmp_path):
-    images = pictures(300)  # more than one part
-    grids = features.encode_images(encoder.encoder, images)
-    found = features.with_attributes(grids, torch.randn(300, 5), tmp_path)
-    assert torch.equal(found[:, :3], grids) and found.dtype == torch.float16
+def test_features_in_a_file_are_the_same(tmp_path):
+    grids = torch.randn(300, 3, 2, 3).half()  # more than one part
     given = torch.arange(600.0).view(300, 2) / 8
     found = features.with_attributes(grids, given, tmp_path)
-    assert torch.equal(found, append_channels(grids, given))
-    (tmp_path / "file").touch()  # where no folder can be
-    assert torch.equal(features.with_attributes(grids, given, tmp_path / "file"), found)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert torch.equal(found[:, :3], grids) and torch.equal(found[:, 3:, 1, 2].float(), given)
+    assert found.dtype == torch.float16 and not any(tmp_path.iterdir())  # nothing is left there
+
+
+def test_where_no_file_can_be_written_features_are_kept_in_memory(tmp_path, small_disk, capsys):
+    """Where there is no folder, and on a disk that is too small."""
+    (tmp_path / "file").touch()
+    grids, given = torch.randn(300, 300, 2, 3).half(), torch.randn(300, 2)
+    for folder in (tmp_path / "file", small_disk[0]):
+        found = features.with_attributes(grids, given, folder)
+        assert torch.equal(found, append_channels(grids, given))
+        said = f"warning: image features with attributes are kept in memory, as {folder} cannot be written ("
+        assert capsys.readouterr().err.startswith(said)
 
 
 def test_normalization_is_folded_in_every_part():
