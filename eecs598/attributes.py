@@ -28,6 +28,7 @@ from torch import Tensor
 
 from eecs598 import encoders, features
 from eecs598.encoders import normalize_described
+from eecs598.progress import late_bar
 
 RIDGE = 5.0
 
@@ -59,13 +60,26 @@ def fit(described, captions, special, count):
     Y = (shares - shares.mean(0)) / shares.std(0).clamp(min=1e-6)
     center = described.mean(0)
     X = normalize_described(described, center)
-    factor = torch.linalg.cholesky(X.t() @ X + RIDGE * torch.eye(X.shape[1]))
-    weight = torch.cholesky_solve(X.t() @ Y, factor)
-    leverage = torch.linalg.solve_triangular(factor, X.t(), upper=False).square().sum(0)  # (n,)
+    weight, leverage = _ridge_regression(X, Y)
     held_out = Y - (Y - X @ weight) / (1 - leverage).unsqueeze(1)
     explained = 1 - ((held_out - Y).square().sum() / Y.square().sum().clamp(min=1e-6)).item()
     scale = held_out.std().clamp(min=1e-6)
     return Regression(words, center, weight / scale, held_out / scale, explained)
+
+
+def _ridge_regression(X, Y):
+    """W (D, A) from X (n, D) and Y (n, A), and h (n,), see above."""
+    parts = X.split(512)
+    with late_bar(2 * len(X), "attributes") as bar:
+        gram = RIDGE * torch.eye(X.shape[1])
+        for part in parts:
+            gram.addmm_(part.t(), part)
+            bar.update(len(part))
+        factor, leverage = torch.linalg.cholesky(gram), []
+        for part in parts:  # gram is factor @ factor^T, so h is the squared norm of factor^-1 x
+            leverage.append(torch.linalg.solve_triangular(factor, part.t(), upper=False).square().sum(0))
+            bar.update(len(part))
+    return torch.cholesky_solve(X.t() @ Y, factor), torch.cat(leverage)
 
 
 def _word_shares(captions, special, count):
