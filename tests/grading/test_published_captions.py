@@ -1,0 +1,38 @@
+"""The published notebook's check of captions, for a captioner whose loss is right but for rounding."""
+
+import pytest
+import torch
+
+import rnn_lstm_captioning as rlc
+from eecs598.checks import published
+
+
+class Table:
+    def __init__(self):
+        self.rows, self.hints = [], []
+
+    def add(self, quantity, error, limit):
+        self.rows.append(quantity)
+
+    def hint(self, text):
+        self.hints.append(text)
+
+
+class WithoutMemory(rlc.CaptioningRNN):
+    """An attention captioner whose samples begin with c0 = 0; its loss is right."""
+
+    def begin(self, images):
+        state = super().begin(images)
+        return state._replace(c=torch.zeros_like(state.c))
+
+
+@pytest.mark.parametrize("loss, told", [(8.0156, True), (8.015640258789062, True), (8.01556, True), (8.0158, False)])
+def test_wrong_words_are_told_where_the_loss_is_the_published_one(loss, told, monkeypatch):
+    """Processors round differently, and the notebook shows four decimals: 8.01564 is the same as 8.0156."""
+    monkeypatch.setattr(published, "_published_loss", lambda *_: loss)
+    right, wrong = Table(), Table()
+    published.add_published_captions(right, rlc.CaptioningRNN, "attn")
+    published.add_published_captions(wrong, WithoutMemory, "attn")
+    assert right.rows == ["shapes"]
+    assert wrong.rows == (["shapes", "the likeliest word"] if told else ["shapes"])
+    assert len(wrong.hints) == told and all("is likelier" in hint for hint in wrong.hints)
