@@ -54,7 +54,7 @@ class Reranker:
 
     features (n, M, C): of the training pictures, see `eecs598.encoders.join`. First `describe_grids` from the
     captioner's own encoder, which may be averaged over views such as mirror images; then those from each of `encoders`,
-    names as in `eecs598.features.further_features`.
+    names as in `eecs598.encoders.load_encoder`.
     captions (n, K, T) int: their captions. special: the ids of words that are no part of a caption, such as <START>.
     Raises ValueError.
     """
