@@ -276,42 +276,33 @@ def decode_pictures(model, images, max_length=16, batch_size=64, *, mirror=False
         raise ValueError("images is empty; pass at least one picture")
     decoded = decoding.Mirrored(model) if mirror else model
     length_penalty = options.get("length_penalty", 0.0)
-    described = _describe(model, images) if rerank else None
-    channels = encoders.grid_encoder(encoders.get_encoder(model)).out_channels  # the others are attributes
+    further = _further_features(model, images) if rerank else []
 
     def decode(part, rows):
-        further = [] if described is None else [described[rows]]
-        reorder = functools.partial(
-            _rerank, model, part, further, channels, weight=rerank, length_penalty=length_penalty)
+        seen = [each[rows] for each in further]
+        reorder = functools.partial(_rerank, model, part, seen, weight=rerank, length_penalty=length_penalty)
         return decoding.decode(decoded, part, max_length=max_length, reorder=reorder if rerank else None, **options)
 
-    parts = zip(*_in_batches(model, images, batch_size, decode, mirror, described))
+    parts = zip(*_in_batches(model, images, batch_size, decode, mirror))
     return decoding.Captions(*(None if part[0] is None else torch.cat(part).cpu() for part in parts))
 
 
-def _describe(model, images):
-    """Features (n, M, C) of pictures from other encoders than the captioner's own; None if it needs none.
-
-    It needs them for its attributes and for its reranker, which have the same ones if it has both.
-    """
-    others = getattr(encoders.get_encoder(model), "others", None)
-    if others is None and hasattr(model, "reranker"):
-        others = [encoders.load_at_resolution(name) for name in model.reranker.encoders]
-    if others:
-        encode = functools.partial(features.encode_images, device=next(model.parameters()).device)
-        return features.describe_pictures(others, images, encode)
+def _further_features(model, images):
+    """`describe_pictures` with each of the reranker's other encoders: a list of (n, 2, C)."""
+    encode = functools.partial(features.encode_images, device=next(model.parameters()).device)
+    others = map(encoders.load_at_resolution, model.reranker.encoders)
+    return [features.describe_pictures(other, images, encode) for other in others]
 
 
-def _rerank(model, images, further, channels, captions, weight, length_penalty):
+def _rerank(model, images, further, captions, weight, length_penalty):
     """Captions in the order of the model's reranker.
 
-    images: (N, 3, H, W) or features, or (N, 2, ...) views of them. further: a list of (N, M, C), their features from
-    the reranker's other encoders. channels: how many of the features' channels are not attributes.
+    images: (N, 3, H, W) or features, or (N, 2, ...) views of them. further: their `_further_features`.
     """
     views = images if images.ndim == 5 else images.unsqueeze(1)
-    grids = encoders.get_encoder(model)(views.flatten(0, 1))[:, :channels]
+    grids = encoders.get_encoder(model)(views.flatten(0, 1))
     own = encoders.describe_grids(grids.float()).unflatten(0, views.shape[:2]).mean(1).cpu()
-    scores = model.reranker.score(encoders.join([own, *further]), captions.words)
+    scores = model.reranker.score(reranking.join([own, *further]), captions.words)
     lengths = (captions.words != model.null).sum(2)
     return reranking.reorder(captions, scores, lengths, weight, length_penalty)
 
@@ -344,11 +335,10 @@ def require_steps(model):
 
 
 @torch.no_grad()
-def _in_batches(model, images, batch_size, decode, mirror=False, described=None):
+def _in_batches(model, images, batch_size, decode, mirror=False):
     """decode(part, rows) for parts of the images, in evaluation mode; with a frozen encoder, for their features.
 
     rows: a slice, which images the part has. mirror: the parts are (N, 2, ...): each picture and its mirror image.
-    described: the result of `_describe`, if it is known.
     """
     device, encoder = next(model.parameters()).device, encoders.get_encoder(model)
     many = len(images) > batch_size  # or it is one of many calls, and the caller shows a bar
@@ -356,8 +346,7 @@ def _in_batches(model, images, batch_size, decode, mirror=False, described=None)
         stack.enter_context(decoding.evaluating(model))  # a student's sample() may not do that
         views = [images, images.flip(-1)] if mirror else [images]
         if encoders.is_frozen(encoder):
-            encode = functools.partial(features.encode_images, device=device, progress=many)
-            views = _encode_views(encoder, views, encode, described)
+            views = [features.encode_images(encoder, view, device=device, progress=many) for view in views]
             stack.enter_context(features.fed_with_features(model))
         else:
             encoders.check_pictures(images)
@@ -368,14 +357,3 @@ def _in_batches(model, images, batch_size, decode, mirror=False, described=None)
                 decoded.append(decode(images[rows].to(device), rows))
                 bar.update(len(images[rows]))
         return decoded
-
-
-def _encode_views(encoder, views, encode, described):
-    """The features of each view of some pictures; the attributes, if there are any, are those of the first view."""
-    grids = [encode(encoders.grid_encoder(encoder), view) for view in views]
-    if not isinstance(encoder, encoders.WithAttributes):
-        return grids
-    if described is None:
-        described = features.describe_pictures(encoder.others, views[0], encode)
-    attributes = encoder.predict(described).cpu()
-    return [encoders.append_channels(grid, attributes) for grid in grids]

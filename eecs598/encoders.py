@@ -268,51 +268,9 @@ class Described(nn.Module):
         return describe_grids(self.encoder(images)).flatten(1)[:, :, None, None]
 
 
-class WithAttributes(nn.Module):
-    """An encoder whose grid has attributes of the whole picture as further channels: (N, C + A, h, w).
-
-    Each attribute is a word, and its value is high where the captions of a picture are likely to contain it. It is the
-    same in all cells: an affine function, fitted by `eecs598.attributes`, of the features of other encoders, which are
-    frozen and see different things in a picture. encoder: gives the first C channels. others: the other encoders.
-    center (M, C'): the mean of their features, see `join`. weight (M * C', A).
-    """
-
-    def __init__(self, encoder, others, center, weight):
-        super().__init__()
-        self.encoder, self.others = encoder, nn.ModuleList(others).requires_grad_(False)
-        self.register_buffer("center", center)
-        self.register_buffer("weight", weight)
-        self.out_channels = encoder.out_channels + weight.shape[1]
-
-    def forward(self, images):
-        described = join([describe_grids(other(images)) for other in self.others])
-        return append_channels(self.encoder(images), self.predict(described))
-
-    def predict(self, described):
-        """The attributes (N, A) of pictures whose features from the other encoders are `described` (N, M, C')."""
-        return normalize_described(described.to(self.center.device), self.center) @ self.weight
-
-
 def describe_grids(grids):
     """The mean and the maximum of each channel over the cells of a grid: (N, C, h, w) -> (N, 2, C)."""
     return torch.stack([grids.mean((2, 3)), grids.amax((2, 3))], dim=1)
-
-
-def join(parts):
-    """The `describe_grids` of several encoders, a list of (N, 2, C), as one (N, M, C): fewer channels get zeros."""
-    width = max(part.shape[2] for part in parts)
-    return torch.cat([F.pad(part, (0, width - part.shape[2])) for part in parts], dim=1)
-
-
-def normalize_described(described, center):
-    """Vectors with norm 1, (N, M, C) -> (N, M * C), to which each of the M parts less its mean contributes equally."""
-    return F.normalize(described - center, dim=2).flatten(1) / described.shape[1] ** 0.5
-
-
-def append_channels(grids, vectors):
-    """Grids (N, C, h, w) with the A numbers of each picture's vector, (N, A), in every cell: (N, C + A, h, w)."""
-    same = vectors.to(grids.dtype)[:, :, None, None].expand(-1, -1, *grids.shape[2:])
-    return torch.cat([grids, same], dim=1)
 
 
 ENCODERS = {
@@ -406,11 +364,6 @@ def get_encoder(model):
     return getattr(*find_encoder(model))
 
 
-def grid_encoder(encoder):
-    """The part of a captioner's encoder that gives the grid: all of it, or all but its attributes."""
-    return encoder.encoder if isinstance(encoder, WithAttributes) else encoder
-
-
 def is_frozen(encoder):
     """Whether none of the encoder's weights are trained."""
     return not any(parameter.requires_grad for parameter in encoder.parameters())
@@ -420,9 +373,6 @@ def describe_encoder(encoder):
     """A description as plain values, from which `rebuild_encoder` makes the encoder, without weights."""
     if isinstance(encoder, PublishedForm):
         return describe_encoder(encoder.encoder) | {"published_form": True, "channels": encoder.channels}
-    if isinstance(encoder, WithAttributes):
-        known = {"others": [describe_encoder(other) for other in encoder.others], "attributes": encoder.weight.shape[1]}
-        return describe_encoder(encoder.encoder) | known
     return {"name": type(encoder).__name__, "stride": getattr(encoder, "stride", None),
             "image_size": getattr(encoder, "image_size", None), "frozen": is_frozen(encoder)}  # fmt: skip
 
@@ -437,10 +387,4 @@ def rebuild_encoder(description):
         raise ImportError(f"eecs598.encoders has no {description['name']}")
     how = {"pretrained": False} if kind is ImageEncoder else {"stride": description["stride"]}
     encoder = kind(**how, image_size=description["image_size"]).requires_grad_(not description["frozen"])
-    if description.get("published_form"):
-        return PublishedForm(encoder, description["channels"])
-    if "others" not in description:
-        return encoder
-    others = [rebuild_encoder(other) for other in description["others"]]
-    center = torch.zeros(2 * len(others), max(other.out_channels for other in others))
-    return WithAttributes(encoder, others, center, torch.zeros(center.numel(), description["attributes"]))
+    return PublishedForm(encoder, description["channels"]) if description.get("published_form") else encoder

@@ -9,7 +9,6 @@ import copy
 import hashlib
 import itertools
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +17,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from eecs598 import encoders
-from eecs598.encoders import EfficientNetLite, ImageEncoder, PublishedForm, check_pictures, find_encoder
+from eecs598.encoders import Described, EfficientNetLite, ImageEncoder, PublishedForm, check_pictures, find_encoder
 from eecs598.files import STALE_LOCK, file_lock, hash_rows, page_releaser, write_whole
 from eecs598.progress import late_bar
 
@@ -44,30 +42,15 @@ class Features(nn.Module):
         return features.to(self.dtype)
 
 
-class TailWithAttributes(nn.Module):
-    """The last part of an encoder, for features that have attributes as further channels, `count` of them."""
-
-    def __init__(self, tail, count):
-        super().__init__()
-        self.tail, self.count, self.out_channels = tail, count, tail.out_channels + count
-
-    def forward(self, features):
-        grids, attributes = features.split([features.shape[1] - self.count, self.count], dim=1)
-        return encoders.append_channels(self.tail(grids), attributes[:, :, 0, 0])
-
-
 @contextlib.contextmanager
 def fed_with_features(model, tail=None):
     """A context in which the model takes image features as its images. Its encoder is restored afterwards.
 
-    tail: the last part of the encoder (`EncoderTail`), if the features are those from before it. Attributes, if the
-    encoder has them, follow the features' other channels.
+    tail: the last part of the encoder (`EncoderTail`), if the features are those from before it.
     """
     parent, name = find_encoder(model)
     encoder = getattr(parent, name)
-    attributes = tail and encoder.out_channels - tail.out_channels
-    plain = tail or Features(next(model.parameters()).dtype, encoder.out_channels)
-    setattr(parent, name, TailWithAttributes(tail, attributes) if attributes else plain)
+    setattr(parent, name, tail or Features(next(model.parameters()).dtype, encoder.out_channels))
     try:
         yield model
     finally:
@@ -120,10 +103,8 @@ def fold_normalization(encoder):
     such as a student's, are only copied.
     """
     encoder = copy.deepcopy(encoder).eval()
-    if isinstance(encoder, (PublishedForm, encoders.Described, encoders.WithAttributes)):
+    if isinstance(encoder, (PublishedForm, Described)):
         encoder.encoder = fold_normalization(encoder.encoder)
-    if isinstance(encoder, encoders.WithAttributes):
-        encoder.others = nn.ModuleList(map(fold_normalization, encoder.others))
     if not isinstance(encoder, (ImageEncoder, EfficientNetLite)):
         return encoder
     for module in list(encoder.modules()):
@@ -176,13 +157,12 @@ def encode_in_batches(encoder, images, batch_size=None, device="cpu", progress=T
             release_pages()
 
 
-def describe_pictures(given, images, encode=encode_images):
-    """The mean and the maximum of each channel, from several encoders, for pictures (n, 3, H, W): (n, M, C).
+def describe_pictures(encoder, images, encode=encode_images):
+    """`describe_grids` of the features that an encoder gives of pictures (n, 3, H, W): (n, 2, C), float32.
 
-    given: encoders; see `eecs598.encoders.join`. encode: encode(encoder, images) computes features.
+    encode(encoder, images) computes the features, such as `encode_images` or `cached_features`.
     """
-    described = (encode(encoders.Described(encoder), images).float() for encoder in given)
-    return encoders.join([each.view(len(images), 2, -1) for each in described])
+    return encode(Described(encoder), images).float().view(len(images), 2, -1)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -215,25 +195,6 @@ def cached_features(encoder, images, folder=None, batch_size=None, device="cpu",
         print(f"warning: the image features could not be saved in {path.parent} ({error})", file=sys.stderr)
         return encode_images(encoder, images, batch_size, device, progress)
     return _map_features(path)
-
-
-def with_attributes(grids, attributes, folder=None):
-    """Grids (n, C, h, w) with the attributes of each picture, (n, A), in every cell: (n, C + A, h, w), float16.
-
-    The result is a temporary file in `folder` (if None, FEATURES_FOLDER), memory-mapped, so that it need not fit in
-    memory. If it cannot be written, a line says so, and the result is in memory.
-    """
-    folder, channels = Path(folder or FEATURES_FOLDER), grids.shape[1] + attributes.shape[1]
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:  # the mapping keeps it
-            for part, vectors in zip(grids.split(256), attributes.split(256)):
-                file.write(encoders.append_channels(part, vectors).numpy().tobytes())
-            file.flush()
-            return torch.from_numpy(np.memmap(file, np.float16, "c", shape=(len(grids), channels, *grids.shape[2:])))
-    except OSError as error:
-        print(f"warning: image features with attributes are kept in memory, as {folder} cannot be written ({error})",
-              file=sys.stderr)  # fmt: skip
-        return encoders.append_channels(grids, attributes)
 
 
 def _read_if_finished(path):

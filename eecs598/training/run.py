@@ -18,7 +18,6 @@ def train_captioner(
     model, image_data, caption_data, num_epochs, batch_size, learning_rate, lr_decay=1, device=None, *,
     image_index=None, val_data=None, freeze_encoder=None, fast=False, checkpoint_dir=None, options=None,
     loss=None, val_references=None, after_epoch=None, features_folder=None, finetune_blocks=0, finetune=True,
-    attributes=None,
 ):  # fmt: skip
     """Train a captioner. Each epoch visits all examples once, in a new random order. Returns the History.
 
@@ -28,9 +27,8 @@ def train_captioner(
     freeze_encoder: train only the decoder, on features computed once and cached in features_folder (if None,
     datasets/features); if None, True on a CPU. finetune_blocks: with a frozen encoder, all the same train its last
     blocks; the cached features are those from before them. finetune: False to leave these blocks as they are, for a
-    later call that trains them on the same features. attributes (n, A): those of image_data, for a frozen encoder with
-    attributes (`eecs598.attributes`), in place of the ones that it predicts. fast: compute the loss with `eecs598.fast`
-    instead of the model's own forward. options: an eecs598.training.options.Options.
+    later call that trains them on the same features. fast: compute the loss with `eecs598.fast` instead of the model's
+    own forward. options: an eecs598.training.options.Options.
 
     loss: a module to use instead of the captioning loss, called as loss(images, caption_data of those images), such as
     an eecs598.training.selfcritical.SelfCritical; `fast` is then ignored. val_references: (all captions of each picture
@@ -52,13 +50,10 @@ def train_captioner(
     device = torch.device(device or default_device())
     model.to(device)
     freeze = device.type == "cpu" if freeze_encoder is None else freeze_encoder
-    encoder, tail, kept = encoders.get_encoder(model), None, None
-    if isinstance(encoder, encoders.WithAttributes) and not freeze:
-        raise ValueError("an encoder with attributes cannot be trained as a whole; give freeze_encoder=True")
-    encoder.requires_grad_(not freeze)
-    cached = encoders.grid_encoder(encoder)
+    encoder, tail, kept = encoders.get_encoder(model).requires_grad_(not freeze), None, None
+    cached = encoder
     if finetune_blocks:
-        cached, tail = _split(cached, finetune_blocks, freeze)
+        cached, tail = _split(encoder, finetune_blocks, freeze)
         tail.requires_grad_(finetune)
     loss = Objective(model, options, fast) if loss is None else loss
     if checkpoint_dir is not None:
@@ -69,11 +64,9 @@ def train_captioner(
         if freeze:
             if kept is None or kept.epochs < num_epochs:  # else all epochs are done
                 with processes.current().first_before_the_rest():
-                    encode = functools.partial(
-                        features.cached_features, folder=features_folder, device=device, progress=options.progress)
-                    complete = functools.partial(_features, encoder, cached, encode)
-                    image_data = complete(image_data, attributes)
-                    val_data = val_data and (complete(val_data[0]), val_data[1])
+                    encode = functools.partial(features.cached_features, cached, folder=features_folder,
+                                               device=device, progress=options.progress)  # fmt: skip
+                    image_data, val_data = encode(image_data), val_data and (encode(val_data[0]), val_data[1])
             stack.enter_context(features.fed_with_features(model, tail))
             stack.callback(encoder.requires_grad_, False)  # for use, all of it is frozen
         score = val_references and _scorer(val_data[0], *val_references)
@@ -91,10 +84,10 @@ def describe_training_pictures(model, images, views, device, features_folder=Non
     images. finetuned: how many of a frozen encoder's blocks were trained on the cached features of the others, which
     are used again. Returns (m, 2, C).
     """
-    encoder = encoders.grid_encoder(encoders.get_encoder(model))
+    encoder = encoders.get_encoder(model)
     if not encoders.is_frozen(encoder):
         encode = functools.partial(features.encode_images, device=device)
-        return torch.stack([features.describe_pictures([encoder], images[view], encode) for view in views]).mean(0)
+        return torch.stack([features.describe_pictures(encoder, images[view], encode) for view in views]).mean(0)
     front, tail = _split(encoder, finetuned, True) if finetuned else (encoder, torch.nn.Identity())
     grids = features.cached_features(front, images, features_folder, device=device)
     described = [[] for _ in views]
@@ -114,20 +107,6 @@ def _split(encoder, count, freeze):
         raise ValueError(f"finetune_blocks is {count}, but {type(encoder).__name__} has no blocks to be trained apart; "
                          "give 0, or an EfficientNet-Lite")  # fmt: skip
     return encoder.split(count)
-
-
-def _features(encoder, cached, encode, pictures, attributes=None):
-    """The features of pictures from `cached`, a part of a frozen encoder, with the attributes if the encoder has them.
-
-    attributes (n, A): given ones; None: predicted by the encoder.
-    """
-    grids = encode(cached, pictures)
-    if not isinstance(encoder, encoders.WithAttributes):
-        return grids
-    if attributes is None:
-        described = features.describe_pictures(encoder.others, pictures, encode)
-        attributes = encoder.predict(described).cpu()
-    return features.with_attributes(grids, attributes, encode.keywords["folder"])
 
 
 def _scorer(images, references, idx_to_word):

@@ -21,27 +21,3 @@ class KnownEncoder(MeanEncoder):
 
     def __init__(self, stride=None, image_size=None):
         super().__init__()
-
-
-class SidedEncoder(KnownEncoder):
-    """An encoder with other features for the mirror image of a picture: brighter on the left."""
-
-    resolution = None
-
-    def forward(self, images):
-        return super().forward(images) * torch.tensor([1.0, 0.6, 0.1])
-
-
-class OtherEncoder(SidedEncoder):
-    """An encoder with other features and more channels, which sees the pictures in another size."""
-
-    out_channels, resolution = 4, 24
-
-    def __init__(self, stride=None, image_size=None):
-        super().__init__()
-        self.image_size = image_size
-
-    def forward(self, images):
-        assert self.image_size == self.resolution
-        seen = super().forward(images) ** 2
-        return torch.cat([seen, seen.flip(1)[:, :1] * 3], dim=1)
