@@ -168,8 +168,8 @@ def lstm_backward(dh, cache):
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Scaled dot-product attention over an image grid (Xu et al., "Show, attend and tell", 2015, with the scaling
-# of Vaswani et al., "Attention is all you need", 2017, equation 1)
+# Attention over an image grid (Xu et al., "Show, attend and tell", 2015), with the scaled dot product of Vaswani et
+# al., "Attention is all you need", 2017, equation 1, in place of Xu's small network
 # ---------------------------------------------------------------------------------------------------------
 
 

@@ -2,8 +2,8 @@
 
 Between two matrix products, an LSTM step has a dozen elementwise operations. On a GPU each one is a kernel launch,
 which takes longer than its arithmetic, and an extra pass over memory. Here one kernel computes the next state from the
-activations in registers, BLOCK units of a row per program. The formulas are those of rnn_lstm_captioning.py, computed
-in float32 for any dtype.
+pre-activations in registers, BLOCK units of a row per program. The formulas are those of rnn_lstm_captioning.py,
+computed in float32 for any dtype.
 """
 
 import torch
@@ -23,7 +23,7 @@ def fits(tensor):
 
 
 def cell_forward_(a, prev_c, next_h):
-    """Overwrite activations a (n, 4H) with the gates i, f, o, g, and fill next_h (n, H). Returns next_c (n, H)."""
+    """Overwrite pre-activations a (n, 4H) with the gates i, f, o, g, and fill next_h (n, H). Returns next_c (n, H)."""
     n, H = prev_c.shape
     next_c = prev_c.new_empty(n, H)
     _forward[n, triton.cdiv(H, BLOCK)](a, prev_c.contiguous(), next_h, next_c, H, BLOCK)
