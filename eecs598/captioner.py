@@ -133,15 +133,20 @@ def load_captioner(path, captioner_class):
     """Load a captioner saved by `save_captioner`. Returns model, idx_to_token, preprocessing. Raises DataError."""
     checkpoint = _read_checkpoint(Path(path))
     try:
-        sizes, vocab = checkpoint["model"], checkpoint["vocab"]
+        sizes, vocab, state = checkpoint["model"], checkpoint["vocab"], checkpoint["state"]
         preparation = dict(checkpoint["preprocessing"])
         encoder = encoders.rebuild_encoder(checkpoint["encoder"])
         model = make_captioner(captioner_class, {"vocab": vocab}, encoder=encoder, **sizes)
-        model.load_state_dict(checkpoint["state"])
+        if other := sorted(state.keys() ^ model.state_dict().keys()):
+            raise ValueError(f"it has other parameters than this {captioner_class.__name__}, such as {other[0]}; use "
+                             "the rnn_lstm_captioning.py that it was trained with")  # fmt: skip
+        model.load_state_dict(state)
         if "reranker" in checkpoint:
             model.reranker = reranking.Reranker(**checkpoint["reranker"])
     except ImportError as error:
         raise DataError(f"{path}: its image encoder is not available ({error})") from None
+    except ValueError as error:
+        raise DataError(f"{path}: this captioner cannot be loaded: {error}") from None
     except Exception as error:  # malformed contents may raise anything
         raise DataError(f"{path}: not a captioner's checkpoint, or a damaged one ({type(error).__name__})") from None
     return model.eval(), vocab["idx_to_token"], preparation
@@ -218,6 +223,8 @@ def read_photographs(sources, image_size=112, fit="crop"):
 
     image_size, fit: as for the pictures that the model was trained on. Raises DataError.
     """
+    if not sources:
+        raise DataError("there are no photographs to read; give at least one")
     return torch.stack([prepare_image(_open_photograph(source), image_size, fit) for source in sources])
 
 
@@ -246,13 +253,13 @@ def caption_pictures(model, images, idx_to_word, max_length=16, batch_size=64, *
         found = decode_pictures(model, images, max_length, batch_size, **options)
         words, maps = found.words[:, 0], None if found.weights is None else found.weights[:, 0]
     else:
-        pairs = _in_batches(model, images, batch_size, lambda part, _: _sample(model, part, max_length))
+        pairs = _in_batches(model, images, batch_size, lambda part, _: sample(model, part, max_length))
         words, maps = (None if each[0] is None else torch.cat(each).cpu() for each in zip(*pairs))
     captions = decode_captions(words, idx_to_word, specials=False)
     return captions if maps is None else (captions, maps)
 
 
-def _sample(model, images, max_length):
+def sample(model, images, max_length):
     """Captions of a batch, and attention weights or None. A single picture is duplicated, for students' squeeze()."""
     alone = len(images) == 1 and missing_steps(model)
     sampled = model.sample(images.repeat_interleave(2, dim=0) if alone else images, max_length)
@@ -290,8 +297,7 @@ def decode_pictures(model, images, max_length=16, batch_size=64, *, mirror=False
 def _further_features(model, images):
     """`describe_pictures` with each of the reranker's other encoders: a list of (n, 2, C)."""
     encode = functools.partial(features.encode_images, device=next(model.parameters()).device)
-    others = map(encoders.load_at_resolution, model.reranker.encoders)
-    return [features.describe_pictures(other, images, encode) for other in others]
+    return [features.describe_pictures(other, images, encode) for other in model.reranker.other_encoders]
 
 
 def _rerank(model, images, further, captions, weight, length_penalty):

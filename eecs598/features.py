@@ -94,6 +94,15 @@ def fast_dtype(device):
     return torch.bfloat16 if fast else torch.float32
 
 
+def precision_of(encoder, device):
+    """The dtype to compute features in: `fast_dtype`, but float32 for encoders that are not in `eecs598.encoders`.
+
+    A student's encoder may give its layers float32, whatever their weights are.
+    """
+    inner = encoder.encoder if isinstance(encoder, (PublishedForm, Described)) else encoder
+    return fast_dtype(device) if isinstance(inner, (ImageEncoder, EfficientNetLite)) else torch.float32
+
+
 def fold_normalization(encoder):
     """A copy of an encoder for inference, 1.5 times as fast and with the same features up to rounding.
 
@@ -146,7 +155,7 @@ def encode_in_batches(encoder, images, batch_size=None, device="cpu", progress=T
 
     Memory-mapped pictures do not stay resident.
     """
-    dtype = fast_dtype(device)
+    dtype = precision_of(encoder, device)
     batch_size = batch_size or (16 if torch.device(device).type == "cpu" else 64)
     frozen = fold_normalization(encoder).to(device=device, dtype=dtype, memory_format=torch.channels_last)
     release_pages = page_releaser(images)
@@ -226,7 +235,7 @@ def _map_features(path):
 
 def _features_key(encoder, images, device):
     """24 hex digits of a hash of the encoder's weights and structure, the pictures and the precision."""
-    known = (FEATURES_VERSION, encoder, tuple(images.shape), images.dtype, fast_dtype(device))
+    known = (FEATURES_VERSION, encoder, tuple(images.shape), images.dtype, precision_of(encoder, device))
     digest = hashlib.sha256(repr(known).encode())
     for tensor in (*encoder.state_dict().values(), images):
         hash_rows(digest, tensor)

@@ -23,13 +23,22 @@ SMALL = 16 * 2**20  # bytes that may stay resident: finding out whether they are
 
 def save_whole(value, path):
     """torch.save `value` to `path` atomically, see `write_whole`."""
-    write_whole(path, lambda file: torch.save(value, file))
+
+    def save(file):
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:  # torch's own, after a failed write, as on a full disk
+            reason, *_ = str(error).splitlines()
+            raise error.__context__ if isinstance(error.__context__, OSError) else OSError(reason) from None
+
+    write_whole(path, save)
 
 
 def write_whole(path, write):
     """Write a file atomically: `write(file)` fills a temporary binary file beside `path`, which is then renamed.
 
-    After a failure the old file is still there, and no partial one. Raises an OSError that names `path`.
+    After a failure the old file is still there, and no partial one. Raises an OSError that names `path`; other errors
+    of `write` are raised as they are.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -39,12 +48,10 @@ def write_whole(path, write):
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except (OSError, RuntimeError) as error:
-        # After a failed write, as on a full disk, torch raises a RuntimeError of its own from the OSError.
-        cause = error if isinstance(error, OSError) else error.__context__
-        if isinstance(cause, OSError) and cause.errno:
-            raise OSError(cause.errno, cause.strerror, str(path)) from None
-        raise OSError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from None
+    except OSError as error:
+        if error.errno:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise OSError(f"{path}: cannot be written ({error})") from None
     finally:
         with contextlib.suppress(OSError):
             part.unlink()

@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eecs598.encoders import load_at_resolution
 from eecs598.metrics.cider import MAX_N
 
 MAX_PICTURES = 10_000  # the first ones of a larger training set: G then takes 0.8 GB
@@ -77,6 +78,11 @@ class Reranker:
         """What a checkpoint has to keep; `Reranker(**state)` is the same reranker."""
         return {"features": self.features, "captions": self.captions, "special": self.special,
                 "encoders": self.encoders}  # fmt: skip
+
+    @functools.cached_property
+    def other_encoders(self):
+        """The encoders that `encoders` names, loaded once."""
+        return [load_at_resolution(name) for name in self.encoders]
 
     def score(self, features, captions):
         """The scores (N, K) of captions (N, K, T) int64 for pictures with features (N, M, C). Float32, on the CPU.

@@ -488,6 +488,9 @@ def test_ids_of_no_word_are_not_decoded(words, captions):
         ({"num_epochs": -2}, "num_epochs is -2"), ({"num_epochs": 1e3}, "num_epochs is 1000.0"),
         ({"captions": [[1, 2]]}, "captions are a list; they must be a tensor"),
         ({"images": None}, "images are a NoneType"),
+        ({"image_index": [0, 1]}, "the numbers in image_index are a list; they must be a tensor"),
+        ({"val_data": (IMAGES, None)}, "validation captions are a NoneType"),
+        ({"val_data": (IMAGES, CAPTIONS[:1])}, "val_data has 2 images but 1 captions: give one of each"),
         ({"image_index": torch.tensor([0, 9])}, "image_index goes from 0 to 9, but there are 2 images"),
     ],
 )  # fmt: skip

@@ -445,6 +445,41 @@ def test_features_without_a_place_for_them(mean_encoder, pictures, tmp_path, cap
     assert features.shape == (7, 3, 2, 3) and "could not be saved" in capsys.readouterr().err
 
 
+def test_an_encoder_that_fails_is_no_full_disk(pictures, tmp_path, capsys):
+    calls = []
+
+    class Failing(encoders.EfficientNetLite0):
+        def forward(self, images):
+            calls.append(len(images))
+            raise RuntimeError("CUDA out of memory")
+
+    with pytest.raises(RuntimeError, match=r"^CUDA out of memory$"):
+        cached(Failing(), pictures, tmp_path)
+    assert len(calls) == 1 and capsys.readouterr().err == "" and list(tmp_path.glob("*.npy")) == []
+
+
+def test_an_encoder_from_elsewhere_is_computed_in_float32(pictures, monkeypatch):
+    """As the published encoder gives its layers float32; ours take the precision that is fast."""
+    monkeypatch.setattr(feature_room, "fast_dtype", lambda device: torch.bfloat16)
+
+    class Theirs(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.out_channels = torch.nn.Conv2d(3, 4, 3), 4
+
+        def forward(self, images):
+            return self.layer(images.float() / 255)
+
+    theirs = Theirs()
+    with torch.no_grad():
+        wanted = theirs(pictures)
+    torch.testing.assert_close(feature_room.encode_images(theirs, pictures).float(), wanted, rtol=1e-3, atol=1e-3)
+    ours = encoders.EfficientNetLite0()
+    for encoder in (ours, ours.split(1)[0], encoders.PublishedForm(ours), encoders.Described(ours)):
+        assert feature_room.precision_of(encoder, "cpu") == torch.bfloat16
+    assert feature_room.precision_of(encoders.Described(theirs), "cpu") == torch.float32
+
+
 @pytest.mark.parametrize("how", ["full", "read-only"])
 def test_features_on_a_disk_that_takes_none(mean_encoder, pictures, small_disk, capsys, how):
     """Said and left out; but those that are on it already are read."""

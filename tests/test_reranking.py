@@ -239,6 +239,15 @@ def test_captions_are_reranked_by_the_features_of_their_picture(model, tiny_data
     assert not torch.equal(plain.words, wanted.words)
 
 
+def test_its_other_encoders_are_loaded_once(model, tiny_data, monkeypatch):
+    loaded = []
+    load = encoders.load_at_resolution
+    monkeypatch.setattr(reranking, "load_at_resolution", lambda name: loaded.append(name) or load(name))
+    for _ in range(2):
+        captioner.decode_pictures(model, tiny_data["val_images"], beam_size=2, rerank=1.0)
+    assert loaded == ["other", "known"]
+
+
 def test_it_is_saved_with_the_captioner(model, tiny_data, tmp_path):
     captioner.save_captioner(model, tmp_path / "attn.pt", tiny_data, 8, 4)
     again, _, _ = captioner.load_captioner(tmp_path / "attn.pt", rlc.CaptioningRNN)
@@ -329,6 +338,14 @@ def test_nothing_is_lost_where_the_reranker_cannot_be_fitted(tmp_path, tiny_data
     monkeypatch.setattr(captioner, "missing_steps", lambda model: ["begin"])
     assert main([*map(str, command)], rlc.CaptioningRNN) == 1
     assert "has no begin method" in capsys.readouterr().err and not (tmp_path / "attn.pt").exists()
+
+
+def test_without_a_reranker_its_encoders_are_not_loaded(tmp_path, tiny_data, known_encoder, monkeypatch, capsys):
+    coco.save_data(tiny_data, tmp_path / "data.pt")
+    monkeypatch.setattr(encoders, "load_at_resolution", None)  # a call would fail
+    command = ["train", "--data", tmp_path / "data.pt", "--out", tmp_path, "--cell", "rnn", "--epochs", 1, "--hidden",
+               8, "--wordvec", 4, "--reranker-encoders", "other"]  # fmt: skip
+    assert main([*map(str, command)], rlc.CaptioningRNN) == 0, capsys.readouterr().err
 
 
 def test_a_missing_encoder_is_told_before_training(tmp_path, tiny_data, known_encoder, monkeypatch, capsys):

@@ -79,5 +79,5 @@ def draw(rows, machine, path):
     if grown:
         figures[path.with_stem(f"{path.stem}-growth")] = plot_growth(grown)
     for target, figure in figures.items():
-        write_whole(target, lambda file, figure=figure: figure.savefig(file, format="png", dpi=150))
+        figure.savefig(target, format="png", dpi=150)
 

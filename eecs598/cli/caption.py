@@ -34,8 +34,9 @@ def run(options, captioner_class):
     if not options.checkpoint:
         print(f"captioner: {checkpoint}")
     model, idx_to_word, preparation = captioner.load_captioner(checkpoint, captioner_class)
-    model.to(options.device or captioner.default_device())
-    decoding = decoder.read(options)
+    device = options.device or captioner.default_device()
+    model.to(device)
+    decoding = decoder.read(options, device)
     if not decoding.keys() & {"beam_size", *decoder.SAMPLING} and not captioner.missing_steps(model):
         decoding["beam_size"] = 3
     if model.cell_type == "attn":

@@ -30,9 +30,12 @@ def add_options(group):
     add("--seed", type=commands.seed, default=0, help="random seed for sampling (0)")
 
 
-def read(options):
-    """The options of eecs598.captioner.decode_pictures given on the command line; an empty dict means greedy."""
+def read(options, device):
+    """The options of eecs598.captioner.decode_pictures given on the command line; an empty dict means greedy.
+
+    device: the model's.
+    """
     given = {name: getattr(options, name, None) for name in NAMES if getattr(options, name, None) is not None}
     if given.keys() & set(SAMPLING):
-        given["generator"] = torch.Generator().manual_seed(options.seed)
+        given["generator"] = torch.Generator(device).manual_seed(options.seed)
     return given

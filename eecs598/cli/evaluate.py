@@ -38,13 +38,15 @@ def run(options, captioner_class):
     if options.json:
         commands.check_output(options.json, [options.checkpoint, options.captions])
     model, idx_to_word, preparation = captioner.load_captioner(options.checkpoint, captioner_class)
-    model.to(options.device or captioner.default_device())
-    decoding = decoder.read(options)
+    device = options.device or captioner.default_device()
+    model.to(device)
+    decoding = decoder.read(options, device)
     pictures = find_pictures(options.images, options.captions, options.split, options.split_lists)
     pictures = pictures[: options.limit]
     captions = _caption_files(model, idx_to_word, preparation, pictures, decoding)
     evaluation, note = _score(captions, [picture.captions for picture in pictures])
-    decoding.pop("generator", None)
+    if decoding.pop("generator", None):
+        decoding["seed"] = options.seed
     settings = ", ".join(f"{name} {value}" for name, value in decoding.items()) or "greedy"
     if options.json:
         report = {"checkpoint": str(options.checkpoint), "images": str(options.images),

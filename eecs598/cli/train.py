@@ -140,7 +140,8 @@ def run(options, captioner_class):
             commands.check_output(options.out / name, [options.data])
         with everyone.first_before_the_rest():  # weights may have to be downloaded
             encoder = encoders.encoder_for(data, name=options.encoder)
-            others = [encoders.load_at_resolution(name) for name in options.reranker_encoders]
+            names = options.reranker_encoders if options.reranker else ()
+            others = [encoders.load_at_resolution(name) for name in names]
         data = examples.with_mirror_images(data) if options.mirror else data
         histories, captions, scores = {}, {}, {}
         for cell_type in options.cell:

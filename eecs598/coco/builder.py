@@ -1,6 +1,7 @@
 """Build a data file from photographs and their captions, in folders or downloaded from COCO's image host."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import random
@@ -29,7 +30,7 @@ from eecs598.coco.forms import (
     with_words,
 )
 from eecs598.coco.pictures import prepare_in_order
-from eecs598.files import save_whole
+from eecs598.files import save_whole, write_whole
 from eecs598.metrics.scripts import find_unsegmented
 
 SHARD = 64  # pictures decoded between two saves
@@ -206,16 +207,12 @@ def fetch_captions(year, cache=CACHE):
     urls, sha256 = download.COCO_ANNOTATIONS_URLS[year], download.COCO_ANNOTATIONS_SHA256[year]
     download.download(urls, archive, sha256=sha256)
     for path in paths:
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            with zipfile.ZipFile(archive) as zipped, part.open("wb") as file:
-                shutil.copyfileobj(zipped.open(f"annotations/{path.name}"), file)
-            os.replace(part, path)
+            with zipfile.ZipFile(archive) as zipped, zipped.open(f"annotations/{path.name}") as captions:
+                write_whole(path, functools.partial(shutil.copyfileobj, captions))
         except (OSError, KeyError, zipfile.BadZipFile) as error:
             problem = f"{path.name} cannot be extracted ({shorten_error(error)})"
             raise DataError(f"{archive}: {problem}; remove it and try again") from None
-        finally:
-            part.unlink(missing_ok=True)
     archive.unlink()
     return paths
 
@@ -348,7 +345,8 @@ class _Fetcher:
     def place(self, picture):
         """The path of a picture in the cache. Raises DataError if its name would lead outside of it."""
         path = Path(picture.folder, picture.file_name)
-        if path.is_absolute() or ".." in path.parts or any(sign in str(path) for sign in ":\\\0"):
+        if path.is_absolute() or ".." in path.parts or any(
+                sign in picture.folder + picture.file_name for sign in ":\\\0"):  # Windows joins them by \\
             raise DataError(f"picture {picture.id}: {str(path)!r:.80} is not a plain file name to download")
         if not picture.folder and any("{folder}" in url for url in self.urls):
             known = "neither its file name nor a coco_url has its folder on the image host"

@@ -1,8 +1,5 @@
 """Inspecting a data file: `check` reports its contents and likely problems, `show` makes a sheet of pictures."""
 
-import contextlib
-import io
-import os
 import random
 from pathlib import Path
 
@@ -184,18 +181,8 @@ def show(path, out=None, *, split="val", number=12, seed=0):
     references = [data[f"{split}_references"][row][1:] for row in rows] if f"{split}_references" in data else None
     figure = show_captions([images[row] for row in rows], texts, references)
     if out is not None:
-        _save_figure(figure, Path(out))
+        try:
+            figure.savefig(out, dpi=SHEET_DPI)
+        except (OSError, ValueError) as error:  # ValueError: a format that matplotlib does not write
+            raise DataError(f"{out}: cannot be written ({shorten_error(error)})") from None
     return figure
-
-
-def _save_figure(figure, path):
-    drawn, part = io.BytesIO(), path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(drawn, format=path.suffix.removeprefix(".") or "png", dpi=SHEET_DPI)
-        part.write_bytes(drawn.getvalue())
-        os.replace(part, path)
-    except (OSError, ValueError) as error:  # ValueError: a format that matplotlib does not write
-        raise DataError(f"{path}: cannot be written ({shorten_error(error)})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()

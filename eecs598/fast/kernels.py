@@ -26,7 +26,8 @@ def cell_forward_(a, prev_c, next_h):
     """Overwrite pre-activations a (n, 4H) with the gates i, f, o, g, and fill next_h (n, H). Returns next_c (n, H)."""
     n, H = prev_c.shape
     next_c = prev_c.new_empty(n, H)
-    _forward[n, triton.cdiv(H, BLOCK)](a, prev_c.contiguous(), next_h, next_c, H, BLOCK)
+    with torch.cuda.device_of(a):  # Triton launches on the current device
+        _forward[n, triton.cdiv(H, BLOCK)](a, prev_c.contiguous(), next_h, next_c, H, BLOCK)
     return next_c
 
 
@@ -35,7 +36,8 @@ def cell_backward(dh, dc, gates, prev_c, next_c, da):
     n, H = prev_c.shape
     dprev_c = prev_c.new_empty(n, H)
     read = (part.contiguous() for part in (dh, dc, gates, prev_c, next_c))
-    _backward[n, triton.cdiv(H, BLOCK)](*read, da, dprev_c, H, BLOCK)
+    with torch.cuda.device_of(da):
+        _backward[n, triton.cdiv(H, BLOCK)](*read, da, dprev_c, H, BLOCK)
     return dprev_c
 
 

@@ -200,8 +200,9 @@ def choose_fast(model, options):
     If not, as for a student's captioner with other layers, regularization is turned off, and a line says so.
     """
     try:
+        require_fast()
         find_parts(model)
-    except PartsError as error:
+    except ObjectiveError as error:
         off = dict.fromkeys(options.of_loss(), 0)
         without = f", without {', '.join(off)}" if off else ""
         print(f"training uses the captioner's own forward and backward{without} ({error})")

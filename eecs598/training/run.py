@@ -7,7 +7,7 @@ import torch
 from tqdm import tqdm
 
 from eecs598 import decoding, encoders, features, metrics
-from eecs598.captioner import captions_alone, decode_captions, default_device
+from eecs598.captioner import decode_captions, default_device, sample
 from eecs598.progress import late_bar
 from eecs598.training import checkpoints, processes, solver
 from eecs598.training.objective import Objective
@@ -44,7 +44,7 @@ def train_captioner(
     """
     options = options or Options()
     sizes = {"num_epochs": num_epochs, "batch_size": batch_size, "learning_rate": learning_rate, "lr_decay": lr_decay}
-    solver.check_arguments(image_data, caption_data, image_index, **sizes)  # before features, which can take hours
+    solver.check_arguments(image_data, caption_data, image_index, val_data, **sizes)  # before the features: hours
     for pictures in (image_data, val_data[0]) if val_data else (image_data,):
         encoders.check_pictures(pictures)
     device = torch.device(device or default_device())
@@ -117,11 +117,12 @@ def _scorer(images, references, idx_to_word):
         device, captions = next(model.parameters()).device, []
         with decoding.evaluating(model):
             for part in images.split(256):
-                sampled = captions_alone(model.sample(part.to(device), 16))
+                sampled, _ = sample(model, part.to(device), 16)
                 captions += decode_captions(sampled, idx_to_word, specials=False)
         scores = metrics.score_captions(captions, references)
         bleu = f"BLEU-1 {100 * scores['BLEU-1']:.1f}, BLEU-4 {100 * scores['BLEU-4']:.1f}"
-        tqdm.write(f"val, greedy: {bleu}, CIDEr-D {scores['CIDEr-D']:.3f}")
+        if processes.current().first:
+            tqdm.write(f"val, greedy: {bleu}, CIDEr-D {scores['CIDEr-D']:.3f}")
         return scores
 
     return score

@@ -124,7 +124,7 @@ class SelfCritical(nn.Module):
 
         images (n, ...): input of the model, for the first n pictures. precision: as in `Options`.
         """
-        device = next(self.parameters()).device
+        device, buffers = next(self.parameters()).device, [buffer.clone() for buffer in self.buffers()]
         precision = solver.best_precision(device) if precision == "auto" else precision
         drawn_on = [device] if device.type == "cuda" else []
         with decoding.evaluating(self), torch.random.fork_rng(drawn_on), solver.autocast(device, precision):
@@ -133,9 +133,14 @@ class SelfCritical(nn.Module):
                 began = time.perf_counter()
                 pictures = torch.arange(min(count, len(images)))
                 self(images[pictures].to(device), pictures).backward()
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                seconds = time.perf_counter() - began
         self.rewards.clear()
         self.zero_grad(set_to_none=True)
-        return time.perf_counter() - began
+        for buffer, before in zip(self.buffers(), buffers):  # the statistics of batch normalization
+            buffer.copy_(before)
+        return seconds
 
     def score(self, picture, words):
         """The reward of a caption, given as word ids, for a picture."""

@@ -204,7 +204,7 @@ def train(
     another run, and TrainingError if the loss is not finite or memory runs out.
     """
     sizes = {"batch_size": batch_size, "learning_rate": learning_rate, "lr_decay": lr_decay}
-    image_index = check_arguments(images, captions, image_index, num_epochs=num_epochs, **sizes)
+    image_index = check_arguments(images, captions, image_index, val_data, num_epochs=num_epochs, **sizes)
     loss = Objective(model, options, fast) if loss is None else loss
     run = Run(model, len(captions), num_epochs=num_epochs, loss=loss, options=options, **sizes)
     precision = options.precision
@@ -347,7 +347,7 @@ def _running(history, window=50):
     return shown
 
 
-def check_arguments(images, captions, image_index=None, **sizes):
+def check_arguments(images, captions, image_index=None, val_data=None, **sizes):
     """Check arguments of `train`, and return image_index, also where it is None. Raises ValueError."""
     for name, value in sizes.items():
         if name in ("learning_rate", "lr_decay"):
@@ -355,9 +355,14 @@ def check_arguments(images, captions, image_index=None, **sizes):
                 raise ValueError(f"{name} is {value!r}; it must be a positive number")
         elif type(value) is not int or not 1 <= value < 2**63:
             raise ValueError(f"{name} is {value!r}; it must be a whole number, at least 1")
-    for name, value in {"images": images, "captions": captions}.items():
+    given = {"images": images, "captions": captions}
+    given |= {} if image_index is None else {"the numbers in image_index": image_index}
+    given |= dict(zip(("validation images", "validation captions"), val_data or ()))
+    for name, value in given.items():
         if not isinstance(value, torch.Tensor):
             raise ValueError(f"{name} are a {type(value).__name__}; they must be a tensor")
+    if val_data and len(val_data[0]) != len(val_data[1]):
+        raise ValueError(f"val_data has {len(val_data[0])} images but {len(val_data[1])} captions: give one of each")
     if len(captions) == 0:
         raise ValueError("captions are empty; there must be at least one to train on")
     if image_index is None:

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from pathlib import Path
 
 import numpy as np
 from matplotlib import style
@@ -11,6 +12,7 @@ from matplotlib.text import Text
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from eecs598.files import write_whole
 from eecs598.vis.text import FONT, fonts_for
 
 DPI = 75  # in the notebook, where dozens of figures should stay small
@@ -63,8 +65,13 @@ class _NotebookFigure(Figure):
             super().draw(renderer)
 
     @styled
-    def savefig(self, *args, **options):
-        super().savefig(*args, **options)
+    def savefig(self, target, **options):
+        """As matplotlib's; a file is written whole or not at all, see `eecs598.files.write_whole`."""
+        if not isinstance(target, (str, Path)):
+            super().savefig(target, **options)
+            return
+        options = {"format": Path(target).suffix.removeprefix(".") or "png"} | options
+        write_whole(target, lambda file: super(_NotebookFigure, self).savefig(file, **options))
 
     def _repr_png_(self):
         data = io.BytesIO()

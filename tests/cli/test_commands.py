@@ -529,6 +529,26 @@ def test_drawn_captions_are_repeated_by_the_seed(trained, tmp_path, capsys):
     assert first == again != other and first[0] == 0 and len(first[1]) == 5
 
 
+def test_a_report_of_drawn_captions_says_their_seed(trained, captioned, tmp_path, capsys):
+    report = tmp_path / "scores.json"
+    status, said, _ = evaluate(capsys, trained / "rnn.pt", captioned, "--json", report, "--temperature", 2, "--seed", 5)
+    assert status == 0 and said[0].endswith("decoding: temperature 2.0, seed 5")
+    assert json.loads(report.read_text())["decoding"] == {"temperature": 2.0, "seed": 5}
+
+
+@pytest.mark.parametrize("command", ["evaluate", "caption"])
+def test_captions_are_drawn_on_the_models_device(command, trained, captioned, tmp_path, monkeypatch, capsys):
+    made, generator = [], torch.Generator
+    monkeypatch.setattr(torch, "Generator", lambda device: made.append(torch.device(device)) or generator(device))
+    options = ["--checkpoint", trained / "rnn.pt", "--temperature", 1.0, "--device", "cpu:0"]
+    if command == "evaluate":
+        status, _, _ = evaluate(capsys, trained / "rnn.pt", captioned, *options[2:])
+    else:
+        Image.new("RGB", (90, 31), COLOURS["red"]).save(photo := tmp_path / "red.png")
+        status, _, _ = run(capsys, command, *options, photo)
+    assert status == 0 and made == [torch.device("cpu:0")]
+
+
 def test_options_that_do_not_go_together(trained, tmp_path, capsys):
     photo = tmp_path / "red.png"
     Image.new("RGB", (90, 31), COLOURS["red"]).save(photo)

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import zipfile
+from pathlib import PureWindowsPath
 from types import SimpleNamespace
 
 import pytest
@@ -159,6 +160,17 @@ def test_names_that_lead_out_of_the_cache_are_refused(name, tmp_path):
     change = lambda content: content["images"][0].update(file_name=name, coco_url="http://host/train2014/x")  # noqa: E731
     _, captions = write_folder(tmp_path, range(3), change=change)
     assert "not a plain file name" in message(build_data, None, captions, cache=tmp_path / "cache")
+
+
+def test_a_name_to_download_is_plain_on_windows_too(monkeypatch):
+    """There a folder and a name are joined by a backslash, which no name may contain."""
+    monkeypatch.setattr(builder, "Path", PureWindowsPath)
+    fetcher = builder._Fetcher("http://host/{folder}/{file_name}", PureWindowsPath("C:/cache"))
+    picture = SimpleNamespace(id=1, folder="train2014", file_name="COCO_1.jpg")
+    assert fetcher.place(picture) == PureWindowsPath("C:/cache/train2014/COCO_1.jpg")
+    for name in ("..\\1.jpg", "D:1.jpg", "../1.jpg"):
+        with pytest.raises(DataError, match="not a plain file name"):
+            fetcher.place(SimpleNamespace(id=1, folder="train2014", file_name=name))
 
 
 def test_what_cannot_be_fetched_for_want_of_an_address_is_told(tmp_path):

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import helpers
-from eecs598 import decoding, encoders, features
+from eecs598 import captioner, decoding, encoders, features
 from eecs598.captioner import CELL_TYPES
 from eecs598.coco import DataError, save_data
 from eecs598.coco.captions import SPECIAL_TOKENS
 from eecs598.metrics import evaluate_captions
 from eecs598.notebook import PhotographsError
-from eecs598.training import run
+from eecs598.training import processes, run
 from eecs598.training.examples import captions_together, with_mirror_images
 from eecs598.training.solver import TrainingError
 from rnn_lstm_captioning import CaptioningRNN
@@ -336,7 +336,7 @@ def checkpoint(tmp_path_factory):
 
 
 def assert_refused(path):
-    with pytest.raises(DataError, match=r"not a captioner's checkpoint|is not available") as caught:
+    with pytest.raises(DataError, match=r"not a captioner's checkpoint|is not available|cannot be loaded: ") as caught:
         helpers.load_captioner(path)
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
 
@@ -344,6 +344,27 @@ def assert_refused(path):
 def test_a_missing_checkpoint(tmp_path):
     with pytest.raises(DataError, match=r"no\.pt: no such checkpoint; `python helpers.py train"):
         helpers.load_captioner(tmp_path / "no.pt")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_process_alone_prints_the_scores(rank, tiny_data, mean_encoder, monkeypatch, capsys):
+    monkeypatch.setattr(processes, "current", lambda: processes.Processes(rank, 2))
+    references = tiny_data["val_references"], tiny_data["vocab"]["idx_to_token"]
+    scores = run._scorer(tiny_data["val_images"], *references)(make(tiny_data, mean_encoder))
+    assert set(scores) >= {"BLEU-4", "CIDEr-D"} and capsys.readouterr().out.startswith("val, greedy: ") == (rank == 0)
+
+
+def test_a_captioner_of_another_file_says_so(checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "model.pt").write_bytes(checkpoint)
+
+    class Other(CaptioningRNN):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.spare = torch.nn.Linear(2, 2)
+
+    with pytest.raises(DataError, match=r"model\.pt: this captioner cannot be loaded: it has other parameters than "
+                                        r"this Other, such as spare\.bias; use the rnn_lstm_captioning\.py"):
+        captioner.load_captioner(tmp_path / "model.pt", Other)
 
 
 def test_damaged_checkpoints(checkpoint, tmp_path):
@@ -490,6 +511,8 @@ def test_photographs_from_a_path_an_address_and_bytes(tmp_path, serve):
     assert (images == torch.tensor([200, 30, 30], dtype=torch.uint8).view(1, 3, 1, 1)).all()
     with pytest.raises(DataError, match=r"none.png: cannot be downloaded \(HTTPError: 404"):
         helpers.read_photographs([f"{address}/none.png"])
+    with pytest.raises(DataError, match="there are no photographs to read; give at least one"):
+        helpers.read_photographs([])
     for source in (b"no picture", tmp_path / "none.png"):
         with pytest.raises(DataError):
             helpers.read_photographs([source])

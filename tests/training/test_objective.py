@@ -362,6 +362,12 @@ def test_what_cannot_be_computed_fast_trains_by_its_own_forward_and_without_opti
     assert "a word embedding with a parameter W_embed, which the captioner lacks" in line
 
 
+def test_an_edition_without_the_fast_room_trains_by_the_captioners_own_forward(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "eecs598.fast", None)  # as if it were not there
+    assert choose_fast(make_model("attn"), Options(dropout=0.3, seed=3)) == (False, Options(seed=3))
+    assert "without dropout (this edition has no eecs598/fast" in capsys.readouterr().out
+
+
 def test_bad_input_is_named():
     images, captions = batch()
     for fast in (True, False):

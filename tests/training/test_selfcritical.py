@@ -126,12 +126,26 @@ def test_the_reward_of_an_accumulated_batch_is_the_mean_over_its_parts(tiny_data
     assert history.rewards == pytest.approx([sum(loss_of.rewards) / 2])
 
 
+class NormalizedEncoder(MeanEncoder):
+    """An encoder with running statistics, which change in training mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm2d(3)
+
+    def forward(self, images):
+        return self.norm(super().forward(images))
+
+
 def test_timing_a_step_changes_nothing(tiny_data):
-    loss_of, images = critical(model := make(tiny_data), tiny_data).eval(), tiny_data["train_images"]
+    model = make_captioner(CaptioningRNN, tiny_data, "attn", NormalizedEncoder(), 32, 16)
+    loss_of, images = critical(model, tiny_data).eval(), tiny_data["train_images"]
+    statistics = {name: value.clone() for name, value in model.named_buffers()}
     before, drawn = [p.clone() for p in model.parameters()], torch.get_rng_state()
     assert 0 < loss_of.time_step(images, 2, "auto") < 60
     assert all(torch.equal(old, new) and new.grad is None for old, new in zip(before, model.parameters()))
     assert torch.equal(torch.get_rng_state(), drawn) and not loss_of.training and loss_of.rewards == []
+    assert statistics and all(torch.equal(value, statistics[name]) for name, value in model.named_buffers())
 
 
 def test_counting_the_references_has_a_bar(tiny_data, monkeypatch, capsys):

@@ -446,6 +446,24 @@ def test_user_settings_neither_matter_nor_change():
     assert plt.get_fignums() == []  # or a notebook would display each figure twice
 
 
+def test_a_figure_is_written_whole_or_not_at_all(rng, tmp_path, monkeypatch):
+    fig, path = next(iter(draw_each(rng))), tmp_path / "maps.png"
+    for name in (path, str(tmp_path / "maps"), tmp_path / "maps.pdf"):
+        fig.savefig(name, dpi=20)
+    before = path.read_bytes()
+    assert before[1:4] == b"PNG" and (tmp_path / "maps.pdf").read_bytes()[:4] == b"%PDF"
+    assert {p.name for p in tmp_path.iterdir()} == {"maps.png", "maps", "maps.pdf"}
+
+    def fail(figure, file, **options):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(mpl.figure.Figure, "savefig", fail)
+    with pytest.raises(OSError, match=r"No space left on device.*maps\.png"):
+        fig.savefig(path)
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 3
+
+
 def test_a_notebook_displays_figures_without_pyplot(rng):
     formatters = pytest.importorskip("IPython.core.formatters", reason="IPython is not installed")
     for fig in draw_each(rng):

@@ -4,7 +4,8 @@ import pytest
 import torch
 from support.captioner import CELLS, VOCABULARY, WORDS, batch, make_model
 
-from eecs598.metrics import inflation, score_captions
+from eecs598 import inflation
+from eecs598.metrics import score_captions
 
 CAPTIONS = [["a", "dog", "runs", "on", "sand"], ["two", "men", "play"]]
 REFERENCES = [[["a", "dog", "runs", "on", "a", "beach"], ["the", "dog"]], [["two", "men", "play", "football"]]]
