@@ -98,6 +98,9 @@ def _add_self_critical(parser):
     add("--self-critical-batch", type=commands.positive, default=64, metavar="N", help="pictures in a batch (64)")
     add("--self-critical-bleu", type=commands.zero_or_more, default=0.0, metavar="W", help="reward: CIDEr-D plus W "
         "times the mean n-gram precision, n = 1 to 4, as in BLEU (0)")  # fmt: skip
+    add("--self-critical-ngrams", type=commands.zero_or_more, default=0.0, metavar="W", help="reward: plus W times the "
+        "agreement with n-grams that the captions of all other pictures predict from the features of "
+        "--reranker-encoders (0)")  # fmt: skip
     add("--samples", type=commands.at_least(2), default=5, metavar="K", help="captions sampled for each picture (5)")
     add("--finetune-blocks", type=commands.not_negative, default=0, metavar="N", help="with a frozen encoder, also "
         "train its last N blocks (0)")  # fmt: skip
@@ -140,8 +143,8 @@ def run(options, captioner_class):
             commands.check_output(options.out / name, [options.data])
         with everyone.first_before_the_rest():  # weights may have to be downloaded
             encoder = encoders.encoder_for(data, name=options.encoder)
-            names = options.reranker_encoders if options.reranker else ()
-            others = [encoders.load_at_resolution(name) for name in names]
+            further = _describe_by_others(data["train_images"], options, device)
+        held_out = _hold_out(further, data, options)
         data = examples.with_mirror_images(data) if options.mirror else data
         histories, captions, scores = {}, {}, {}
         for cell_type in options.cell:
@@ -150,12 +153,12 @@ def run(options, captioner_class):
                 captioner_class, data, cell_type, copy.deepcopy(encoder), options.hidden, options.wordvec,
                 options.output_heads,
             )  # fmt: skip
-            histories |= _train(model, cell_type, data, options, device)
+            histories |= _train(model, cell_type, data, held_out, options, device)
             if everyone.first:
                 path = options.out / f"{cell_type}.pt"
                 captioner.save_captioner(model, path, data, options.hidden, options.wordvec)
                 if options.reranker:
-                    model.reranker = _fit_reranker(model, others, data, options, device)
+                    model.reranker = _fit_reranker(model, further, data, options, device)
                     captioner.save_captioner(model, path, data, options.hidden, options.wordvec)
                 print(f"{path}: training loss {_last_loss(histories[cell_type]):.3f} over the last epoch")
                 captions[cell_type], evaluation = captioner.score_captioner(model, data)
@@ -167,8 +170,11 @@ def run(options, captioner_class):
             _print_examples(captions, data, options.show)
 
 
-def _train(model, cell_type, data, options, device):
-    """Cross-entropy training and then, if asked for, self-critical training. Returns the History of each by name."""
+def _train(model, cell_type, data, held_out, options, device):
+    """Cross-entropy training and then, if asked for, self-critical training. Returns the History of each by name.
+
+    held_out: the result of `_hold_out`.
+    """
     if options.reranker:
         captioner.require_steps(model)  # before anything is trained: without them nothing can be reranked
     fast, everyone = _choose_fast(model, options), processes.current()
@@ -179,7 +185,7 @@ def _train(model, cell_type, data, options, device):
     if cut:
         print(f"note: {cut:,} captions are cut to {MAX_WORDS} words, without <END>")
     shared = _shared_arguments(data, options, device)
-    self_critical = _make_self_critical(model, data, options) if options.self_critical else None
+    self_critical = _make_self_critical(model, data, held_out, options) if options.self_critical else None
     histories = {cell_type: train_captioner(
         model, data["train_images"], captions, options.epochs, options.batch_size, options.learning_rate,
         options.lr_decay, image_index=image_index, fast=fast, checkpoint_dir=_checkpoint_dir(options, cell_type),
@@ -253,12 +259,13 @@ def _checkpoint_dir(options, name):
     return options.checkpoint_dir and options.checkpoint_dir / name
 
 
-def _make_self_critical(model, data, options):
+def _make_self_critical(model, data, held_out, options):
     """The loss of self-critical training, with the training captions as references."""
     pictures = range(len(data["train_images"]))
     references = [[text.split() for text in texts] for texts in captioner.people(data, pictures, "train")]
     objective = Objective(model, _read_options(options))
-    return SelfCritical(objective, references, data["vocab"], options.samples, bleu=options.self_critical_bleu)
+    return SelfCritical(objective, references, data["vocab"], options.samples, bleu=options.self_critical_bleu,
+                        held_out=held_out, ngrams=options.self_critical_ngrams)  # fmt: skip
 
 
 def _train_self_critically(model, loss, data, options, shared):
@@ -273,10 +280,38 @@ def _train_self_critically(model, loss, data, options, shared):
     )  # fmt: skip
 
 
-def _fit_reranker(model, others, data, options, device):
+# ---------------------------------------------------------------------------------------------------------
+# N-grams predicted from the features of pictures
+# ---------------------------------------------------------------------------------------------------------
+
+
+def _holds_out(options):
+    return options.self_critical > 0 and options.self_critical_ngrams > 0
+
+
+def _describe_by_others(images, options, device):
+    """Features from the encoders of options.reranker_encoders, of the training pictures in use: a list of (m, 2, C)."""
+    if _holds_out(options) and not options.reranker_encoders:
+        raise ValueError("--self-critical-ngrams needs --reranker-encoders, such as lite0 lite1")
+    if not (_holds_out(options) or options.reranker):
+        return []
+    used = images if _holds_out(options) else images[: reranking.MAX_PICTURES]
+    others = [encoders.load_at_resolution(name) for name in options.reranker_encoders]  # all, before one takes long
+    encode = functools.partial(features.cached_features, device=device)
+    return [features.describe_pictures(other, used, encode) for other in others]
+
+
+def _hold_out(further, data, options):
+    """The HeldOut for self-critical training, by the result of `_describe_by_others`; None if it is not wanted."""
+    if not _holds_out(options):
+        return None
+    return reranking.HeldOut(_make_reranker(further, data, options), reranking.join(further))
+
+
+def _fit_reranker(model, further, data, options, device):
     """The Reranker of a trained captioner; its own encoder's features are averaged with those of mirror images.
 
-    others: the encoders of options.reranker_encoders.
+    further: the result of `_describe_by_others`.
     """
     images = data["train_images"]
     count = len(images) // 2 if options.mirror else len(images)
@@ -284,11 +319,19 @@ def _fit_reranker(model, others, data, options, device):
     views = [slice(first, first + used) for first in range(0, len(images), count)]
     finetuned = options.finetune_blocks if options.self_critical else 0
     own = describe_training_pictures(model, images, views, device, finetuned=finetuned)
-    encode = functools.partial(features.cached_features, device=device)
-    further = [features.describe_pictures(other, images[:used], encode) for other in others]
-    captions = examples.captions_together(data)[:used]
+    return _make_reranker([own, *(part[:used] for part in further)], data, options)
+
+
+def _make_reranker(described, data, options):
+    """A Reranker by the features of the first training pictures, a list of (m, 2, C)."""
     special = [data["vocab"]["token_to_idx"][token] for token in (NULL, START, END)]
-    return reranking.Reranker(reranking.join([own, *further]), captions, special, options.reranker_encoders)
+    captions = examples.captions_together(data)[: len(described[0])]
+    return reranking.Reranker(reranking.join(described), captions, special, options.reranker_encoders)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What is shown at the end
+# ---------------------------------------------------------------------------------------------------------
 
 
 def _plot(histories, folder):
