@@ -150,7 +150,7 @@ def test_a_training_picture_is_scored_by_a_fit_to_all_others(n, m, monkeypatch):
         gram = kernel[others][:, others] + RIDGE * torch.eye(len(others), dtype=torch.float64)
         influence[i, others] = torch.linalg.solve(gram, kernel[i, others])
     monkeypatch.setattr(reranking, "STEP", 5)
-    held_out = HeldOut(reranker, features.half())
+    held_out = HeldOut(reranker, features)
     torch.testing.assert_close(held_out.influence.double(), influence, rtol=2e-3, atol=2e-4)
     pictures = torch.tensor([m - 1, 0, m + 1])  # the last one is the mirror image of 1
     wanted = reranker.score_by(influence[[m - 1, 0, 1]].float(), new[[0, 1, 1]])
