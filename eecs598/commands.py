@@ -59,6 +59,15 @@ def check_output(path, inputs=()):
     make_folder(path.parent)
 
 
+def check_outputs(paths, inputs=()):
+    """`check_output` for several files (None for an option not given), which must all be different."""
+    given = [Path(path) for path in paths if path]
+    for number, path in enumerate(given):
+        check_output(path, inputs)
+        if path.resolve() in [other.resolve() for other in given[:number]]:
+            raise ValueError(f"{path} is named for two results; name two files")
+
+
 def make_folder(folder):
     """Make a folder for results, with its parents. Raises ValueError if no file can be written in it."""
     try:

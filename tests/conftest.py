@@ -215,8 +215,8 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
-    """Two processes more than cores, as tests wait for others; None, and xdist decides, where the environment says."""
+    """One process more than cores, as tests wait for processes; None, and xdist decides, where the environment says."""
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores + 2, MOST_PROCESSES)
+    return min(cores + 1, MOST_PROCESSES)

@@ -17,6 +17,12 @@ OURS = pkgutil.iter_modules(eecs598.__path__)
 MODULES = ["rnn_lstm_captioning", "helpers", *(f"eecs598.{each.name}" for each in OURS)]
 
 
+def test_each_package_has_one_lower_bound():
+    """`make oldest` installs them all at once."""
+    bounds = set(re.findall(r'"([a-z0-9-]+)>=([0-9.]+)"', (ROOT / "pyproject.toml").read_text()))
+    assert len(bounds) > 10 and len({name for name, _ in bounds}) == len(bounds)
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_a_warning_from_our_own_code_is_an_error(module):
     for category in (DeprecationWarning, FutureWarning, UserWarning, RuntimeWarning):

@@ -2,17 +2,19 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from eecs598 import commands
 from eecs598.bench.measuring import compare, describe_machine, like_cudnn, table
 from eecs598.bench.memory import memory_rows
 from eecs598.bench.pairs import MODULE, PAIRS, SLOW, Sizes, load_module
 from eecs598.bench.waiting import waiting_rows
 from eecs598.choosing import chosen, fixed_choices
-from eecs598.commands import Parser, check_output, command, device, positive
+from eecs598.commands import Parser, command, device, positive
 from eecs598.files import write_whole
 from eecs598.vis import plot_growth, plot_ratios
 
@@ -22,6 +24,8 @@ IN_PROCESSES = {"memory": memory_rows, "waiting": waiting_rows}  # each side run
 def run(module, rows=tuple(PAIRS), rounds=15, where="cpu", sizes=None, progress=True):
     """Benchmark a rnn_lstm_captioning module: the named groups of PAIRS and IN_PROCESSES. Returns a list of Rows."""
     measured, sizes = [], sizes or Sizes()
+    if torch.device(where).type == "cuda":
+        torch.cuda.set_device(where)  # whose clock is read, and whose kernels are recorded
     with like_cudnn(where):
         for name in tqdm(rows, desc="bench", unit="group", disable=not progress):
             if name in IN_PROCESSES:
@@ -53,14 +57,16 @@ def main(arguments=None):
         parser.error(f"{options.module} is not a file; --module takes a rnn_lstm_captioning.py")
     try:
         fixed_choices()
-        for path in filter(None, (options.json, options.png)):
-            check_output(path)
+        commands.check_outputs((options.json, options.png), [options.module])
     except ValueError as error:
         parser.error(str(error))
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     rows = run(load_module(options.module), options.rows, options.rounds, options.device)
+    if not rows:
+        print(f"error: nothing could be measured of {', '.join(options.rows)}", file=sys.stderr)
+        return 1
     machine, choices = describe_machine(options.device), chosen()
     print(f"{table(rows)}\n{machine}")
     if choices:

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from eecs598 import bench
 from eecs598.bench.pairs import MODULE
 from eecs598.captioner import CELL_TYPES
-from eecs598.commands import Parser, device, positive
+from eecs598.commands import Parser, command, device, positive
 from eecs598.training import processes, solver
 from eecs598.training.objective import Objective
 
@@ -131,6 +131,7 @@ def estimated_table(batch_size, rate, gradient_bytes, epochs=60):
     return lines
 
 
+@command
 def main(arguments=None):
     parser = Parser(prog="python -m eecs598.bench.step_time", description="Computation and communication in a step.")
     add = parser.add_argument
@@ -151,11 +152,16 @@ def main(arguments=None):
         print("\n".join(estimated_table(batch_size=250, rate=10_000 / 14.5, gradient_bytes=62.5e6)))
     else:
         given = sys.argv[1:] if arguments is None else arguments
-        found = {count: launch(count, given) for count in options.processes}
+        try:
+            found = {count: launch(count, given) for count in options.processes}
+        except RuntimeError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         print("\n".join(measured_table(found)))
         megabytes = next(iter(found.values()))["bytes"] / 1e6
         print(f"gradients: {megabytes:.1f} MB; {bench.describe_machine(options.device)}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

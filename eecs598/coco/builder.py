@@ -30,7 +30,7 @@ from eecs598.coco.forms import (
     with_words,
 )
 from eecs598.coco.pictures import prepare_in_order
-from eecs598.files import save_whole, write_whole
+from eecs598.files import file_lock, save_whole, write_whole
 from eecs598.metrics.scripts import find_unsegmented
 
 SHARD = 64  # pictures decoded between two saves
@@ -205,7 +205,15 @@ def fetch_captions(year, cache=CACHE):
         return paths
     archive = folder / f"annotations_trainval{year}.zip"
     urls, sha256 = download.COCO_ANNOTATIONS_URLS[year], download.COCO_ANNOTATIONS_SHA256[year]
-    download.download(urls, archive, sha256=sha256)
+    with file_lock(paths[0], lambda attempt: attempt or _say(f"waiting for another process that fetches {archive}")):
+        if not all(path.is_file() for path in paths):
+            download.download(urls, archive, sha256=sha256)
+            _extract(archive, paths)
+    return paths
+
+
+def _extract(archive, paths):
+    """Extract annotations/NAME for each path from a zip file, which is then removed. Raises DataError."""
     for path in paths:
         try:
             with zipfile.ZipFile(archive) as zipped, zipped.open(f"annotations/{path.name}") as captions:
@@ -214,7 +222,6 @@ def fetch_captions(year, cache=CACHE):
             problem = f"{path.name} cannot be extracted ({shorten_error(error)})"
             raise DataError(f"{archive}: {problem}; remove it and try again") from None
     archive.unlink()
-    return paths
 
 
 def _make_folder(path):
@@ -353,11 +360,11 @@ class _Fetcher:
             raise DataError(f"picture {picture.id} ({picture.file_name}): {known}; name a folder with --images")
         return self.cache / path
 
-    def fetch(self, pictures):
+    def fetch(self, pictures, first=True):
         """Download pictures that are not in the cache, and return those that are in it afterwards.
 
         Pictures missing on the host are named on standard error. Any other problem raises DownloadError, so that a
-        bad connection never changes the selection of pictures.
+        bad connection never changes the selection of pictures. So does a host that has none of the `first` pictures.
         """
         wanted = {p.path: p for p in pictures if not _is_file(p.path)}
         for folder in {path.parent for path in wanted}:
@@ -365,10 +372,10 @@ class _Fetcher:
         failed = download.fetch_many([self._job(*item) for item in wanted.items()], check=_check_picture)
         failed = {path: error for path, error in failed if error}
         broken = [error for error in failed.values() if error.reason != "missing"]
-        if broken or len(failed) == len(pictures):
-            first = (broken or list(failed.values()))[0]
-            message = f"{len(failed)} of {len(wanted)} pictures could not be downloaded; the first: {first}"
-            raise download.DownloadError(message, first.reason)
+        if broken or (first and len(failed) == len(pictures)):
+            error = (broken or list(failed.values()))[0]
+            message = f"{len(failed)} of {len(wanted)} pictures could not be downloaded; the first: {error}"
+            raise download.DownloadError(message, error.reason)
         for error in failed.values():
             _say(f"skipped {error}")
         return [picture for picture in pictures if picture.path not in failed]
@@ -402,7 +409,7 @@ def _decode(pictures, count, split, source, **options):
         batch = pictures[tried : tried + count - len(kept)]
         tried += len(batch)
         if source is not None:
-            batch = source.fetch(batch)
+            batch = source.fetch(batch, first=not kept)
         with tqdm(total=count, initial=len(kept), desc=f"{split} pictures", unit="picture") as bar:
             for picture, prepared in _prepare(batch, **options):
                 if isinstance(prepared, str):

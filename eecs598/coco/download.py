@@ -267,7 +267,7 @@ def _wait(retry, failure, task):
     if pause >= 1:
         task.bar.delay = 0
         task.bar.set_postfix_str(f"{failure}; next attempt in {pause:.0f} s")
-    task.stop.wait(pause)
+    task.stop.wait(min(pause, max(0, task.deadline - time.monotonic())))
     task.bar.set_postfix_str("", refresh=False)
     return retry
 

@@ -366,8 +366,10 @@ def _tell_pace(splits, begun, minutes):
 
 def _make_data(splits):
     """The data file's dict of the saved pictures, as from `build_data`."""
-    chosen = {split.name: [_lead(picture) for picture in with_words(split.kept[: split.goal])] for split in splits}
-    kept = {split.name: (_read_pixels(split, len(chosen[split.name])), chosen[split.name]) for split in splits}
+    kept = {}
+    for split in splits:
+        pictures, pixels = _read_saved(split)
+        kept[split.name] = pixels, [_lead(picture) for picture in with_words(pictures)]
     return join_splits(kept, {"image_size": IMAGE_SIZE, "fit": "stretch"}, MIN_COUNT)
 
 
@@ -376,11 +378,11 @@ def _lead(picture):
     return picture._replace(captions=sorted(picture.captions, key=lambda text: len(text.split()) > MAX_WORDS))
 
 
-def _read_pixels(split, count):
-    """The first `count` saved pictures, uint8 (count, 3, 112, 112)."""
-    pixels, done = torch.empty(count, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8), 0
-    for _, _, run in _read_runs(split):
-        run = run[: count - done]
-        pixels[done : done + len(run)] = run
-        done += len(run)
-    return pixels
+def _read_saved(split):
+    """The first `goal` saved pictures, and their pixels, uint8 (n, 3, 112, 112)."""
+    pictures, parts = [], []
+    for _, found, pixels in _read_runs(split):  # in one pass: another process may be saving runs
+        room = split.goal - len(pictures)
+        pictures += found[:room]
+        parts.append(pixels[:room])
+    return pictures, torch.cat(parts)

@@ -24,6 +24,7 @@ import secrets
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -318,7 +319,9 @@ def grade_all(tasks, confinement, memory=2048, jobs=1, **settings):
         for future, (submission, parts) in zip(graded, tasks):
             try:
                 yield future.result()
-            except Exception as error:  # for example, the system killed that process
+            except BrokenProcessPool:  # the system killed one of the pool, perhaps for memory: the rest are done here
+                yield from grade_all([(submission, parts)], confinement, memory, **settings)
+            except Exception as error:
                 yield _failed(submission, parts, error, settings)
 
 

@@ -123,9 +123,11 @@ def _paths(secrets):
 
 def _hidden(secrets):
     """Return what to hide if it lies in a visible folder, as it does if pip has installed the project."""
-    rooms = [ROOT / "eecs598" / room for room in SECRET]
-    paths = [ROOT / f"{NAME}.py", *ROOT.glob(f"__pycache__/{NAME}.*"), *rooms, *map(Path, secrets)]
-    return [path.resolve() for path in paths if path.exists()]
+    paths = list(map(Path, secrets))
+    for folder in {ROOT, *map(Path, sys.path)}:
+        paths += [folder / f"{NAME}.py", *folder.glob(f"__pycache__/{NAME}.*")]
+        paths += [folder / "eecs598" / room for room in SECRET]
+    return sorted({path.resolve() for path in paths if path.exists()})
 
 
 def _environment():

@@ -114,10 +114,11 @@ class Results:
                 raise ValueError(f"{self.target} is a file, wanted a folder for the results of several submissions")
             commands.make_folder(self.target)
             _try_to_write(self.target)
-        elif self.target:
-            _check(self.target, inputs)
+        files = [self.table] if many else [self.target, self.table]
+        commands.check_outputs(files, inputs)
+        for file in filter(None, files):
+            _try_to_write(file.parent)
         if self.table:
-            _check(self.table, inputs)
             self._write_table()
 
     def add(self, report):
@@ -138,11 +139,6 @@ class Results:
         text = io.StringIO(newline="")
         csv.writer(text).writerows(self.rows)
         files.write_whole(self.table, lambda file: file.write(text.getvalue().encode(errors="backslashreplace")))
-
-
-def _check(path, inputs):
-    commands.check_output(path, inputs)
-    _try_to_write(path.parent)
 
 
 def _try_to_write(folder):

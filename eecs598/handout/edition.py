@@ -78,7 +78,7 @@ def _notices(edition):
 
 def _copied_files(root):
     """Return the files that both editions share."""
-    paths = [path for pattern in COPIED for path in sorted(root.glob(pattern))]
+    paths = [path for pattern in COPIED for path in sorted(root.glob(pattern)) if path.is_file()]
     files = {}
     for path in [path for path in paths if not _is_left_out(path.relative_to(root))] + _copied_tests(root):
         content = path.read_bytes()
@@ -101,7 +101,8 @@ def _refuse_answers(path, content):
 
 
 def _is_left_out(path):
-    return not set(LEFT_OUT).isdisjoint((*path.parts, path.stem))
+    hidden = any(folder.startswith(".") for folder in path.parts[:-1])  # such as .ipynb_checkpoints
+    return hidden or not set(LEFT_OUT).isdisjoint((*path.parts, path.stem))
 
 
 def _copied_tests(root):

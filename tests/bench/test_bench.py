@@ -276,7 +276,14 @@ def test_the_command_prints_a_table_and_writes_what_it_is_asked_for(tmp_path, mo
     assert min(map(min, sizes)) > 200 and len(list(tmp_path.iterdir())) == 3
 
 
+def test_without_a_row_there_is_no_plot(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "run", lambda *args: [])
+    assert bench.main(["--rows", "memory", "--png", str(tmp_path / "b.png")]) == 1
+    assert capsys.readouterr() == ("", "error: nothing could be measured of memory\n")
+
+
 @pytest.mark.parametrize("arguments, said", [
+    (["--json", "same", "--png", "./same"], "same is named for two results"),
     (["--rows", "speed"], "invalid choice: 'speed'"),
     (["--rounds", "0"], "wanted a whole number, at least 1"),
     (["--module", "nowhere.py"], "nowhere.py is not a file"),

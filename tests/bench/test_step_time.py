@@ -58,8 +58,10 @@ def test_the_estimate_is_printed_for_1_to_64_gpus(capsys):
     assert rows[0][1:6] == ["362", "ms", "0.0%", "171.1", "s"]  # 14.5 s for 10,000 pictures, times 11.8
 
 
-def test_a_launch_that_fails_says_why(monkeypatch):
+def test_a_launch_that_fails_says_why(monkeypatch, capsys):
     failed = subprocess.CompletedProcess([], 1, "", "long\nerror: why\n")
     monkeypatch.setattr(subprocess, "run", lambda *args, **options: failed)
     with pytest.raises(RuntimeError, match="2 processes: error: why"):
         step_time.launch(2, [])
+    assert step_time.main(["--processes", "2"]) == 1
+    assert capsys.readouterr() == ("", "error: 2 processes: error: why\n")

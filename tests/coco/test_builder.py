@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import zipfile
-from pathlib import PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
 
 import pytest
@@ -162,6 +162,38 @@ def test_names_that_lead_out_of_the_cache_are_refused(name, tmp_path):
     assert "not a plain file name" in message(build_data, None, captions, cache=tmp_path / "cache")
 
 
+def test_a_replacement_may_be_missing_as_well(tmp_path, capsys):
+    """Once the host has some of the pictures, its address is right, and others may be missing one after another."""
+    images, captions = write_folder(tmp_path, range(8))
+    for number in (0, 2, 3, 4):
+        (images / f"{number:03}.png").unlink()
+    pictures = [SimpleNamespace(id=n, path=str(images / f"{n:03}.png"), captions=["a"]) for n in range(8)]
+    source = builder._Fetcher("http://host/{file_name}", tmp_path)
+
+    def fetch(batch, first):
+        missing = [p for p in batch if not Path(p.path).is_file()]
+        assert not (first and len(missing) == len(batch))
+        return [p for p in batch if p not in missing]
+
+    source.fetch = fetch
+    options = {"image_size": 4, "fit": "stretch", "workers": 1, "shards": None}
+    _, kept, tried = builder._decode(pictures, 3, "train", source, **options)
+    assert [picture.id for picture in kept] == [1, 5, 6] and len(tried) == 7
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_host_without_the_first_pictures_is_the_wrong_one(first, tmp_path, monkeypatch, capsys):
+    error = DownloadError("0.png: answers 404", "missing")
+    monkeypatch.setattr(download, "fetch_many", lambda jobs, check: [(path, error) for path, *_ in jobs])
+    fetcher = builder._Fetcher("http://host/{file_name}", tmp_path)
+    pictures = [SimpleNamespace(id=0, folder="", file_name="0.png", path=tmp_path / "0.png")]
+    if first:
+        with pytest.raises(DownloadError, match=r"1 of 1 pictures could not be downloaded; the first: 0\.png: ans"):
+            fetcher.fetch(pictures, first=True)
+    else:
+        assert fetcher.fetch(pictures, first=False) == [] and "skipped 0.png" in capsys.readouterr().err
+
+
 def test_a_name_to_download_is_plain_on_windows_too(monkeypatch):
     """There a folder and a name are joined by a backslash, which no name may contain."""
     monkeypatch.setattr(builder, "Path", PureWindowsPath)
@@ -247,6 +279,29 @@ def test_an_archive_without_the_captions_is_told(tmp_path, official, monkeypatch
     assert [path.suffix for path in (tmp_path / "cache" / "annotations").iterdir()] == [".zip"]
 
 
+def test_two_that_want_the_official_captions_fetch_them_once(tmp_path, monkeypatch):
+    fetched, both = [], threading.Barrier(2)
+
+    def fetch(urls, path, sha256):
+        fetched.append(path)
+        time.sleep(0.3)
+        with zipfile.ZipFile(path, "w") as zipped:
+            for split in ("train", "val"):
+                zipped.writestr(f"annotations/captions_{split}2014.json", "{}")
+
+    def call():
+        both.wait()
+        found.append(builder.fetch_captions(2014, tmp_path))
+
+    monkeypatch.setattr(download, "download", fetch)
+    found, threads = [], [threading.Thread(target=call) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(fetched) == 1 and len(found) == 2 and all(path.read_text() == "{}" for path in found[0] + found[1])
+
+
 # --- Karpathy's splits --------------------------------------------------------------------------------------
 
 
@@ -324,10 +379,11 @@ def test_a_killed_build_goes_on_and_never_looks_finished(tmp_path, host):
     out, cache, rng = tmp_path / "out.pt", tmp_path / "cache", random.Random(0)
     host.pause = 0.02
     command = [sys.executable, "-c", CHILD, str(captions), str(out), str(cache), host.image_url]
-    for kill in range(4):
+    for _ in range(4):
+        until = len(host.asked) + rng.randrange(1, 16)  # pictures
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT) as child:
-            child.stdout.readline()
-            time.sleep(rng.uniform(0, 0.06 + 0.12 * kill))
+            while len(host.asked) < until and child.poll() is None:
+                time.sleep(0.003)
             child.send_signal(signal.SIGKILL)
         if out.exists():
             assert_equal(coco.load_data(out), wanted)

@@ -376,6 +376,16 @@ def test_pauses_are_told(add, path, pauses, capsys):
     assert not capsys.readouterr().err
 
 
+def test_no_pause_goes_beyond_the_time_allowed(add, path, monkeypatch):
+    def asked(handler):
+        handler.reply(429, b"", ("Retry-After", "60"))
+
+    monkeypatch.setitem(FAULTS, "asked", asked)
+    remote, began = add("busy", CONTENT, faults=["asked"] * 3), time.monotonic()
+    error = get_error(remote.url, path, deadline=began + 0.5, retries=3)
+    assert time.monotonic() - began < 20 and error.reason == "stopped"
+
+
 def test_retry_after_is_honoured_up_to_a_limit(add, path, pauses, monkeypatch):
     def asked(handler):
         handler.reply(429, b"", ("Retry-After", "7"))

@@ -19,7 +19,16 @@ from support.data_files import assert_equal
 from support.faulty_server import serve, unused_port
 
 from eecs598 import coco
-from eecs598.coco import DataError, DownloadError, build_subset, download, find_photographs, load_data, save_data
+from eecs598.coco import (
+    DataError,
+    DownloadError,
+    build_subset,
+    download,
+    find_photographs,
+    load_data,
+    save_data,
+    subset,
+)
 from eecs598.coco.__main__ import main
 
 TIMEOUT = 0.3  # seconds that the client waits for a silent server, which is silent for much longer
@@ -280,6 +289,23 @@ def test_a_damaged_or_foreign_run_is_fetched_anew(host, build, tmp_path):
     host.asked.clear()
     assert_equal(build(100, 20, "again.pt"), data)
     assert len(host.asked) == 100 - 64
+
+
+def test_pictures_and_pixels_are_read_together(host, build, tmp_path):
+    """Also if another process, which shares the folder, saves a longer run in the meantime."""
+    build(60, 12)
+    folder = tmp_path / "kept" / "subset"
+    split = subset._open_split("train", tmp_path / "kept" / "annotations" / "captions_train2014.json", 60, 60, folder)
+    (first, *_) = sorted(folder.glob("train-*.pt"))
+    run, stop = torch.load(first, weights_only=True), int(first.name[-9:-3])
+    ids = [picture.id for picture in split.order[1 : stop + 8]]  # without the first one
+    pixels = torch.tensor([colour(n) for n in ids], dtype=torch.uint8)[:, :, None, None].expand(-1, -1, 112, 112)
+    longer = folder / f"train-000000-{stop + 8:06}.pt"
+    torch.save(run | {"ids": torch.tensor(ids), "pixels": pixels.contiguous()}, longer)
+    pictures, pixels = subset._read_saved(split)
+    assert pictures[0].id == split.order[1].id and len(pictures) == len(pixels)
+    wanted = torch.tensor([colour(picture.id) for picture in pictures]).float()
+    assert (pixels.float().mean((2, 3)) - wanted).abs().max() < 12
 
 
 def test_a_disk_that_cannot_be_written_is_told(host, build, tmp_path):

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -295,6 +297,12 @@ def test_a_folder_in_which_nothing_can_be_written_is_refused_before_grading(tmp_
             reports.Results({"rnn_forward": 1}, **target)
 
 
+def test_two_results_are_not_written_to_one_file(tmp_path):
+    with pytest.raises(ValueError, match="out is named for two results; name two files"):
+        reports.Results({"rnn_forward": 1}, tmp_path / "out", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_result_that_cannot_be_written_costs_no_other(tmp_path, monkeypatch, capsys):
     write(tmp_path, "class/ann.py", "class/bob.py", source="x = 1\n")
     add = reports.Results.add
@@ -333,6 +341,26 @@ def test_several_at_once_give_the_same_to_the_bit():
     tasks = [(Submission(f"s{k}", code.encode()), ["rnn_step_backward", "lstm_module"]) for k, code in enumerate(codes)]
     alone, together = (list(grading.grade_all(tasks, confinement.best(), jobs=jobs, seed=3)) for jobs in (1, 2))
     assert alone == together and alone[0].results["rnn_step_backward"].verdict == RIGHT
+
+
+def test_a_pool_that_breaks_costs_no_points(monkeypatch):
+    """The system may kill one of its processes, for example for memory; then all that it has not done fails."""
+
+    class Broken(ThreadPoolExecutor):
+        def __init__(self, jobs, context, initializer):
+            super().__init__(1)
+
+        def submit(self, *task):
+            return super().submit(broken)
+
+    def broken():
+        raise BrokenProcessPool("a child process terminated abruptly")
+
+    monkeypatch.setattr(grading, "ProcessPoolExecutor", Broken)
+    tasks = [(Submission(f"s{k}", STUDENT.encode()), ["rnn_step_forward"]) for k in range(2)]
+    reports = list(grading.grade_all(tasks, confinement.best(), jobs=2, seed=3))
+    assert [report.name for report in reports] == ["s0", "s1"]
+    assert all(report.results["rnn_step_forward"].verdict == RIGHT for report in reports)
 
 
 # --- confinement is said -------------------------------------------------------------------------------------
@@ -389,6 +417,17 @@ def test_a_submission_without_a_jail_is_not_told_where_systemd_is(monkeypatch):
 def test_what_confines_is_said_first():
     confinement.required()
     assert confinement.best().says.startswith("confined by bubblewrap")
+
+
+def test_a_second_copy_of_the_project_is_hidden_too(tmp_path, monkeypatch):
+    """As from `pip install .`, while the grader runs from its folder."""
+    copies = [tmp_path / NAME, *(tmp_path / "eecs598" / room for room in jails.SECRET)]
+    for path in copies[1:]:
+        path.mkdir(parents=True)
+    copies[0].write_text("def rnn_step_forward(): the answer")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    hidden = jails._hidden(())
+    assert {path.resolve() for path in copies} <= set(hidden) and (ROOT / NAME).resolve() in hidden
 
 
 def test_the_project_installed_among_the_libraries_is_hidden(monkeypatch):

@@ -22,6 +22,15 @@ from eecs598.handout.edition import FOLDER, INSTRUCTORS_LINES, NOTEBOOK, SOURCE,
 from eecs598.handout.parts import PARTS, HandoutError, choose_parts
 
 
+def test_what_jupyter_hides_in_folders_is_no_part_of_an_edition(tmp_path):
+    for name in ("docs/page.md", "docs/.ipynb_checkpoints/page-checkpoint.md", "eecs598/utils.py", "tests/conftest.py",
+                 "eecs598/.ipynb_checkpoints/utils-checkpoint.py", ".gitignore"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    copied = edition_module._copied_files(tmp_path)
+    assert set(copied) - {"tests/conftest.py"} == {"docs/page.md", "eecs598/utils.py", ".gitignore"}
+
+
 def test_the_folder_has_what_a_student_needs_and_nothing_of_an_instructors(edition):
     names = set(texts(edition))
     assert {"helpers.py", "eecs598/bridge.py", "eecs598/checks/formulas.py", "datasets/README.md", "Makefile"} <= names
