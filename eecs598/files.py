@@ -28,7 +28,7 @@ def save_whole(value, path):
         try:
             torch.save(value, file)
         except RuntimeError as error:  # torch's own, after a failed write, as on a full disk
-            reason, *_ = str(error).splitlines()
+            reason = str(error).partition("\n")[0]
             raise error.__context__ if isinstance(error.__context__, OSError) else OSError(reason) from None
 
     write_whole(path, save)

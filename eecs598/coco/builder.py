@@ -352,8 +352,8 @@ class _Fetcher:
     def place(self, picture):
         """The path of a picture in the cache. Raises DataError if its name would lead outside of it."""
         path = Path(picture.folder, picture.file_name)
-        if path.is_absolute() or ".." in path.parts or any(
-                sign in picture.folder + picture.file_name for sign in ":\\\0"):  # Windows joins them by \\
+        names = picture.folder + picture.file_name  # as they were given: Windows joins them by a backslash
+        if path.is_absolute() or ".." in path.parts or any(sign in names for sign in ":\\\0"):
             raise DataError(f"picture {picture.id}: {str(path)!r:.80} is not a plain file name to download")
         if not picture.folder and any("{folder}" in url for url in self.urls):
             known = "neither its file name nor a coco_url has its folder on the image host"
