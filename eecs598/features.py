@@ -5,9 +5,7 @@ caches them, and in the context `fed_with_features` a captioner takes features a
 """
 
 import contextlib
-import copy
 import hashlib
-import itertools
 import sys
 from functools import partial
 from pathlib import Path
@@ -15,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from eecs598.encoders import Described, EfficientNetLite, ImageEncoder, PublishedForm, check_pictures, find_encoder
+from eecs598 import encoders
 from eecs598.files import STALE_LOCK, file_lock, hash_rows, page_releaser, write_whole
 from eecs598.progress import late_bar
 
@@ -48,7 +45,7 @@ def fed_with_features(model, tail=None):
 
     tail: the last part of the encoder (`EncoderTail`), if the features are those from before it.
     """
-    parent, name = find_encoder(model)
+    parent, name = encoders.find_encoder(model)
     encoder = getattr(parent, name)
     setattr(parent, name, tail or Features(next(model.parameters()).dtype, encoder.out_channels))
     try:
@@ -99,53 +96,18 @@ def precision_of(encoder, device):
 
     A student's encoder may give its layers float32, whatever their weights are.
     """
-    inner = encoder.encoder if isinstance(encoder, (PublishedForm, Described)) else encoder
-    return fast_dtype(device) if isinstance(inner, (ImageEncoder, EfficientNetLite)) else torch.float32
-
-
-def fold_normalization(encoder):
-    """A copy of an encoder for inference, 1.5 times as fast and with the same features up to rounding.
-
-    In evaluation mode, batch norm is an affine map of the convolution's output, so its scale and shift are folded into
-    the convolution's weights and bias. Activations work in place, and convolutions pad their inputs themselves. This is
-    done for the encoders in `eecs598.encoders`, whose modules are registered in the order in which they run. Others,
-    such as a student's, are only copied.
-    """
-    encoder = copy.deepcopy(encoder).eval()
-    if isinstance(encoder, (PublishedForm, Described)):
-        encoder.encoder = fold_normalization(encoder.encoder)
-    if not isinstance(encoder, (ImageEncoder, EfficientNetLite)):
-        return encoder
-    for module in list(encoder.modules()):
-        for (name, first), (next_name, second) in itertools.pairwise(list(module.named_children())):
-            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-                setattr(module, name, _pad_inside(fuse_conv_bn_eval(first, second)))
-                setattr(module, next_name, nn.Identity())
-        if isinstance(module, (nn.ReLU, nn.ReLU6)):
-            module.inplace = True
-    return encoder
-
-
-def _pad_inside(convolution):
-    """The package pads inputs explicitly; with stride 1, a plain convolution does the same without a copy."""
-    if type(convolution) is nn.Conv2d or tuple(convolution.stride) != (1, 1):
-        return convolution
-    inside = nn.Conv2d(
-        convolution.in_channels, convolution.out_channels, convolution.kernel_size, padding="same",
-        dilation=convolution.dilation, groups=convolution.groups, device="meta",
-    )  # fmt: skip
-    inside.load_state_dict(convolution.state_dict(), assign=True)
-    return inside
+    inner = encoder.encoder if isinstance(encoder, encoders.WRAPPERS) else encoder
+    return fast_dtype(device) if isinstance(inner, encoders.NETWORKS) else torch.float32
 
 
 def encode_images(encoder, images, batch_size=None, device="cpu", progress=True):
     """The features of pictures (n, 3, H, W) from a frozen encoder, as float16 on the CPU: (n, C, h, w).
 
-    batch_size: if None, 16 on a CPU, so that activations fit into its caches, and 64 elsewhere. Raises ValueError, see
+    batch_size: if None, `eecs598.encoders.CPU_BATCH` on a CPU and 64 elsewhere. Raises ValueError, see
     `eecs598.encoders.check_pictures`.
     """
     if not isinstance(encoder, Features):
-        check_pictures(images)
+        encoders.check_pictures(images)
     return torch.cat(list(encode_in_batches(encoder, images, batch_size, device, progress)))
 
 
@@ -156,8 +118,8 @@ def encode_in_batches(encoder, images, batch_size=None, device="cpu", progress=T
     Memory-mapped pictures do not stay resident.
     """
     dtype = precision_of(encoder, device)
-    batch_size = batch_size or (16 if torch.device(device).type == "cpu" else 64)
-    frozen = fold_normalization(encoder).to(device=device, dtype=dtype, memory_format=torch.channels_last)
+    batch_size = batch_size or (encoders.CPU_BATCH if torch.device(device).type == "cpu" else 64)
+    frozen = encoders.fold_normalization(encoder).to(device=device, dtype=dtype, memory_format=torch.channels_last)
     release_pages = page_releaser(images)
     with late_bar(len(images), "image features", shown=progress) as bar:
         for part in images.split(batch_size):
@@ -171,7 +133,7 @@ def describe_pictures(encoder, images, encode=encode_images):
 
     encode(encoder, images) computes the features, such as `encode_images` or `cached_features`.
     """
-    return encode(Described(encoder), images).float().view(len(images), 2, -1)
+    return encode(encoders.Described(encoder), images).float().view(len(images), 2, -1)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -187,7 +149,7 @@ def cached_features(encoder, images, folder=None, batch_size=None, device="cpu",
     it. If the folder cannot be written, a line says so and nothing is cached. Raises ValueError, see
     `eecs598.encoders.check_pictures`.
     """
-    check_pictures(images)
+    encoders.check_pictures(images)
     path = Path(folder or FEATURES_FOLDER) / f"{_features_key(encoder, images, device)}.npy"
     with contextlib.suppress(*UNREADABLE):
         return _map_features(path)

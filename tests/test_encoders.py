@@ -117,7 +117,7 @@ def unsettle(encoder):
 def test_folded_normalization_gives_the_same_features(make_encoder, size):
     encoder = unsettle(make_encoder())
     pictures = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
-    folded = feature_room.fold_normalization(encoder)
+    folded = encoders.fold_normalization(encoder)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
     with torch.no_grad():
         features, expected = folded(pictures), encoder.eval()(pictures)
@@ -131,7 +131,7 @@ def test_folding_leaves_the_encoder_and_the_random_numbers_alone(make_encoder):
     encoder = make_encoder().train()
     before, state = repr(encoder), {name: value.clone() for name, value in encoder.state_dict().items()}
     random = torch.get_rng_state()
-    feature_room.fold_normalization(encoder)
+    encoders.fold_normalization(encoder)
     assert torch.equal(torch.get_rng_state(), random) and repr(encoder) == before and encoder.training
     assert all(torch.equal(value, state[name]) for name, value in encoder.state_dict().items())
     pictures = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
@@ -143,7 +143,7 @@ def test_folding_leaves_the_encoder_and_the_random_numbers_alone(make_encoder):
     assert any(name.endswith("running_mean") for name in moved) and any(name.endswith("weight") for name in moved)
     with torch.no_grad():
         expected = encoder.eval()(pictures)
-        torch.testing.assert_close(feature_room.fold_normalization(encoder)(pictures), expected, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(encoders.fold_normalization(encoder)(pictures), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_an_encoder_of_another_make_is_only_copied():
@@ -160,7 +160,7 @@ def test_an_encoder_of_another_make_is_only_copied():
             return self.conv(self.norm(images))
 
     encoder, pictures = unsettle(NormFirst()), torch.rand(2, 3, 8, 8)
-    copied = feature_room.fold_normalization(encoder)
+    copied = encoders.fold_normalization(encoder)
     assert copied is not encoder and not copied.training and encoder.training
     with torch.no_grad():
         torch.testing.assert_close(copied(pictures), encoder.eval()(pictures))

@@ -286,7 +286,7 @@ def test_brought_features_are_computed_as_fast_as_others():
     forms = [encoder, encoders.PublishedForm(encoder), encoders.PublishedForm(encoder, 400)]
     images = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
     assert len({features._features_key(form, images, "cpu") for form in forms}) == 3
-    folded = features.fold_normalization(forms[2])
+    folded = encoders.fold_normalization(forms[2])
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
     with torch.no_grad():
         torch.testing.assert_close(folded(images), forms[2].eval()(images), rtol=1e-3, atol=1e-3)
