@@ -5,6 +5,7 @@ the right shape. As this alone means little, each word must also be the most lik
 loss, if the loss is correct.
 """
 
+import contextlib
 import math
 from functools import cache
 
@@ -13,7 +14,7 @@ import torch
 from eecs598.checks.parts import ATTN_CAPTIONER_LOSS, LSTM_CAPTIONER_LOSS, RNN_CAPTIONER_LOSS
 from eecs598.checks.running import OutputError, attempt, named
 from eecs598.checks.seeds import current_seed, mixed
-from eecs598.encoders import ImageEncoder
+from eecs598.encoders import ImageEncoder, import_torchvision
 from eecs598.features import fed_with_features, without_image_encoder
 from eecs598.grad import rel_error
 
@@ -66,10 +67,26 @@ def _published_loss(captioner_class, cell_type):
     """The loss with every parameter, those of its image encoder too, the same ramp. Raises `OutputError`."""
     (start, end), captions = _ends_and_captions()
     whole = getattr(captioner_class, "whole", captioner_class)  # a submission's mirror lacks the encoder otherwise
-    model = _build(whole, cell_type, {"<NULL>": NULL, "cat": 2, "dog": 3}, NULL)
+    with _no_trained_weights():
+        model = _build(whole, cell_type, {"<NULL>": NULL, "cat": 2, "dog": 3}, NULL)
     for parameter in model.parameters():
         parameter.copy_(_ramp(start, end, *parameter.shape))
     return loss_of(model, _ramp(-3, 3, 10, 3, 112, 112), captions).item()
+
+
+@contextlib.contextmanager
+def _no_trained_weights():
+    """A context in which torchvision's RegNetX-400MF has random weights: a file that wants others would download them.
+
+    All of its parameters are replaced after that.
+    """
+    models = import_torchvision().models
+    make = models.regnet_x_400mf
+    models.regnet_x_400mf = lambda *args, **kwargs: make()
+    try:
+        yield
+    finally:
+        models.regnet_x_400mf = make
 
 
 def _ends_and_captions():

@@ -36,9 +36,9 @@ def run(tmp_path_factory):
         yield run
 
 
-@pytest.mark.parametrize("habit", published_files.RIGHT)
-def test_a_published_file_runs_from_top_to_bottom(run, habit):
-    cells = run(published_files.RIGHT[habit], untimed_cells())
+@pytest.mark.parametrize("habits", published_files.TOGETHER)
+def test_a_published_file_runs_from_top_to_bottom(run, habits):
+    cells = run(published_files.TOGETHER[habits], untimed_cells())
     assert not {name: error for name, (_, error) in cells.items() if error}
     texts = {name: text for name, (text, _) in cells.items()}
     left_out = [name for name, text in texts.items() if "this cell is left out" in text and "photos-" not in name]

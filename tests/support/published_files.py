@@ -4,6 +4,7 @@ Each is the student's file of tests/support/student with habits of those that fi
 pass all of its cells; WRONG ones, by name, lose the parts that stand beside them. OLDER is a file of 2019.
 """
 
+import itertools
 import textwrap
 
 from support import ROOT
@@ -46,25 +47,24 @@ POOLED, POOLED_IN_SAMPLE = (
 
 
 def with_features(linear, pooled="features", convolution=CONVOLUTION):
-    """USUAL with another way from the features to the first state. pooled: what goes into the affine map."""
-    return change(
-        USUAL,
+    """Changes of USUAL to another way from the features to the first state. pooled: what goes into the affine map."""
+    return [
         (LINEAR, linear),
         (CONVOLUTION, convolution),
         (POOLED, POOLED.replace("features.mean(dim=(2, 3))", pooled)),
         (POOLED_IN_SAMPLE, f"h = self.affine({pooled})"),
-    )
+    ]
 
 
-RIGHT = {
-    "as most are": USUAL,
+# Habits, as changes of USUAL. Each of FEATURES is another way from the features to the first state.
+FEATURES = {
+    "as most are": [],
     "400 channels written into the layers": with_features(
         "self.affine = nn.Linear(400, hidden_dim)",
         "features.mean(dim=(2, 3))",
         "self.affine = nn.Conv2d(400, hidden_dim, 1)",
     ),
-    "a convolution for every cell, then the mean": change(
-        USUAL,
+    "a convolution for every cell, then the mean": [
         (LINEAR, CONVOLUTION.replace("input_dim", "400")),
         (POOLED, ""),
         ("self.affine(features))\n        return temporal", "self._start_of(features))\n        return temporal"),
@@ -75,7 +75,7 @@ RIGHT = {
             '        return A if self.cell_type == "attn" else A.mean(dim=(2, 3))\n\n'
             "    def sample(self, images, max_length=15):\n",
         ),
-    ),
+    ],
     "the grid flattened": with_features(
         "self.affine = nn.Linear(input_dim * 16, hidden_dim)", "features.view(features.shape[0], -1)"
     ),
@@ -88,29 +88,26 @@ RIGHT = {
     "pooled by 4 in a Sequential": with_features(
         "self.affine = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(start_dim=1), nn.Linear(400, hidden_dim))"
     ),
-    "other names": change(
-        USUAL,
-        ("self.cnn = ImageEncoder", "self.feature_extractor = ImageEncoder"),
-        ("self.cnn(", "self.feature_extractor("),
-        ("self.affine", "self.image_proj"),
-        ("self.temporal", "self.out_layer"),
-        ("self.embed", "self.wordEmbedding"),
-        ("self.rnn", "self.core"),
-    ),
-    "parameters of its own": append(
-        with_features("self.affine = Affine(input_dim, hidden_dim)", "features.mean(dim=(2, 3))"),
-        """
-        class Affine(nn.Module):
-            def __init__(self, C, H):
-                super().__init__()
-                self.kernel, self.offset = nn.Parameter(torch.randn(H, C) / 20), nn.Parameter(torch.zeros(H))
+    "parameters of its own": [
+        *with_features("self.affine = Affine(input_dim, hidden_dim)", "features.mean(dim=(2, 3))"),
+        (
+            "class CaptioningRNN(",
+            textwrap.dedent("""
+                class Affine(nn.Module):
+                    def __init__(self, C, H):
+                        super().__init__()
+                        self.kernel, self.offset = nn.Parameter(torch.randn(H, C) / 20), nn.Parameter(torch.zeros(H))
 
-            def forward(self, x):
-                return x.mm(self.kernel.t()) + self.offset
-    """,
-    ),
-    "unused layers": change(
-        USUAL,
+                    def forward(self, x):
+                        return x.mm(self.kernel.t()) + self.offset
+
+
+                class CaptioningRNN(""").lstrip(),
+        ),
+    ],
+}
+OTHERS = {
+    "unused layers": [
         (
             LINEAR,
             f"{LINEAR}\n            self.old_affine = nn.Linear(input_dim * 16, hidden_dim)\n"
@@ -120,23 +117,16 @@ RIGHT = {
             "self.temporal = nn.Linear(hidden_dim, vocab_size)",
             "self.temporal = nn.Linear(hidden_dim, vocab_size)\n        self.conv = nn.Conv2d(input_dim, 8, 3)",
         ),
-    ),
-    "an image encoder that always downloads": change(
-        USUAL,
-        (
-            "weights = torchvision.models.RegNet_X_400MF_Weights.IMAGENET1K_V1 if pretrained else None",
-            "weights = torchvision.models.RegNet_X_400MF_Weights.IMAGENET1K_V1",
-        ),
-        ("ImageEncoder(pretrained=image_encoder_pretrained)", "ImageEncoder()"),
-    ),
-    "nn.Embedding": change(USUAL, ("self.embed = WordEmbedding(", "self.embed = nn.Embedding(")),
-    "a 4 x 4 grid in numbers": change(
-        USUAL,
-        ("A.reshape(N, H, D_a * D_a)", "A.view(N, H, 16)"),
-        ("weights.reshape(N, D_a, D_a)", "weights.view(-1, 4, 4)"),
-    ),
-    "a squeeze that drops a batch of one, prints, float32 states": change(
-        USUAL,
+    ],
+    "other names": [
+        ("self.cnn = ImageEncoder", "self.feature_extractor = ImageEncoder"),
+        ("self.cnn(", "self.feature_extractor("),
+        ("self.affine", "self.image_proj"),
+        ("self.temporal", "self.out_layer"),
+        ("self.embed", "self.wordEmbedding"),
+        ("self.rnn", "self.core"),
+    ],
+    "a squeeze that drops a batch of one, prints, float32 states": [
         (".squeeze(1).div(math.sqrt(H))", ".squeeze().div(math.sqrt(H))"),
         (
             "hn = torch.zeros((x.shape[0], x.shape[1], h0.shape[1]), dtype=h0.dtype, device=h0.device)",
@@ -146,17 +136,39 @@ RIGHT = {
             "    captions_out = captions[:, 1:]\n",
             "    captions_out = captions[:, 1:]\n        print(captions_out.shape)\n",
         ),
-    ),
-    "the loss in a loop over time": append(
-        USUAL,
-        """
-        def temporal_softmax_loss(x, y, ignore_index=None):
-            loss = 0
-            for t in range(x.shape[1]):
-                loss += F.cross_entropy(x[:, t], y[:, t], ignore_index=ignore_index, reduction="sum")
-            return loss / x.shape[0]
-    """,
-    ),
+    ],
+    "nn.Embedding": [("self.embed = WordEmbedding(", "self.embed = nn.Embedding(")],
+    "the loss in a loop over time": [
+        (
+            "class CaptioningRNN(",
+            textwrap.dedent("""
+                def temporal_softmax_loss(x, y, ignore_index=None):
+                    loss = 0
+                    for t in range(x.shape[1]):
+                        loss += F.cross_entropy(x[:, t], y[:, t], ignore_index=ignore_index, reduction="sum")
+                    return loss / x.shape[0]
+
+
+                class CaptioningRNN(""").lstrip(),
+        )
+    ],
+    "a 4 x 4 grid in numbers": [
+        ("A.reshape(N, H, D_a * D_a)", "A.view(N, H, 16)"),
+        ("weights.reshape(N, D_a, D_a)", "weights.view(-1, 4, 4)"),
+    ],
+    "an image encoder that always downloads": [
+        (
+            "weights = torchvision.models.RegNet_X_400MF_Weights.IMAGENET1K_V1 if pretrained else None",
+            "weights = torchvision.models.RegNet_X_400MF_Weights.IMAGENET1K_V1",
+        ),
+        ("ImageEncoder(pretrained=image_encoder_pretrained)", "ImageEncoder()"),
+    ],
+}
+RIGHT = {name: change(USUAL, *changes) for name, changes in (FEATURES | OTHERS).items()}
+# The same habits in fewer files, for what takes long: one of each kind in a file.
+TOGETHER = {
+    " and ".join(filter(None, (feature, other))): change(USUAL, *FEATURES[feature], *OTHERS.get(other, ()))
+    for feature, other in itertools.zip_longest(FEATURES, OTHERS)
 }
 
 WRONG = {
