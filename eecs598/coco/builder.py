@@ -7,7 +7,6 @@ import os
 import random
 import re
 import shutil
-import sys
 import zipfile
 from pathlib import Path
 from unicodedata import normalize
@@ -32,6 +31,7 @@ from eecs598.coco.forms import (
 from eecs598.coco.pictures import prepare_in_order
 from eecs598.files import file_lock, save_whole, write_whole
 from eecs598.metrics.scripts import find_unsegmented
+from eecs598.progress import say
 
 SHARD = 64  # pictures decoded between two saves
 CACHE = Path(__file__).parents[2] / "datasets" / "coco_images"
@@ -81,7 +81,7 @@ def build_data(images=None, train_captions=None, val_captions=None, out=None, *,
     if val is None:
         val = train
         num_val = _limit(max(1, len(train) // 10), "val", source) if num_val is None else num_val
-        _say(f"{told[0]}: no validation pictures; {num_val} of {len(train)} are chosen for that by seed {seed}")
+        say(f"{told[0]}: no validation pictures; {num_val} of {len(train)} are chosen for that by seed {seed}")
     else:
         val = _shuffle(_locate(val, val_images or images, source, told[1]), rng)
         num_val = _limit(len(val), "val", source) if num_val is None else num_val
@@ -188,7 +188,7 @@ def _read_captions_file(path, split_lists):
     """`read_captions_file`, with a summary on standard error."""
     found = read_captions_file(path, split_lists)
     for line in (summarize(found, path), *found.oddities):
-        _say(line)
+        say(line)
     return found
 
 
@@ -205,7 +205,7 @@ def fetch_captions(year, cache=CACHE):
         return paths
     archive = folder / f"annotations_trainval{year}.zip"
     urls, sha256 = download.COCO_ANNOTATIONS_URLS[year], download.COCO_ANNOTATIONS_SHA256[year]
-    with file_lock(paths[0], lambda attempt: attempt or _say(f"waiting for another process that fetches {archive}")):
+    with file_lock(paths[0], lambda attempt: attempt or say(f"waiting for another process that fetches {archive}")):
         if not all(path.is_file() for path in paths):
             download.download(urls, archive, sha256=sha256)
             _extract(archive, paths)
@@ -253,7 +253,7 @@ def _tell_uncaptioned(folder, listed):
     """Print to standard error how many picture files of a folder are in no captions file."""
     names = sorted(filter(is_picture_name, os.listdir(folder)))
     if names := [name for name in names if normalize("NFC", name) not in listed]:
-        _say(f"{folder}: {len(names):,} pictures have no captions, left out {first_of(names)}")
+        say(f"{folder}: {len(names):,} pictures have no captions, left out {first_of(names)}")
 
 
 def _locate(pictures, images, source, name):
@@ -274,10 +274,10 @@ def _locate(pictures, images, source, name):
     if len(there) < len(pictures):
         ids = {picture.id for picture in there}
         gone = [picture.file_name for picture in pictures if picture.id not in ids]
-        _say(f"{name}: {len(gone)} of {len(pictures)} pictures are not in {images}, skipped {first_of(gone)}")
+        say(f"{name}: {len(gone)} of {len(pictures)} pictures are not in {images}, skipped {first_of(gone)}")
     if len(usable) < len(there):
         bare = [picture.file_name for picture in there if not picture.captions]
-        _say(f"{name}: {len(bare)} pictures have no caption, skipped {first_of(bare)}")
+        say(f"{name}: {len(bare)} pictures have no caption, skipped {first_of(bare)}")
     return usable
 
 
@@ -297,10 +297,6 @@ def _is_file(path):
         return path.is_file()
     except (OSError, ValueError):
         return False
-
-
-def _say(line):
-    tqdm.write(line, file=sys.stderr)
 
 
 # --- selection ----------------------------------------------------------------------------------------------
@@ -377,7 +373,7 @@ class _Fetcher:
             message = f"{len(failed)} of {len(wanted)} pictures could not be downloaded; the first: {error}"
             raise download.DownloadError(message, error.reason)
         for error in failed.values():
-            _say(f"skipped {error}")
+            say(f"skipped {error}")
         return [picture for picture in pictures if picture.path not in failed]
 
     def _job(self, path, picture):
@@ -413,7 +409,7 @@ def _decode(pictures, count, split, source, **options):
         with tqdm(total=count, initial=len(kept), desc=f"{split} pictures", unit="picture") as bar:
             for picture, prepared in _prepare(batch, **options):
                 if isinstance(prepared, str):
-                    _say(f"skipped {prepared}")
+                    say(f"skipped {prepared}")
                     continue
                 pixels[len(kept)] = prepared
                 kept.append(picture)
@@ -421,7 +417,7 @@ def _decode(pictures, count, split, source, **options):
     if not kept:
         raise DataError(f"none of the {tried} {split} pictures could be read; see the lines above")
     if tried > len(kept):
-        _say(f"{tried - len(kept)} {split} pictures could not be read, skipped; {len(kept)} are kept")
+        say(f"{tried - len(kept)} {split} pictures could not be read, skipped; {len(kept)} are kept")
     pixels.resize((len(kept), 3, size, size), refcheck=False)  # in place: a slice would be copied when saved
     return torch.from_numpy(pixels), kept, {picture.path for picture in pictures[:tried]}
 

@@ -231,9 +231,7 @@ def describe_data(data):
     lines = []
     for split in ("train", "val"):
         images, captions = data[f"{split}_images"], data[f"{split}_captions"]
-        is_word = ~torch.isin(captions, torch.tensor([ids[NULL], ids[START], ids[END]]))
-        words = is_word.sum(1)
-        unknown = (captions == ids[UNK]).sum().item() / max(1, words.sum().item())
+        words, unknown = count_words(captions, ids)
         lengths = f"{words.min()} to {words.max()}, mean {words.double().mean():.1f}"
         lines += [
             f"{split}: {len(images)} pictures of {images.shape[2]} x {images.shape[3]}, a caption each",
@@ -245,3 +243,9 @@ def describe_data(data):
     lines.append(f"vocabulary: {len(tokens)} tokens ({named})")
     lines.append(f"other keys: {', '.join(sorted(map(str, extra - {'vocab'}))) or 'none'}")
     return "\n".join(lines)
+
+
+def count_words(captions, ids):
+    """The number of words in each caption (n, T), and the share of `<UNK>` among all of them. ids: by token."""
+    words = (~torch.isin(captions, torch.tensor([ids[NULL], ids[START], ids[END]]))).sum(1)
+    return words, (captions == ids[UNK]).sum().item() / max(1, words.sum().item())

@@ -14,7 +14,6 @@ import math
 import os
 import re
 import shutil
-import sys
 import threading
 import time
 import zipfile
@@ -30,6 +29,7 @@ import urllib3
 from tqdm import tqdm
 
 from eecs598.files import STALE_LOCK, file_lock
+from eecs598.progress import say
 
 COURSE_FILE_URLS = (  # 378 MB; no hash of it was ever published
     "http://web.eecs.umich.edu/~justincj/teaching/eecs498/coco.pt",
@@ -164,7 +164,7 @@ def download(
             bar.close()
             if task.part.exists():
                 kept = f"{_length(task.part) / 2**20:.1f} MiB are kept in {task.part}"
-                _say(f"stopped; {kept}, and the next call resumes from there")
+                say(f"stopped; {kept}, and the next call resumes from there")
             raise
 
 
@@ -205,7 +205,7 @@ def _is_complete(task):
 
 def _wait_for_others(task, attempt):
     if attempt == 0:
-        _say(f"{task.path}: waiting for another process that is downloading it. {STALE_LOCK.format(task.path)}")
+        say(f"{task.path}: waiting for another process that is downloading it. {STALE_LOCK.format(task.path)}")
     _check_stop(task)
 
 
@@ -641,7 +641,3 @@ def _collect(outcomes, count, patience, bar):
             if hopeless >= patience:
                 return errors + [error] * (count - len(errors))
     return errors
-
-
-def _say(text):
-    tqdm.write(text, file=sys.stderr)

@@ -70,26 +70,6 @@ def read_captions_file(path, split_lists=()):
     return _divide(found, split_lists, path) if split_lists else found
 
 
-def read_captions(path, as_written=False):
-    """The pictures of a captions file without splits, sorted by id, with captions as in `with_words`.
-
-    Raises DataError, also if the file has splits.
-    """
-    return with_words(select_split(read_captions_file(path), None, path), as_written)
-
-
-def read_karpathy(path):
-    """The training and the validation pictures of a Karpathy split file, such as `dataset_coco.json`.
-
-    As usual, "restval" belongs to the training pictures. Each list is sorted by id (`cocoid`, or else `imgid`), with
-    captions as in `with_words`. Raises DataError.
-    """
-    pictures = read_captions_file(path).pictures
-    if not any(picture.split for picture in pictures):
-        raise DataError(f"{path}: not a Karpathy split file, whose images have a split and sentences each")
-    return tuple(with_words([p for p in pictures if p.split == split]) for split in ("train", "val"))
-
-
 def select_split(found, split, path):
     """The pictures of a CaptionsFile in `split`, or all of them for None if the file has no splits.
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
 from eecs598.coco.captions import END, MAX_WORDS, NULL, START, UNK, DataError, shorten_error
-from eecs598.coco.datafile import check_whole, describe_data, load_data
+from eecs598.coco.datafile import check_whole, count_words, describe_data, load_data
 from eecs598.files import page_releaser
 
 SHEET_DPI = 120  # shows a picture of 224 x 224 at its full size
@@ -154,9 +154,7 @@ def _check_cut_captions(data):
 
 def _check_unknown_words(data, split):
     """A warning about words outside the vocabulary."""
-    ids, captions = data["vocab"]["token_to_idx"], data[f"{split}_captions"]
-    words = ~torch.isin(captions, torch.tensor([ids[NULL], ids[START], ids[END]]))
-    share = (captions == ids[UNK]).sum().item() / max(1, words.sum().item())
+    _, share = count_words(data[f"{split}_captions"], data["vocab"]["token_to_idx"])
     if share <= MOST_UNKNOWN:
         return []
     return [f"{split}: {share:.1%} of the words are {UNK}: build with a lower --min-count, or from more captions"]

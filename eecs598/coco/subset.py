@@ -66,7 +66,7 @@ def find_photographs(folder=None, num_train=COURSE_COUNTS["train"], num_val=COUR
     Each step prints a line. A source that fails does not raise an error.
     """
     if os.environ.get("EECS598_PHOTOS") == "none":
-        _say("EECS598_PHOTOS=none: photographs are skipped")
+        tqdm.write("EECS598_PHOTOS=none: photographs are skipped")
         return None
     folder = Path(folder or CACHE)
     subset, course_file = folder / "photographs.pt", folder / "coco.pt"
@@ -77,21 +77,21 @@ def find_photographs(folder=None, num_train=COURSE_COUNTS["train"], num_val=COUR
         options = {"least": least, "folder": folder, "hosts": hosts, "timeout": timeout}
         return build_subset(subset, num_train, num_val, minutes, **options)
     except (DataError, DownloadError) as error:
-        _say(f"COCO's pictures: {error}")
+        tqdm.write(f"COCO's pictures: {error}")
     if counts := _count_photographs(subset):
-        _say(f"{subset}: {_tell(counts)} from an earlier call are used")
+        tqdm.write(f"{subset}: {_tell(counts)} from an earlier call are used")
         return subset
     try:
         patience = {"retries": 1, "timeout": timeout, "deadline": time.monotonic() + 60 * minutes}
         download_course_file(course_file, find_answering(course_urls, timeout), **patience)
     except DownloadError as error:
-        _say(f"the course's file: {error}")
+        tqdm.write(f"the course's file: {error}")
     else:
-        _say(f"{course_file}: {_tell(_count_photographs(course_file))}, the course's file")
+        tqdm.write(f"{course_file}: {_tell(_count_photographs(course_file))}, the course's file")
         return course_file
     own = "EECS598_PHOTOS=FILE names a data file of your own"
     command = f"python -m eecs598.coco subset --out {DATASETS.name}/photographs.pt"
-    _say(f"no photographs; with a network `{command}` fetches some, and {own}")
+    tqdm.write(f"no photographs; with a network `{command}` fetches some, and {own}")
     return None
 
 
@@ -113,13 +113,13 @@ def build_subset(out, num_train=COURSE_COUNTS["train"], num_val=COURSE_COUNTS["v
     out, folder, goals = Path(out), Path(folder), {"train": num_train, "val": num_val}
     there = _count_photographs(out) or dict.fromkeys(goals, 0)
     if all(there[name] >= goal for name, goal in goals.items()):
-        _say(f"{out}: {_tell(there)}, there already")
+        tqdm.write(f"{out}: {_tell(there)}, there already")
         return out
     with _writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     archives = find_answering([f"{host}/{ARCHIVE}" for host in hosts], timeout)
     hosts = [archive.removesuffix(f"/{ARCHIVE}") for archive in archives]
-    _say(f"{hosts[0]}: {_tell(goals)} wanted, kept in {folder}")
+    tqdm.write(f"{hosts[0]}: {_tell(goals)} wanted, kept in {folder}")
     captions = _fetch_captions(folder, archives, minutes, timeout)
     splits = [_open_split(*facts, folder / "subset") for facts in zip(goals, captions, goals.values(), least)]
     try:
@@ -133,16 +133,12 @@ def build_subset(out, num_train=COURSE_COUNTS["train"], num_val=COURSE_COUNTS["v
         raise DownloadError(f"{_tell(kept)} are too few, wanted {needed} or more; {ended}")
     if any(kept[name] > there[name] for name in kept):
         save_data(_make_data(splits), out)
-    _say(f"{out}: {_tell(_count_photographs(out))}{ended and f', since {ended}'}")
+    tqdm.write(f"{out}: {_tell(_count_photographs(out))}{ended and f', since {ended}'}")
     return out
 
 
 def _tell(counts):
     return f"{counts['train']:,} + {counts['val']:,} pictures"
-
-
-def _say(line):
-    tqdm.write(line)
 
 
 @contextlib.contextmanager
@@ -163,16 +159,16 @@ def _find_file(paths):
     if named:
         try:
             load_data(named)
-            _say(f"{named}: named by EECS598_PHOTOS")
+            tqdm.write(f"{named}: named by EECS598_PHOTOS")
             return Path(named)
         except DataError as error:
-            _say(f"EECS598_PHOTOS: {error}")
+            tqdm.write(f"EECS598_PHOTOS: {error}")
     found = {path: counts for path in paths if (counts := _count_photographs(path))}
     if not found:
-        _say(f"no photographs in {DATASETS.name}/*.pt{'' if named else ', and EECS598_PHOTOS names none'}")
+        tqdm.write(f"no photographs in {DATASETS.name}/*.pt{'' if named else ', and EECS598_PHOTOS names none'}")
         return None
     path = max(found, key=lambda path: found[path]["train"])
-    _say(f"{path}: {_tell(found[path])}, there already")
+    tqdm.write(f"{path}: {_tell(found[path])}, there already")
     return path
 
 
@@ -357,7 +353,7 @@ def _tell_pace(splits, begun, minutes):
     fewer = f", of which {minutes:g} min allow about {allowed:,}" if allowed < left else ""
     if left:
         time_left = f"{left / rate:.0f} min" if left > 2 * rate else f"{60 * left / rate:.0f} s"
-        _say(f"{pace}: the other {left:,} take about {time_left}{fewer}")
+        tqdm.write(f"{pace}: the other {left:,} take about {time_left}{fewer}")
     return ""
 
 

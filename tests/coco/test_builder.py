@@ -27,7 +27,7 @@ from eecs598.coco import build_data, builder, download
 from eecs598.coco.__main__ import main
 from eecs598.coco.captions import DataError
 from eecs598.coco.download import DownloadError
-from eecs598.coco.forms import read_captions, read_karpathy
+from eecs598.coco.forms import read_captions_file, select_split, with_words
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -223,7 +223,8 @@ def test_coco_names_and_addresses_tell_the_folder(tmp_path):
         {"id": 3, "file_name": "3.jpg", "coco_url": 7},
     ]
     (tmp_path / "captions.json").write_text(json.dumps({"images": images, "annotations": []}))
-    assert [picture.folder for picture in read_captions(tmp_path / "captions.json")] == ["val2014", "val2017", ""]
+    pictures = read_captions_file(tmp_path / "captions.json").pictures
+    assert [picture.folder for picture in pictures] == ["val2014", "val2017", ""]
 
 
 def test_the_command_fetches_from_the_host_that_is_named(tmp_path, host, capsys):
@@ -334,7 +335,8 @@ def test_flickrs_karpathy_file_has_neither_folders_nor_coco_ids(tmp_path):
         del entry["filepath"], entry["cocoid"]
         entry["imgid"] = 100 + number
     (tmp_path / "flickr.json").write_text(json.dumps(content))
-    train, val = read_karpathy(tmp_path / "flickr.json")
+    found = read_captions_file(tmp_path / "flickr.json")
+    train, val = (with_words(select_split(found, split, tmp_path)) for split in ("train", "val"))
     assert [picture.id for picture in train] == [100, 101, 104, 105, 108, 109] and len(val) == 3
     assert train[0].folder == "" and train[0].captions[0] == "a picture 0"
 
@@ -349,13 +351,12 @@ def test_flickrs_karpathy_file_has_neither_folders_nor_coco_ids(tmp_path):
     ],
 )
 def test_wrong_karpathy_files_are_told(change, phrase, tmp_path):
-    assert phrase in message(read_karpathy, karpathy(tmp_path, change))
+    assert phrase in message(read_captions_file, karpathy(tmp_path, change))
 
 
 def test_the_two_formats_are_not_taken_for_each_other(tmp_path):
     _, captions = write_folder(tmp_path, range(3))
-    assert "not a Karpathy split file" in message(read_karpathy, captions)
-    assert "(--captions)" in message(read_captions, karpathy(tmp_path))
+    assert "(--captions)" in message(build_data, tmp_path, karpathy(tmp_path))
     assert "not a Karpathy split file" in message(build_data, tmp_path, karpathy=captions)
     assert "give no other captions file with it" in message(build_data, tmp_path, captions, karpathy=karpathy(tmp_path))
 

@@ -28,7 +28,7 @@ from support.data_files import PEAK, assert_equal, message, numbers_of, write_fo
 from eecs598 import coco
 from eecs598.coco import build_data, prepare_image, save_data, tokenize, validate_data
 from eecs598.coco.__main__ import main
-from eecs598.coco.forms import read_captions
+from eecs598.coco.forms import read_captions_file
 from eecs598.metrics import ptb
 
 PIPES = {"capture_output": True, "text": True, "cwd": ROOT}
@@ -677,7 +677,7 @@ def test_captions_files_that_are_no_json_are_told(tmp_path):
     images, captions = write_folder(tmp_path, range(5))
     whole = captions.read_bytes()
     captions.write_bytes(b"\xef\xbb\xbf" + whole)  # a byte order mark, as Windows editors write
-    assert len(read_captions(captions)) == 5
+    assert len(read_captions_file(captions).pictures) == 5
     cases = {whole[:100]: "not JSON", b"": "not a captions file", b"\xff\xfe\x00": "not a text file in UTF-8"}
     for content, told in (cases | {b"<html>": "its first line is '<html>', wanted COCO's or Karpathy's JSON"}).items():
         captions.write_bytes(content)
@@ -850,7 +850,7 @@ def test_coco_pictures_build(real, tmp_path):
     data = build_data(folder / "images", folder / "captions.json", out=tmp_path / "coco.pt", num_val=40)
     assert data["train_images"].shape == (360, 3, 112, 112) and len(data["val_images"]) == 40
     modes = {}
-    for picture in read_captions(folder / "captions.json"):
+    for picture in read_captions_file(folder / "captions.json").pictures:
         with Image.open(folder / "images" / picture.file_name) as image:
             modes[picture.id] = image.mode
     greys = 0
@@ -870,7 +870,7 @@ def test_flickr_pictures_build(real):
     data = build_data(folder / "images", train, val, num_train=60, num_val=20, image_size=224)
     assert data["train_images"].shape == (60, 3, 224, 224) and len(data["val_references"]) == 20
     assert all(len(captions) == 5 for captions in data["train_references"])
-    with Image.open(folder / "images" / read_captions(val)[0].file_name) as image:
+    with Image.open(folder / "images" / read_captions_file(val).pictures[0].file_name) as image:
         untouched = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         assert torch.equal(prepare_image(image, 224), untouched)  # already of the size that is wanted
 

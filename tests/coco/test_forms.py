@@ -10,7 +10,7 @@ from support.data_files import assert_equal, message, numbers_of, write_folder
 from eecs598.coco import build_data
 from eecs598.coco.__main__ import main
 from eecs598.coco.builder import find_pictures
-from eecs598.coco.forms import read_captions, read_captions_file, summarize, with_words
+from eecs598.coco.forms import read_captions_file, summarize, with_words
 
 CAPTIONS = {
     "1000_a.jpg": ["A child in a pink dress , climbing .", '"Go" says a girl .'],
@@ -113,8 +113,9 @@ def test_numbered_lines_that_are_there_twice_count_once(tmp_path):
 
 def test_captions_without_a_word_are_dropped(tmp_path):
     path = write(tmp_path, "a.jpg#0\tA Dog .\na.jpg#1\t . \nb.jpg#0\t\n")
-    assert [picture.captions for picture in read_captions(path)] == [["a dog"], []]
-    assert [picture.captions for picture in read_captions(path, as_written=True)] == [["A Dog ."], []]
+    pictures = read_captions_file(path).pictures
+    assert [picture.captions for picture in with_words(pictures)] == [["a dog"], []]
+    assert [picture.captions for picture in with_words(pictures, as_written=True)] == [["A Dog ."], []]
 
 
 @pytest.mark.parametrize(("content", "phrase"), [
@@ -218,7 +219,7 @@ def test_pictures_of_a_split_to_evaluate(tmp_path, capsys):
 def flickr_folder(tmp_path, numbers=range(20), form="token"):
     """The pictures of `write_folder`, their captions as a file of another form, and COCO's JSON to compare with."""
     images, captions = write_folder(tmp_path, numbers)
-    pictures = read_captions(captions, as_written=True)
+    pictures = read_captions_file(captions).pictures
     line = {"token": "{}#{}\t{}\n", "table": '{0},"{2}"\n'}[form].format
     rows = [line(p.file_name, i, text) for p in pictures for i, text in enumerate(p.captions)]
     return images, write(tmp_path, "".join(rows), "captions.txt"), captions
@@ -292,7 +293,7 @@ def test_accents_may_be_written_in_either_of_unicodes_forms(tmp_path, capsys):
 def test_the_real_flickr8k_reads_the_same_in_every_form(real_data, tmp_path):
     wanted, rows, lists = {}, [], defaultdict(list)
     for split in ("train", "val"):
-        for picture in read_captions(real_data / "flickr8k" / f"captions_{split}.json", as_written=True):
+        for picture in read_captions_file(real_data / "flickr8k" / f"captions_{split}.json").pictures:
             wanted[picture.file_name] = (split, [text.strip() for text in picture.captions])
             lists[split].append(picture.file_name)
             rows += [(picture.file_name, i, text) for i, text in enumerate(picture.captions)]

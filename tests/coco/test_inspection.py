@@ -15,7 +15,7 @@ from support.data_files import PEAK, write_folder
 
 from eecs598.coco import build_data, build_vocabulary, encode_captions, prepare_image, save_data
 from eecs598.coco.__main__ import main
-from eecs598.coco.forms import read_captions
+from eecs598.coco.forms import read_captions_file
 from eecs598.coco.inspection import _match, _shrink, find_problems
 from eecs598.scenes.dataset import make_scenes
 
@@ -246,7 +246,7 @@ def test_a_build_ends_with_the_warnings(tmp_path, capsys):
 def test_the_real_flickr8ks_picture_under_two_names_is_found(real_data, tmp_path):
     """Its captions, too: 10.6% are longer than a row."""
     folder, twins = real_data / "flickr8k", {"2851198725_37b6027625.jpg", "3050606344_af711c726c.jpg"}
-    everything = read_captions(folder / "captions_train.json", as_written=True)
+    everything = read_captions_file(folder / "captions_train.json").pictures
     chosen = [p for p in everything if p.file_name in twins] + [p for p in everything if p.file_name not in twins][:300]
     rows = (f"{p.file_name}#{i}\t{text}\n" for p in chosen for i, text in enumerate(p.captions))
     (tmp_path / "captions.txt").write_text("".join(rows))
