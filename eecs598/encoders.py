@@ -19,7 +19,9 @@ from eecs598.progress import late_bar
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LITE_MEAN, LITE_STD = (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)  # (x - 127) / 128 on 0..255
-CPU_BATCH = 16  # pictures encoded at once on a CPU, so that activations fit into its caches
+# Pictures encoded at once on a CPU: activations fit into its caches, and none takes 32 MB, from which on glibc's malloc
+# asks the system for new memory each time.
+CPU_BATCH = {torch.float32: 4, torch.bfloat16: 8}
 
 
 def import_torchvision():
@@ -197,7 +199,7 @@ class EfficientNetLite(nn.Module):
         self.scale.fill_(1)
         network, parts = fold_normalization(self.eval()).to(memory_format=torch.channels_last), []
         with late_bar(len(images), "calibration of the image encoder") as bar:
-            for part in images.split(CPU_BATCH):
+            for part in images.split(CPU_BATCH[torch.float32]):
                 parts.append(network(part))
                 bar.update(len(part))
         features = torch.cat(parts)

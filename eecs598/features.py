@@ -118,7 +118,7 @@ def encode_in_batches(encoder, images, batch_size=None, device="cpu", progress=T
     Memory-mapped pictures do not stay resident.
     """
     dtype = precision_of(encoder, device)
-    batch_size = batch_size or (encoders.CPU_BATCH if torch.device(device).type == "cpu" else 64)
+    batch_size = batch_size or (encoders.CPU_BATCH[dtype] if torch.device(device).type == "cpu" else 64)
     frozen = encoders.fold_normalization(encoder).to(device=device, dtype=dtype, memory_format=torch.channels_last)
     release_pages = page_releaser(images)
     with late_bar(len(images), "image features", shown=progress) as bar:
