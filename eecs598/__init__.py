@@ -21,7 +21,7 @@ For the tinkerer, who trains on more data and captions photographs:
     bench        the speed tables                         cli       the commands
     commands     what all commands share                  files     atomic writes, locks, memory-mapped files
     choosing     autotuning: the fastest of several implementations
-    badge        the "Open in Colab" badge                progress  progress bars for long work alone
+    badge        the "Open in Colab" badge                progress  progress bars, and notes above them
 
 # INSTRUCTORS ONLY
     fast         the same functions optimized for speed: layers, packing, loss, arithmetic, kernels

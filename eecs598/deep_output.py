@@ -66,7 +66,10 @@ class DeepState(NamedTuple):
 
 @functools.cache
 def with_deep_output(captioner_class):
-    """The class of captioners with a deep output layer. captioner_class: the lesson's CaptioningRNN."""
+    """The class of captioners with a deep output layer. captioner_class: the lesson's CaptioningRNN.
+
+    Its constructor raises ValueError for another cell type than attn, and for a class without the lesson's parts.
+    """
 
     class DeepCaptioner(captioner_class):
         """A CaptioningRNN of cell type attn whose output layer is a `DeepOutput` with this number of heads."""

@@ -19,8 +19,8 @@ from eecs598.progress import late_bar
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LITE_MEAN, LITE_STD = (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)  # (x - 127) / 128 on 0..255
-# Pictures encoded at once on a CPU: activations fit into its caches, and none takes 32 MB, from which on glibc's malloc
-# asks the system for new memory each time.
+# Pictures encoded at once on a CPU. At the encoders' own resolutions no activation then reaches 32 MB, above which
+# glibc's malloc asks the system for new memory each time (docs/speed.md).
 CPU_BATCH = {torch.float32: 4, torch.bfloat16: 8}
 
 
@@ -45,6 +45,17 @@ def import_torchvision():
 
         torchvision.declared_operators = library  # they live as long as the library object
     return torchvision
+
+
+def replace_regnet(make):
+    """Make torchvision's RegNetX-400MF what make(...) returns, whatever weights are requested. Returns what it was.
+
+    For files that call `torchvision.models.regnet_x_400mf`, or import it afterwards.
+    """
+    models = import_torchvision().models
+    original = models.regnet_x_400mf
+    models.regnet_x_400mf = models.regnet.regnet_x_400mf = make
+    return original
 
 
 def check_pictures(images):
@@ -385,16 +396,16 @@ def choose_encoder(images, stride=32, image_size=224, verbose=True, name="auto")
     return encoder
 
 
-def encoder_for(data, verbose=True, name="auto"):
+def encoder_for(data, name="auto"):
     """The image encoder for a data file's dict: an earlier, finer stage for drawn scenes, the last for photographs.
 
     Photographs are resized to the resolution that the encoder was trained for.
 
-    name, verbose: as in `choose_encoder`. Raises ValueError.
+    name: as in `choose_encoder`. Raises ValueError.
     """
     resolution = ENCODERS.get(name, EfficientNetLite0).resolution
     stride, image_size = (16, None) if "train_scenes" in data else (32, resolution)
-    return choose_encoder(data["train_images"], stride, image_size, verbose, name)
+    return choose_encoder(data["train_images"], stride, image_size, name=name)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -403,7 +414,10 @@ def encoder_for(data, verbose=True, name="auto"):
 
 
 def find_encoder(model):
-    """(parent module, attribute name) of a captioner's image encoder, whatever its name in a student's class."""
+    """(parent module, attribute name) of a captioner's image encoder, whatever its name in a student's class.
+
+    Raises ValueError if there is none, as do `set_encoder` and `get_encoder`.
+    """
     for name, module in model.named_modules():
         if name and hasattr(module, "out_channels") and not isinstance(module, nn.modules.conv._ConvNd):
             parent, _, attribute = name.rpartition(".")

@@ -7,7 +7,6 @@ caches them, and in the context `fed_with_features` a captioner takes features a
 import contextlib
 import hashlib
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,10 @@ import torch
 from torch import nn
 
 from eecs598 import encoders
-from eecs598.files import STALE_LOCK, file_lock, hash_rows, page_releaser, write_whole
+from eecs598.files import file_lock, hash_rows, page_releaser, write_whole
 from eecs598.progress import late_bar
 
+GPU_BATCH = 64  # pictures encoded at once on a GPU
 FEATURES_VERSION = 3  # to be incremented when encode_images changes its results, which invalidates older files
 UNREADABLE = (ValueError, OSError, EOFError)  # raised for a missing or damaged file of features
 FEATURES_FOLDER = Path(__file__).resolve().parent.parent / "datasets" / "features"
@@ -100,25 +100,24 @@ def precision_of(encoder, device):
     return fast_dtype(device) if isinstance(inner, encoders.NETWORKS) else torch.float32
 
 
-def encode_images(encoder, images, batch_size=None, device="cpu", progress=True):
+def encode_images(encoder, images, device="cpu", progress=True):
     """The features of pictures (n, 3, H, W) from a frozen encoder, as float16 on the CPU: (n, C, h, w).
 
-    batch_size: if None, `eecs598.encoders.CPU_BATCH` on a CPU and 64 elsewhere. Raises ValueError, see
-    `eecs598.encoders.check_pictures`.
+    Raises ValueError, see `eecs598.encoders.check_pictures`.
     """
     if not isinstance(encoder, Features):
         encoders.check_pictures(images)
-    return torch.cat(list(encode_in_batches(encoder, images, batch_size, device, progress)))
+    return torch.cat(list(encode_in_batches(encoder, images, device, progress)))
 
 
 @torch.inference_mode()
-def encode_in_batches(encoder, images, batch_size=None, device="cpu", progress=True):
+def encode_in_batches(encoder, images, device="cpu", progress=True):
     """The features of `encode_images`, batch by batch, so that all of them need not fit in memory.
 
     Memory-mapped pictures do not stay resident.
     """
     dtype = precision_of(encoder, device)
-    batch_size = batch_size or (encoders.CPU_BATCH[dtype] if torch.device(device).type == "cpu" else 64)
+    batch_size = encoders.CPU_BATCH[dtype] if torch.device(device).type == "cpu" else GPU_BATCH
     frozen = encoders.fold_normalization(encoder).to(device=device, dtype=dtype, memory_format=torch.channels_last)
     release_pages = page_releaser(images)
     with late_bar(len(images), "image features", shown=progress) as bar:
@@ -141,7 +140,7 @@ def describe_pictures(encoder, images, encode=encode_images):
 # ---------------------------------------------------------------------------------------------------------
 
 
-def cached_features(encoder, images, folder=None, batch_size=None, device="cpu", progress=True):
+def cached_features(encoder, images, folder=None, device="cpu", progress=True):
     """`encode_images`, cached in `folder` under a hash of the encoder's weights and the pictures.
 
     folder: if None, FEATURES_FOLDER. Returns features (n, C, h, w) in float16, memory-mapped, so that they need not fit
@@ -155,16 +154,16 @@ def cached_features(encoder, images, folder=None, batch_size=None, device="cpu",
         return _map_features(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with file_lock(path, partial(_report_waiting, path)):
+        with file_lock(path, "computing"):
             if (features := _read_if_finished(path)) is not None:
                 return features
             for part in path.parent.glob(f".{path.name}.*.part"):  # left by a killed process
                 part.unlink()
             write_whole(path, lambda file: _write_features(
-                file, len(images), encode_in_batches(encoder, images, batch_size, device, progress)))  # fmt: skip
+                file, len(images), encode_in_batches(encoder, images, device, progress)))  # fmt: skip
     except OSError as error:
         print(f"warning: the image features could not be saved in {path.parent} ({error})", file=sys.stderr)
-        return encode_images(encoder, images, batch_size, device, progress)
+        return encode_images(encoder, images, device, progress)
     return _map_features(path)
 
 
@@ -174,12 +173,6 @@ def _read_if_finished(path):
         return _map_features(path) if path.exists() else None
     except UNREADABLE as error:
         print(f"note: {path} is damaged ({type(error).__name__}); its features are computed again", file=sys.stderr)
-
-
-def _report_waiting(path, attempt):
-    if attempt == 0:
-        note = f"note: waiting for another process that is computing {path}. {STALE_LOCK.format(path)}"
-        print(note, file=sys.stderr)
 
 
 def _write_features(file, count, batches):

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from eecs598.progress import late_bar
+from eecs598.progress import late_bar, say
 
 # Shown while `file_lock` waits: on some disks, a machine that was switched off leaves its lock behind.
 STALE_LOCK = "If no such process is running, remove {}.lock"
@@ -100,11 +100,11 @@ def hash_rows(digest, tensor):
 
 
 @contextlib.contextmanager
-def file_lock(path, while_waiting):
+def file_lock(path, doing, while_waiting=None):
     """A context that holds the lock for `path`, exclusive among threads, processes and machines that share the disk.
 
-    while_waiting(attempt), with attempts counted from 0, is called twice a second while the lock is held elsewhere. A
-    lock without a heartbeat for STALE seconds is removed. Raises OSError.
+    While the lock is held elsewhere, a line says that another process is `doing` the file, such as "computing", and
+    while_waiting() is called twice a second. A lock without a heartbeat for STALE seconds is removed. Raises OSError.
     """
     name = path.with_name(path.name + ".lock")
     lock, last_beat, since = FileLock(name), None, time.monotonic()
@@ -113,18 +113,21 @@ def file_lock(path, while_waiting):
             lock.acquire(timeout=0.5)
             break
         except Timeout:
-            while_waiting(attempt)
+            if attempt == 0:
+                say(f"{path}: waiting for another process that is {doing} it. {STALE_LOCK.format(path)}")
+            if while_waiting:
+                while_waiting()
         beat = _modified(name)
         if beat != last_beat:
             last_beat, since = beat, time.monotonic()
         elif time.monotonic() - since > STALE:
-            _remove(name)
+            remove(name)
     try:
         with _heartbeat(name):
             yield
     finally:
         # Removed while it is held, which those who wait notice. On Windows, release() removes it.
-        _remove(name)
+        remove(name)
         lock.release()
 
 
@@ -154,6 +157,7 @@ def _modified(name):
         return None
 
 
-def _remove(name):
+def remove(name):
+    """Delete a file if it is there and can be deleted."""
     with contextlib.suppress(OSError):
         name.unlink()

@@ -178,7 +178,7 @@ def test_features_of_a_frozen_encoder_are_the_encoders(stride, monkeypatch):
     far = {}
     for dtype in (torch.float32, torch.bfloat16):
         monkeypatch.setattr(feature_room, "fast_dtype", lambda device, dtype=dtype: dtype)
-        features = feature_room.encode_images(encoder, pictures, 2, progress=False).float()
+        features = feature_room.encode_images(encoder, pictures, progress=False).float()
         far[dtype] = float((features - exact).norm() / exact.norm())
     assert far[torch.float32] < 1e-3
     assert far[torch.bfloat16] < 1.25 * float((plain - exact).norm() / exact.norm()) < 0.5
@@ -372,7 +372,7 @@ def pictures():
 
 
 def cached(encoder, pictures, folder):
-    return feature_room.cached_features(encoder, pictures, folder, batch_size=3, progress=False)
+    return feature_room.cached_features(encoder, pictures, folder, progress=False)
 
 
 def test_features_are_the_encoders_in_half_precision(mean_encoder, pictures, tmp_path):

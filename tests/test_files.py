@@ -236,7 +236,7 @@ def on_a_disk_without_locks(monkeypatch):
 def test_the_lock_of_a_machine_that_was_switched_off_is_removed(tmp_path, on_a_disk_without_locks):
     (tmp_path / "f.lock").write_text("4242\nanother-host\n1\n")
     waited = []
-    with file_lock(tmp_path / "f", waited.append):
+    with file_lock(tmp_path / "f", "writing", lambda: waited.append(1)):
         assert 1 < len(waited) < 10
     assert not list(tmp_path.iterdir())
 
@@ -245,7 +245,7 @@ def test_a_lock_with_signs_of_life_is_waited_for(tmp_path, on_a_disk_without_loc
     began, order = threading.Event(), []
 
     def hold():
-        with file_lock(tmp_path / "f", lambda attempt: None):
+        with file_lock(tmp_path / "f", "writing"):
             began.set()
             time.sleep(3)  # longer than STALE
             order.append("first")
@@ -253,7 +253,7 @@ def test_a_lock_with_signs_of_life_is_waited_for(tmp_path, on_a_disk_without_loc
     holder = threading.Thread(target=hold)
     holder.start()
     began.wait()
-    with file_lock(tmp_path / "f", lambda attempt: None):
+    with file_lock(tmp_path / "f", "writing"):
         order.append("second")
     holder.join()
     assert order == ["first", "second"]

@@ -14,7 +14,7 @@ import torch
 from eecs598.checks.parts import ATTN_CAPTIONER_LOSS, LSTM_CAPTIONER_LOSS, RNN_CAPTIONER_LOSS
 from eecs598.checks.running import OutputError, attempt, named
 from eecs598.checks.seeds import current_seed, mixed
-from eecs598.encoders import ImageEncoder, import_torchvision
+from eecs598.encoders import ImageEncoder, replace_regnet
 from eecs598.features import fed_with_features, without_image_encoder
 from eecs598.grad import rel_error
 
@@ -76,17 +76,15 @@ def _published_loss(captioner_class, cell_type):
 
 @contextlib.contextmanager
 def _no_trained_weights():
-    """A context in which torchvision's RegNetX-400MF has random weights: a file that wants others would download them.
+    """A context in which torchvision's RegNetX-400MF has random weights, as its parameters are replaced in any case.
 
-    All of its parameters are replaced after that.
+    A file that asks for trained ones would download them.
     """
-    models = import_torchvision().models
-    make = models.regnet_x_400mf
-    models.regnet_x_400mf = lambda *args, **kwargs: make()
+    original = replace_regnet(lambda *args, **kwargs: original())
     try:
         yield
     finally:
-        models.regnet_x_400mf = make
+        replace_regnet(original)
 
 
 def _ends_and_captions():

@@ -14,6 +14,8 @@ from eecs598.coco.builder import find_pictures
 from eecs598.coco.pictures import prepare_in_order
 from eecs598.files import write_whole
 
+BATCH_SIZE = 64  # pictures captioned at once
+
 
 def add_options(parser):
     add = parser.add_argument
@@ -21,8 +23,8 @@ def add_options(parser):
     add("--images", type=Path, required=True, metavar="DIR", help="folder of pictures of any size")
     add("--captions", type=Path, required=True, metavar="FILE", help="reference captions, in any format that "
         "python -m eecs598.coco build reads")  # fmt: skip
-    add("--split", choices=("train", "val", "test"), help="this split only, if the captions file "
-        "has splits")  # fmt: skip
+    add("--split", choices=("train", "val", "test"), help="the split to score; required if the "
+        "captions file has splits")  # fmt: skip
     add("--split-lists", type=Path, nargs="+", metavar="PATH", help="split lists that belong to --captions, or "
         "their folder")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="also write the scores, and the caption and scores of each "
@@ -71,7 +73,7 @@ def _score(captions, references):
         return evaluation, f"METEOR is left out: {error}"
 
 
-def _caption_files(model, idx_to_word, preparation, pictures, decoding, batch_size=64):
+def _caption_files(model, idx_to_word, preparation, pictures, decoding):
     """A caption for each eecs598.coco.forms.Picture, preprocessed like the pictures that the model was trained on."""
     captions, batch = [], []
     ready = prepare_in_order(pictures, **preparation, workers=os.cpu_count() or 1)
@@ -80,7 +82,7 @@ def _caption_files(model, idx_to_word, preparation, pictures, decoding, batch_si
             if isinstance(image, DataError):
                 raise image
             batch.append(image)
-            if len(batch) == batch_size or len(captions) + len(batch) == len(pictures):
+            if len(batch) == BATCH_SIZE or len(captions) + len(batch) == len(pictures):
                 captioned = captioner.caption_pictures(model, torch.stack(batch), idx_to_word, **decoding)
                 captions += captioner.captions_alone(captioned)
                 bar.update(len(batch))

@@ -13,7 +13,7 @@ from eecs598 import captioner, commands, encoders, features, metrics, reranking,
 from eecs598.captioner import CELL_TYPES
 from eecs598.coco.captions import END, MAX_WORDS, NULL, START
 from eecs598.training import examples, processes, selfcritical
-from eecs598.training.objective import Objective, ObjectiveError
+from eecs598.training.objective import Objective, choose_fast
 from eecs598.training.options import NAMES, PRECISIONS, Options
 from eecs598.training.recipes import RECIPES
 from eecs598.training.run import describe_training_pictures, train_captioner
@@ -220,11 +220,7 @@ def _choose_fast(model, options):
     """Whether eecs598.fast computes the loss: as the option says, or by default where it can."""
     fast = options.fast
     if fast is None:
-        try:
-            fast = Objective(model).fast
-        except ObjectiveError as error:
-            print(f"note: training uses the captioner's own forward and backward ({error})")
-            fast = False
+        fast, _ = choose_fast(model, Options())
     if options.self_critical:
         captioner.require_steps(model)  # before anything is trained
         if not fast:

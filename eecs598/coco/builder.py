@@ -29,7 +29,7 @@ from eecs598.coco.forms import (
     with_words,
 )
 from eecs598.coco.pictures import prepare_in_order
-from eecs598.files import file_lock, save_whole, write_whole
+from eecs598.files import file_lock, remove, save_whole, write_whole
 from eecs598.metrics.scripts import find_unsegmented
 from eecs598.progress import say
 
@@ -134,8 +134,7 @@ def _prepare_place(out):
     for path in folder.iterdir():
         leftover = re.fullmatch(rf"\.{re.escape(out.name)}\.(\d+)\.part", path.name)  # as save_whole names it
         if leftover and not _is_running(int(leftover[1])):
-            with contextlib.suppress(OSError):
-                path.unlink()
+            remove(path)
 
 
 def _is_running(process):
@@ -205,7 +204,7 @@ def fetch_captions(year, cache=CACHE):
         return paths
     archive = folder / f"annotations_trainval{year}.zip"
     urls, sha256 = download.COCO_ANNOTATIONS_URLS[year], download.COCO_ANNOTATIONS_SHA256[year]
-    with file_lock(paths[0], lambda attempt: attempt or say(f"waiting for another process that fetches {archive}")):
+    with file_lock(paths[0], "downloading"):
         if not all(path.is_file() for path in paths):
             download.download(urls, archive, sha256=sha256)
             _extract(archive, paths)

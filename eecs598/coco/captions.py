@@ -78,14 +78,14 @@ def build_vocabulary(captions, min_count=1):
     return {"idx_to_token": tokens, "token_to_idx": {token: i for i, token in enumerate(tokens)}}
 
 
-def encode_captions(captions, vocab, max_words=MAX_WORDS):
-    """Encode lists of tokens as an int64 tensor (n, max_words + 2): `<START>`, words, `<END>`, then `<NULL>`.
+def encode_captions(captions, vocab):
+    """Encode lists of tokens as an int64 tensor (n, MAX_WORDS + 2): `<START>`, words, `<END>`, then `<NULL>`.
 
-    Words outside the vocabulary become `<UNK>`; longer captions are cut to `max_words` words.
+    Words outside the vocabulary become `<UNK>`; longer captions are cut to MAX_WORDS words.
     """
     ids = vocab["token_to_idx"]
-    encoded = torch.full((len(captions), max_words + 2), ids[NULL], dtype=torch.int64)
+    encoded = torch.full((len(captions), MAX_WORDS + 2), ids[NULL], dtype=torch.int64)
     for row, words in zip(encoded, captions):
-        line = [ids[START], *(ids.get(word, ids[UNK]) for word in words[:max_words]), ids[END]]
+        line = [ids[START], *(ids.get(word, ids[UNK]) for word in words[:MAX_WORDS]), ids[END]]
         row[: len(line)] = torch.tensor(line)
     return encoded

@@ -246,6 +246,9 @@ def describe_data(data):
 
 
 def count_words(captions, ids):
-    """The number of words in each caption (n, T), and the share of `<UNK>` among all of them. ids: by token."""
+    """The number of words of each caption, (n,), and the fraction of all words that are `<UNK>`.
+
+    captions (n, T) int64. ids: {token: id}.
+    """
     words = (~torch.isin(captions, torch.tensor([ids[NULL], ids[START], ids[END]]))).sum(1)
     return words, (captions == ids[UNK]).sum().item() / max(1, words.sum().item())

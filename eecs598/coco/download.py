@@ -28,7 +28,7 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-from eecs598.files import STALE_LOCK, file_lock
+from eecs598.files import file_lock
 from eecs598.progress import say
 
 COURSE_FILE_URLS = (  # 378 MB; no hash of it was ever published
@@ -174,7 +174,7 @@ def _fetch(urls, task):
         if _is_complete(task):
             return task.path
         task.path.parent.mkdir(parents=True, exist_ok=True)
-        with file_lock(task.path, partial(_wait_for_others, task)):
+        with file_lock(task.path, "downloading", partial(_check_stop, task)):
             if not _is_complete(task):  # another process may have downloaded it in the meantime
                 _fetch_from_any([urls] if isinstance(urls, str) else list(urls), task)
     except DownloadError:
@@ -201,12 +201,6 @@ def _is_complete(task):
     except ValueError:
         return False
     return True
-
-
-def _wait_for_others(task, attempt):
-    if attempt == 0:
-        say(f"{task.path}: waiting for another process that is downloading it. {STALE_LOCK.format(task.path)}")
-    _check_stop(task)
 
 
 def _fetch_from_any(urls, task):

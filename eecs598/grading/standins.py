@@ -89,7 +89,7 @@ def lend_regnet(ready=0):
     def regnet_x_400mf(*args, **kwargs):
         return copies.pop() if copies else copy.deepcopy(network)
 
-    models.regnet_x_400mf = models.regnet.regnet_x_400mf = regnet_x_400mf
+    encoders.replace_regnet(regnet_x_400mf)
 
 
 class CudaOnCpu(TorchFunctionMode):

@@ -7,7 +7,6 @@ the same number of threads, a resumed run ends bitwise equal to an uninterrupted
 version of torch, it resumes as well, but with different rounding.
 """
 
-import contextlib
 import hashlib
 import random
 import signal
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eecs598.files import hash_rows, save_whole
+from eecs598.files import hash_rows, remove, save_whole
 from eecs598.training import processes
 
 FORMAT = 1  # to be incremented when the contents change; checkpoints of another format are rejected
@@ -71,7 +70,7 @@ class Checkpoints:
         if not self.processes.first:
             return
         for part in self.folder.glob(".*.part"):  # partial files of a killed run
-            _remove(part)
+            remove(part)
         if run.epoch == num_epochs:
             print(f"{self.kept[0]}: all {num_epochs} epochs are done")
         else:
@@ -162,7 +161,7 @@ class Checkpoints:
             save_whole(state, self.folder / "best.pt")  # first: if killed here, the resumed run writes it again
         save_whole(state, path)
         for old in set(self.folder.glob("iteration-*.pt")) - {path, *self.kept[:1]}:
-            _remove(old)
+            remove(old)
 
 
 def read_checkpoint(path):
@@ -186,7 +185,8 @@ def read_checkpoint(path):
 def load_best(model, folder):
     """Load the weights of the best epoch into the model. Frozen weights are not in the checkpoint and stay.
 
-    Returns the epoch, counted from 1, and its loss. Raises CheckpointError.
+    Returns the epoch, counted from 1, and what it was chosen by, lower is better: minus CIDEr-D, the validation loss
+    or the mean training loss. Raises CheckpointError.
     """
     state = read_checkpoint(Path(folder) / "best.pt")
     known = {name: value for name, value in state["identity"].items() if name.startswith("model.")}
@@ -269,8 +269,3 @@ def set_random_state(state):
 
 def _remedy(also=None):
     return f"{also + ', ' if also else ''}choose another checkpoint_dir, or delete that one to start over"
-
-
-def _remove(path):
-    with contextlib.suppress(OSError):
-        path.unlink()

@@ -67,7 +67,7 @@ class Options:
         for name in ("doubly_stochastic", "attention_entropy", "weight_decay", "clip_norm", "warmup"):
             if not _is_number(getattr(self, name), below=math.inf):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be finite and at least 0, 0 for none")
-        if not 0 < self.encoder_rate < math.inf:
+        if not (_is_number(self.encoder_rate, below=math.inf) and self.encoder_rate > 0):
             raise ValueError(f"encoder_rate is {self.encoder_rate!r}; it must be positive and finite, 1 for none")
         if type(self.accumulate) is not int or not 1 <= self.accumulate < 2**63:
             raise ValueError(f"accumulate is {self.accumulate!r}; it must be a whole number, at least 1")

@@ -82,7 +82,7 @@ def describe_training_pictures(model, images, views, device, features_folder=Non
 
     images (n, 3, H, W): all of them. views: slices of the images, m each: those to describe, and perhaps their mirror
     images. finetuned: how many of a frozen encoder's blocks were trained on the cached features of the others, which
-    are used again. Returns (m, 2, C).
+    are used again. Returns (m, 2, C). Raises ValueError, see `eecs598.encoders.check_pictures`.
     """
     encoder = encoders.get_encoder(model)
     if not encoders.is_frozen(encoder):

@@ -56,7 +56,8 @@ def scale_logits(model, temperature):
     """Divide the logits by a temperature, by scaling the output layer. Below 1, likely words become more likely.
 
     Label smoothing with 0.1 leaves a tenth of the probability to unsuitable words. Most captions sampled from such a
-    model contain one, which makes their scores uninformative.
+    model contain one, which makes their scores uninformative. Raises ValueError if the output layer shares its weights
+    with the word vectors.
     """
     if model.output_projection.weight is model.word_embedding.W_embed:
         raise ValueError("logits cannot be scaled with tie_embeddings: the output weights are the word vectors too")

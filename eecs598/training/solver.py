@@ -10,11 +10,14 @@ import torch
 from tqdm import tqdm
 
 from eecs598.choosing import choose
+from eecs598.decoding import evaluating
 from eecs598.encoders import get_encoder
 from eecs598.files import page_releaser
 from eecs598.training import processes
 from eecs598.training.objective import Objective
 from eecs598.training.options import PRECISIONS, Options
+
+RECENT = 50  # iterations whose mean the progress bar shows
 
 
 class TrainingError(RuntimeError):
@@ -305,7 +308,10 @@ def make_schedule(optimizer, lr_decay, iterations, num_epochs, options):
 
 
 def autocast(device, precision):
-    """An autocast context for matrix products in "float32" or "bfloat16"; parameters are float32 in both."""
+    """An autocast context for matrix products in "float32" or "bfloat16"; parameters are float32 in both.
+
+    Raises ValueError for another precision.
+    """
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; it must be auto or one of {', '.join(PRECISIONS)}")
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")
@@ -326,19 +332,17 @@ def best_precision(device):
 @torch.no_grad()
 def evaluate_loss(loss, images, captions, batch_size=256):
     """The mean loss of (images, captions) in evaluation mode. loss: a captioner or a loss module as in `train`."""
-    was_training, device = loss.training, next(loss.parameters()).device
-    loss.eval()
-    total, everyone = 0.0, processes.current()
-    for rows in torch.arange(len(captions)).split(batch_size)[everyone.rank :: everyone.count]:
-        total += loss(images[rows].to(device), captions[rows].to(device)).item() * len(rows)
-    loss.train(was_training)
+    device, everyone, total = next(loss.parameters()).device, processes.current(), 0.0
+    with evaluating(loss):
+        for rows in torch.arange(len(captions)).split(batch_size)[everyone.rank :: everyone.count]:
+            total += loss(images[rows].to(device), captions[rows].to(device)).item() * len(rows)
     return everyone.sum(total, device) / len(captions)
 
 
-def _running(history, window=50):
+def _running(history):
     """The values for the progress bar: mean loss or reward of the last iterations, last validation loss and score."""
     name, values = ("reward", history.rewards) if history.rewards else ("loss", history.losses)
-    recent = values[-window:]
+    recent = values[-RECENT:]
     shown = {name: f"{sum(recent) / len(recent):.3f}"}
     if history.val_losses:
         shown["val"] = f"{history.val_losses[-1]:.3f}"

@@ -22,8 +22,7 @@ from support.faulty_server import FAULTS, serve, unused_port
 
 from eecs598.coco import download as module
 from eecs598.coco.download import DownloadError, check_torch_file, check_zip, download, fetch_many, find_answering
-from eecs598.features import _report_waiting
-from eecs598.files import STALE_LOCK, file_lock
+from eecs598.files import file_lock
 
 TIMEOUT = 0.3  # seconds that the client waits for a byte; the server is silent for twice as long
 FAST = {"progress": False, "timeout": TIMEOUT, "backoff": 0.0005}
@@ -724,14 +723,14 @@ def test_a_file_of_certificates_that_is_gone_is_what_the_message_names(variable,
 def test_who_waits_for_a_lock_is_told_which_file_it_is(tmp_path, capsys):
     waited = []
 
-    def while_waiting(attempt):
-        waited.append(attempt)
-        if attempt == 1:
+    def while_waiting():
+        waited.append(1)
+        if len(waited) == 2:
             raise TimeoutError
 
-    mine, other = file_lock(tmp_path / "f", lambda attempt: None), file_lock(tmp_path / "f", while_waiting)
+    mine, other = file_lock(tmp_path / "f", "writing"), file_lock(tmp_path / "f", "writing", while_waiting)
     with mine, pytest.raises(TimeoutError), other:
         raise AssertionError("two at once")
-    assert waited == [0, 1] and STALE_LOCK.format(tmp_path / "f").endswith(f"{tmp_path / 'f'}.lock")
-    _report_waiting(tmp_path / "f", 0)
-    assert f"remove {tmp_path / 'f'}.lock" in capsys.readouterr().err
+    (said,) = capsys.readouterr().err.splitlines()
+    assert len(waited) == 2 and said.startswith(f"{tmp_path / 'f'}: waiting for another process that is writing it. ")
+    assert f"remove {tmp_path / 'f'}.lock" in said

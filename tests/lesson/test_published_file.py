@@ -17,7 +17,8 @@ from eecs598 import captioner, encoders, features, notebook
 from eecs598.bench import Sizes
 from eecs598.bench import run as run_bench
 from eecs598.captioner import CELL_TYPES, caption_pictures, fit_encoder
-from eecs598.grad import CheckError
+from eecs598.checks import published
+from eecs598.grad import CheckError, CheckTable
 
 SOURCE = (ROOT / "tests" / "support" / "student" / "rnn_lstm_captioning.py").read_text(encoding="utf-8")
 ANY_GRID = ("images.new(N, max_length, 4, 4).float()", "images.new(N, max_length, *self.cnn(images).shape[2:]).float()")
@@ -340,3 +341,19 @@ def test_the_speed_tables_leave_out_what_a_students_layers_do_not_take(tmp_path,
     assert "training step, attn: left out, the captioner takes no 112 channels on 7x7" in told
     assert "training step, attn: left out (fast training needs an nn.Linear" in told
     assert rows.count("plain training step, attn") == 1 and "training step, lstm" in rows
+
+
+@pytest.mark.parametrize(
+    "reached_by", ["torchvision.models.regnet_x_400mf", "torchvision.models.regnet.regnet_x_400mf"]
+)
+def test_the_published_loss_downloads_nothing(tmp_path, monkeypatch, reached_by):
+    """A file may always ask for trained weights; the published cell replaces all parameters."""
+    models, asked = encoders.import_torchvision().models, []
+    monkeypatch.setattr(models.RegNet_X_400MF_Weights, "get_state_dict", lambda *_, **__: asked.append(1) or {})
+    always = ("torchvision.models.RegNet_X_400MF_Weights.IMAGENET1K_V1 if pretrained else None",
+              "torchvision.models.RegNet_X_400MF_Weights.IMAGENET1K_V1")  # fmt: skip
+    original = models.regnet_x_400mf
+    module = load(tmp_path, always, ("torchvision.models.regnet_x_400mf(", f"{reached_by}("))
+    table = CheckTable("the published loss")
+    published.add_published_loss(table, module.CaptioningRNN, "rnn")
+    assert table.rows[0].passed and not asked and models.regnet_x_400mf is models.regnet.regnet_x_400mf is original

@@ -58,7 +58,7 @@ class _Box:
 
         def make_whole(*args, **kwargs):
             models = encoders.import_torchvision().models
-            network, weights = _regnet(models.regnet_x_400mf)
+            network, weights = _regnet()
             network.train().load_state_dict(weights)
             with mock.patch.object(models, "regnet_x_400mf", lambda **options: network):
                 return getattr(self.module, name)(*args, **kwargs)
@@ -68,9 +68,9 @@ class _Box:
 
 
 @functools.cache
-def _regnet(build):
+def _regnet():
     """A network for all captioners of these tests, one after the other, and its first weights."""
-    network = build(weights=None)
+    network = encoders.import_torchvision().models.regnet_x_400mf(weights=None)
     return network, copy.deepcopy(network.state_dict())
 
 

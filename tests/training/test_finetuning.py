@@ -108,7 +108,7 @@ def test_blocks_that_cannot_be_finetuned_are_refused(tiny_data, tmp_path, lite, 
     assert not any(tmp_path.iterdir())  # before any features
 
 
-@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), "0.1", None])
 def test_an_encoder_rate_that_makes_no_sense_is_refused(rate):
     with pytest.raises(ValueError, match=r"encoder_rate is .*; it must be positive and finite"):
         Options(encoder_rate=rate)
