@@ -1,6 +1,6 @@
 """A training run that is killed at random moments and taken up again each time; test_checkpoints.py runs it.
 
-    python tests/killed_run.py FOLDER KILLS SEED
+    python tests/support/killed_run.py FOLDER KILLS SEED
 
 A process that imports torch once, and computes nothing itself, forks a child for each attempt. The child tells
 through a pipe where it is: "e" encoding pictures, "w" writing a file, "s" in a training step. Some events and up to
@@ -25,7 +25,7 @@ import torch
 import torch._dynamo  # as the first optimizer would in each child, for two seconds
 
 sys.path[:0] = map(str, Path(__file__).resolve().parents[1:3])
-from eecs598 import features, files
+from eecs598 import encoders, features, files
 from eecs598.captioner import make_captioner
 from eecs598.training import checkpoints
 from eecs598.training.options import Options
@@ -129,6 +129,7 @@ def run_child(pipe, *arguments):
 
 def main(folder, kills, seed):
     torch.set_num_threads(1)
+    encoders.CPU_BATCH[torch.float32] = 16  # so few events "e" that most kills come after them
     gc.freeze()  # not to be gone through by the garbage collector of each fork
     draw, folder = random.Random(seed), Path(folder)
     killed = folder / "killed.pt", folder / "checkpoints", folder / "features"

@@ -24,7 +24,6 @@ import pytest
 import torch
 from PIL import Image
 from support import ROOT
-from support.notebook_run import write_scenes
 
 from eecs598.vis import attention_overlay
 from eecs598.vis.viewer import attention_viewer
@@ -321,8 +320,7 @@ def lab(browser, project, tmp_path_factory):
     folders = ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR", "LAB_SETTINGS_DIR", "LAB_WORKSPACES_DIR")
     environment = os.environ | {f"JUPYTER{'' if name.startswith('LAB') else '_'}{name}": str(home / name)
                                 for name in folders}  # fmt: skip
-    scenes = write_scenes(project / "scenes.pt")  # as few as the notebook's cells take
-    environment |= {"EECS598_QUICK": "1", "EECS598_DATA": str(scenes), "IPYTHONDIR": str(home / "ipython")}
+    environment |= {"EECS598_QUICK": "1", "EECS598_DATA": "scenes", "IPYTHONDIR": str(home / "ipython")}
     environment["OMP_NUM_THREADS"] = "1"  # beside the browser, a second thread would mostly wait for its turn
     for plugin, settings in SETTINGS.items():
         name, _, part = plugin.partition(":")
