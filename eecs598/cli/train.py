@@ -143,8 +143,8 @@ def run(options, captioner_class):
             commands.check_output(options.out / name, [options.data])
         with everyone.first_before_the_rest():  # weights may have to be downloaded
             encoder = encoders.encoder_for(data, name=options.encoder)
-            further = _describe_by_others(data["train_images"], options, device)
-        held_out = _hold_out(further, data, options)
+            further = _describe_by_others(data["train_images"], encoder, options, device)
+        held_out = _hold_out(further, data, encoder, options)
         data = examples.with_mirror_images(data) if options.mirror else data
         histories, captions, scores = {}, {}, {}
         for cell_type in options.cell:
@@ -285,23 +285,28 @@ def _holds_out(options):
     return options.self_critical > 0 and options.self_critical_ngrams > 0
 
 
-def _describe_by_others(images, options, device):
-    """Features from the encoders of options.reranker_encoders, of the training pictures in use: a list of (m, 2, C)."""
+def _describe_by_others(images, encoder, options, device):
+    """Features from the encoders of options.reranker_encoders, of the training pictures in use: a list of (m, 2, C).
+
+    They see the pictures in the same size as the captioner's encoder.
+    """
     if _holds_out(options) and not options.reranker_encoders:
         raise ValueError("--self-critical-ngrams needs --reranker-encoders, such as lite0 lite1")
     if not (_holds_out(options) or options.reranker):
         return []
     used = images if _holds_out(options) else images[: reranking.MAX_PICTURES]
-    others = [encoders.load_at_resolution(name) for name in options.reranker_encoders]  # all, before one takes long
+    image_size = encoders.describe_encoder(encoder)["image_size"]
+    names = options.reranker_encoders
+    others = [encoders.load_encoder(name, image_size=image_size) for name in names]  # all, before one takes long
     encode = functools.partial(features.cached_features, device=device)
     return [features.describe_pictures(other, used, encode) for other in others]
 
 
-def _hold_out(further, data, options):
+def _hold_out(further, data, encoder, options):
     """The HeldOut for self-critical training, by the result of `_describe_by_others`; None if it is not wanted."""
     if not _holds_out(options):
         return None
-    return reranking.HeldOut(_make_reranker(further, data, options), reranking.join(further))
+    return reranking.HeldOut(_make_reranker(further, data, encoder, options), reranking.join(further))
 
 
 def _fit_reranker(model, further, data, options, device):
@@ -315,14 +320,15 @@ def _fit_reranker(model, further, data, options, device):
     views = [slice(first, first + used) for first in range(0, len(images), count)]
     finetuned = options.finetune_blocks if options.self_critical else 0
     own = describe_training_pictures(model, images, views, device, finetuned=finetuned)
-    return _make_reranker([own, *(part[:used] for part in further)], data, options)
+    return _make_reranker([own, *(part[:used] for part in further)], data, encoders.get_encoder(model), options)
 
 
-def _make_reranker(described, data, options):
+def _make_reranker(described, data, encoder, options):
     """A Reranker by the features of the first training pictures, a list of (m, 2, C)."""
     special = [data["vocab"]["token_to_idx"][token] for token in (NULL, START, END)]
     captions = examples.captions_together(data)[: len(described[0])]
-    return reranking.Reranker(reranking.join(described), captions, special, options.reranker_encoders)
+    image_size = encoders.describe_encoder(encoder)["image_size"]
+    return reranking.Reranker(reranking.join(described), captions, special, options.reranker_encoders, image_size)
 
 
 # ---------------------------------------------------------------------------------------------------------
