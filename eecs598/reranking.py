@@ -29,11 +29,9 @@ from torch import Tensor
 
 from eecs598.encoders import load_encoder
 from eecs598.metrics.cider import MAX_N
-from eecs598.progress import late_bar
 
 MAX_PICTURES = 10_000  # the first ones of a larger training set: G then takes 0.8 GB
 RIDGE = 0.1
-STEP = 512  # pictures predicted at once
 NO_WORD = -1
 WORD_BITS = 15  # of a word in the code of an n-gram
 
@@ -91,14 +89,11 @@ class Reranker:
 
         An empty caption has the score 0.
         """
-        return self.score_by(self.influence(features.float().cpu()), captions)
-
-    def score_by(self, influence, captions):
-        """The scores (N, K) of captions (N, K, T), given the influence (N, n) of the training pictures."""
+        influence = self._influence(features.float().cpu())
         words = _only_words(captions.cpu(), self.special)
         return torch.stack([_score(words, table, influence) for table in self._tables]).mean(0)
 
-    def influence(self, features):
+    def _influence(self, features):
         """How much each training picture counts in the prediction for each picture: k(x)^T (G + ridge I)^-1, (N, n)."""
         known, factor = self._fit
         similar = _kernel(self._normalized(features), known)
@@ -124,38 +119,6 @@ class Reranker:
     def _tables(self):
         words = _only_words(self.captions.long(), self.special)
         return [_tabulate(words, n) for n in range(1, MAX_N + 1)]
-
-
-class HeldOut:
-    """Scores captions of training pictures as a `Reranker` that was fitted to all other pictures would.
-
-    It takes no further fits: with H = G (G + ridge I)^-1, the prediction for picture i by a fit to all others is the
-    sum over j != i of H_ij Y_j / (1 - H_ii). Source: Hastie et al., "The elements of statistical learning", 2009,
-    equation 7.51.
-
-    features (m, M, C): of all training pictures; the reranker was fitted to the first n of them. Takes 2 m n bytes.
-    """
-
-    def __init__(self, reranker, features):
-        self.reranker, parts, features = reranker, [], features.half().float()  # as the reranker has them
-        with late_bar(len(features), "n-grams of other pictures") as bar:
-            for numbers in torch.arange(len(features)).split(STEP):
-                influence = reranker.influence(features[numbers])  # rows of H
-                rows = (numbers < influence.shape[1]).nonzero().squeeze(1)
-                own = numbers[rows]
-                leverage = influence[rows, own]
-                influence[rows, own] = 0
-                influence[rows] /= (1 - leverage).unsqueeze(1)
-                parts.append(influence.half())
-                bar.update(len(numbers))
-        self.influence = torch.cat(parts)
-
-    def score(self, pictures, captions):
-        """The scores (N, K) of captions (N, K, T) of training pictures, given by their index (N,).
-
-        The mirror image of a picture, whose index is larger by m, is that picture.
-        """
-        return self.reranker.score_by(self.influence[pictures.cpu() % len(self.influence)].float(), captions)
 
 
 def _kernel(a, b):

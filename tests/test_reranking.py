@@ -12,13 +12,11 @@ from support.encoder import KnownEncoder
 
 import rnn_lstm_captioning as rlc
 from eecs598 import captioner, coco, decoding, encoders, features, reranking
-from eecs598.cli import train as train_command
 from eecs598.cli.command import main
 from eecs598.coco import DataError
 from eecs598.encoders import describe_grids
 from eecs598.features import describe_pictures
-from eecs598.reranking import RIDGE, HeldOut, Reranker, join, reorder
-from eecs598.training.examples import captions_together
+from eecs598.reranking import RIDGE, Reranker, join, reorder
 from eecs598.training.run import describe_training_pictures
 
 SIDE = 24  # to which the captioner's encoder, and so the reranker's, resizes pictures
@@ -132,32 +130,6 @@ def test_only_the_first_pictures_of_a_large_set_are_used(monkeypatch):
     small = Reranker(features[:4], captions[:4], SPECIAL)
     monkeypatch.setattr(reranking, "MAX_PICTURES", 4)
     assert torch.equal(small.score(features, captions), Reranker(features, captions, SPECIAL).score(features, captions))
-
-
-# --- training pictures ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("n, m", [(9, 9), (9, 12), (2, 3)])
-def test_a_training_picture_is_scored_by_a_fit_to_all_others(n, m, monkeypatch):
-    """By n fits to n - 1 pictures; a picture that the fit does not know is scored as a new one; in half precision."""
-    torch.manual_seed(0)
-    features, captions, new = torch.randn(m, 4, 5), random_captions(m, 3, 6), random_captions(m, 4, 6, seed=1)
-    reranker = Reranker(features[:n], captions[:n], SPECIAL)
-    x = torch.nn.functional.normalize(features.half().float() - features[:n].half().float().mean(0), dim=2)
-    distances = (x[:, None] - x[:n]).square().sum((2, 3)) / 4  # M parts, which contribute equally
-    kernel, influence = (-distances.double()).exp(), torch.zeros(m, n, dtype=torch.float64)
-    for i in range(m):
-        others = [j for j in range(n) if j != i]
-        gram = kernel[others][:, others] + RIDGE * torch.eye(len(others), dtype=torch.float64)
-        influence[i, others] = torch.linalg.solve(gram, kernel[i, others])
-    monkeypatch.setattr(reranking, "STEP", 5)
-    held_out = HeldOut(reranker, features)
-    torch.testing.assert_close(held_out.influence.double(), influence, rtol=2e-3, atol=2e-4)
-    pictures = torch.tensor([m - 1, 0, m + 1])  # the last one is the mirror image of 1
-    wanted = reranker.score_by(influence[[m - 1, 0, 1]].float(), new[[0, 1, 1]])
-    torch.testing.assert_close(held_out.score(pictures, new[[0, 1, 1]]), wanted, rtol=1e-2, atol=1e-3)
-    if n > 2:
-        assert not torch.allclose(wanted, reranker.score(features[[m - 1, 0, 1]], new[[0, 1, 1]]), rtol=0.05, atol=0.01)
 
 
 # --- another order ----------------------------------------------------------------------------------------
@@ -326,38 +298,6 @@ def test_the_commands_train_and_use_it(mirror, tmp_path, tiny_data, known_encode
                  "--beam", "8", "--beam-temperature", "2", "--rerank", "1000"], rlc.CaptioningRNN) == 0  # fmt: skip
     first = capsys.readouterr().out.splitlines()[1].split()[1:]
     assert "red" in first  # the captioner is hardly trained, but red pictures have captions with this word
-
-
-@pytest.mark.parametrize("mirror", [[], ["--mirror"]])
-@pytest.mark.parametrize("reranker", [[], ["--reranker"]])
-def test_it_is_the_reward_of_training_too(mirror, reranker, tmp_path, tiny_data, known_encoder, monkeypatch, capsys):
-    """By the other encoders alone, also for pictures that it is not fitted to, and once for all cells."""
-    monkeypatch.setattr(reranking, "MAX_PICTURES", 3)
-    coco.save_data(tiny_data, tmp_path / "data.pt")
-    losses, self_critical = [], train_command.SelfCritical
-    monkeypatch.setattr(train_command, "SelfCritical", lambda *a, **how: losses.append(how) or self_critical(*a, **how))
-    command = ["train", "--data", tmp_path / "data.pt", "--out", tmp_path, "--cell", "attn", "rnn", "--epochs", 1,
-               "--hidden", 8, "--wordvec", 4, "--self-critical", 1, "--self-critical-ngrams", 1.5, *reranker, *mirror]
-    assert main([*map(str, command)], rlc.CaptioningRNN) == 1
-    assert capsys.readouterr().err.endswith("--self-critical-ngrams needs --reranker-encoders, such as lite0 lite1\n")
-    assert main([*map(str, command), "--reranker-encoders", "other", "known"], rlc.CaptioningRNN) == 0
-    first, second = losses
-    assert first["ngrams"] == 1.5 and first["held_out"] is second["held_out"]
-    described = join([describe(other, [tiny_data["train_images"]]) for other in others()])
-    captions = captions_together(tiny_data)
-    wanted = HeldOut(Reranker(described[:3], captions[:3], SPECIAL), described)
-    assert wanted.influence.shape == (4, 3)
-    torch.testing.assert_close(first["held_out"].influence, wanted.influence, rtol=0.02, atol=0.01)
-    model, _, _ = captioner.load_captioner(tmp_path / "attn.pt", rlc.CaptioningRNN)
-    assert hasattr(model, "reranker") == bool(reranker)
-
-
-def test_without_self_critical_training_nothing_is_held_out(tmp_path, tiny_data, known_encoder, monkeypatch, capsys):
-    coco.save_data(tiny_data, tmp_path / "data.pt")
-    monkeypatch.setattr(reranking, "HeldOut", None)  # a call would fail
-    command = ["train", "--data", tmp_path / "data.pt", "--out", tmp_path, "--cell", "rnn", "--epochs", 1, "--hidden",
-               8, "--wordvec", 4, "--self-critical-ngrams", 1, "--reranker-encoders", "other"]  # fmt: skip
-    assert main([*map(str, command)], rlc.CaptioningRNN) == 0, capsys.readouterr().err
 
 
 def test_a_finetuned_encoder_describes_pictures_from_the_cached_features(tiny_data, tmp_path, monkeypatch):

@@ -98,9 +98,6 @@ def _add_self_critical(parser):
     add("--self-critical-batch", type=commands.positive, default=64, metavar="N", help="pictures in a batch (64)")
     add("--self-critical-bleu", type=commands.zero_or_more, default=0.0, metavar="W", help="reward: CIDEr-D plus W "
         "times the mean n-gram precision, n = 1 to 4, as in BLEU (0)")  # fmt: skip
-    add("--self-critical-ngrams", type=commands.zero_or_more, default=0.0, metavar="W", help="reward: plus W times the "
-        "agreement with n-grams that the captions of all other pictures predict from the features of "
-        "--reranker-encoders (0)")  # fmt: skip
     add("--samples", type=commands.at_least(2), default=5, metavar="K", help="captions sampled for each picture (5)")
     add("--finetune-blocks", type=commands.not_negative, default=0, metavar="N", help="with a frozen encoder, also "
         "train its last N blocks (0)")  # fmt: skip
@@ -143,8 +140,7 @@ def run(options, captioner_class):
             commands.check_output(options.out / name, [options.data])
         with everyone.first_before_the_rest():  # weights may have to be downloaded
             encoder = encoders.encoder_for(data, name=options.encoder)
-            further = _describe_by_others(data["train_images"], encoder, options, device)
-        held_out = _hold_out(further, data, encoder, options)
+            others = _load_reranker_encoders(encoder, options) if options.reranker else []
         data = examples.with_mirror_images(data) if options.mirror else data
         histories, captions, scores = {}, {}, {}
         for cell_type in options.cell:
@@ -153,12 +149,12 @@ def run(options, captioner_class):
                 captioner_class, data, cell_type, copy.deepcopy(encoder), options.hidden, options.wordvec,
                 options.output_heads,
             )  # fmt: skip
-            histories |= _train(model, cell_type, data, held_out, options, device)
+            histories |= _train(model, cell_type, data, options, device)
             if everyone.first:
                 path = options.out / f"{cell_type}.pt"
                 captioner.save_captioner(model, path, data, options.hidden, options.wordvec)
                 if options.reranker:
-                    model.reranker = _fit_reranker(model, further, data, options, device)
+                    model.reranker = _fit_reranker(model, others, data, options, device)
                     captioner.save_captioner(model, path, data, options.hidden, options.wordvec)
                 print(f"{path}: training loss {_last_loss(histories[cell_type]):.3f} over the last epoch")
                 captions[cell_type], evaluation = captioner.score_captioner(model, data)
@@ -170,11 +166,8 @@ def run(options, captioner_class):
             _print_examples(captions, data, options.show)
 
 
-def _train(model, cell_type, data, held_out, options, device):
-    """Cross-entropy training and then, if asked for, self-critical training. Returns the History of each by name.
-
-    held_out: the result of `_hold_out`.
-    """
+def _train(model, cell_type, data, options, device):
+    """Cross-entropy training and then, if asked for, self-critical training. Returns the History of each by name."""
     if options.reranker:
         captioner.require_steps(model)  # before anything is trained: without them nothing can be reranked
     fast, everyone = _choose_fast(model, options), processes.current()
@@ -185,7 +178,7 @@ def _train(model, cell_type, data, held_out, options, device):
     if cut:
         print(f"note: {cut:,} captions are cut to {MAX_WORDS} words, without <END>")
     shared = _shared_arguments(data, options, device)
-    self_critical = _make_self_critical(model, data, held_out, options) if options.self_critical else None
+    self_critical = _make_self_critical(model, data, options) if options.self_critical else None
     histories = {cell_type: train_captioner(
         model, data["train_images"], captions, options.epochs, options.batch_size, options.learning_rate,
         options.lr_decay, image_index=image_index, fast=fast, checkpoint_dir=_checkpoint_dir(options, cell_type),
@@ -255,13 +248,12 @@ def _checkpoint_dir(options, name):
     return options.checkpoint_dir and options.checkpoint_dir / name
 
 
-def _make_self_critical(model, data, held_out, options):
+def _make_self_critical(model, data, options):
     """The loss of self-critical training, with the training captions as references."""
     pictures = range(len(data["train_images"]))
     references = [[text.split() for text in texts] for texts in captioner.people(data, pictures, "train")]
     objective = Objective(model, _read_options(options))
-    return SelfCritical(objective, references, data["vocab"], options.samples, bleu=options.self_critical_bleu,
-                        held_out=held_out, ngrams=options.self_critical_ngrams)  # fmt: skip
+    return SelfCritical(objective, references, data["vocab"], options.samples, bleu=options.self_critical_bleu)
 
 
 def _train_self_critically(model, loss, data, options, shared):
@@ -277,42 +269,20 @@ def _train_self_critically(model, loss, data, options, shared):
 
 
 # ---------------------------------------------------------------------------------------------------------
-# N-grams predicted from the features of pictures
+# Reranking
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _holds_out(options):
-    return options.self_critical > 0 and options.self_critical_ngrams > 0
-
-
-def _describe_by_others(images, encoder, options, device):
-    """Features from the encoders of options.reranker_encoders, of the training pictures in use: a list of (m, 2, C).
-
-    They see the pictures in the same size as the captioner's encoder.
-    """
-    if _holds_out(options) and not options.reranker_encoders:
-        raise ValueError("--self-critical-ngrams needs --reranker-encoders, such as lite0 lite1")
-    if not (_holds_out(options) or options.reranker):
-        return []
-    used = images if _holds_out(options) else images[: reranking.MAX_PICTURES]
+def _load_reranker_encoders(encoder, options):
+    """The encoders of options.reranker_encoders. They see the pictures in the same size as the captioner's encoder."""
     image_size = encoders.describe_encoder(encoder)["image_size"]
-    names = options.reranker_encoders
-    others = [encoders.load_encoder(name, image_size=image_size) for name in names]  # all, before one takes long
-    encode = functools.partial(features.cached_features, device=device)
-    return [features.describe_pictures(other, used, encode) for other in others]
+    return [encoders.load_encoder(name, image_size=image_size) for name in options.reranker_encoders]
 
 
-def _hold_out(further, data, encoder, options):
-    """The HeldOut for self-critical training, by the result of `_describe_by_others`; None if it is not wanted."""
-    if not _holds_out(options):
-        return None
-    return reranking.HeldOut(_make_reranker(further, data, encoder, options), reranking.join(further))
+def _fit_reranker(model, others, data, options, device):
+    """The Reranker of a trained captioner, from its own encoder's features and from those of others.
 
-
-def _fit_reranker(model, further, data, options, device):
-    """The Reranker of a trained captioner; its own encoder's features are averaged with those of mirror images.
-
-    further: the result of `_describe_by_others`.
+    others: the result of `_load_reranker_encoders`. Its own features are averaged with those of mirror images.
     """
     images = data["train_images"]
     count = len(images) // 2 if options.mirror else len(images)
@@ -320,15 +290,12 @@ def _fit_reranker(model, further, data, options, device):
     views = [slice(first, first + used) for first in range(0, len(images), count)]
     finetuned = options.finetune_blocks if options.self_critical else 0
     own = describe_training_pictures(model, images, views, device, finetuned=finetuned)
-    return _make_reranker([own, *(part[:used] for part in further)], data, encoders.get_encoder(model), options)
-
-
-def _make_reranker(described, data, encoder, options):
-    """A Reranker by the features of the first training pictures, a list of (m, 2, C)."""
+    encode = functools.partial(features.cached_features, device=device)
+    described = reranking.join([own, *(features.describe_pictures(other, images[:used], encode) for other in others)])
     special = [data["vocab"]["token_to_idx"][token] for token in (NULL, START, END)]
-    captions = examples.captions_together(data)[: len(described[0])]
-    image_size = encoders.describe_encoder(encoder)["image_size"]
-    return reranking.Reranker(reranking.join(described), captions, special, options.reranker_encoders, image_size)
+    image_size = encoders.describe_encoder(encoders.get_encoder(model))["image_size"]
+    return reranking.Reranker(described, examples.captions_together(data)[:used], special, options.reranker_encoders,
+                              image_size)  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------

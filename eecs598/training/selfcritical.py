@@ -22,8 +22,6 @@ from eecs598.metrics.cider import MAX_N, CiderD, count_ngrams
 from eecs598.progress import late_bar
 from eecs598.training import checkpoints, solver
 
-CIDER_SCALE = 10  # CIDEr-D is ten times a mean of inner products, such as a HeldOut's score
-
 
 class Bleu:
     """A BLEU score for single captions: the arithmetic mean of the clipped n-gram precisions, n = 1 to 4, times the
@@ -84,30 +82,21 @@ class SelfCritical(nn.Module):
     picture, its captions as lists of words. vocab: of the data file. samples: captions sampled for each picture, at
     least 2. max_length: their maximum length in words. bleu: the weight of `Bleu` in the reward, added to CIDEr-D.
     <END> counts as a word, so that an unfinished caption scores lower than a finished one. Raises ValueError.
-
-    held_out: None or an `eecs598.reranking.HeldOut`, whose score is part of the reward, too, with the weight `ngrams`.
-    A picture's own captions are few, and a model that sees them again and again learns them by heart. What the captions
-    of all other pictures predict for it has less noise.
     """
 
-    def __init__(self, objective, references, vocab, samples=5, max_length=16, bleu=0.0, held_out=None, ngrams=1.0):
+    def __init__(self, objective, references, vocab, samples=5, max_length=16, bleu=0.0):
         super().__init__()
         if samples < 2:
             raise ValueError(f"samples is {samples!r}; it must be at least 2, as the others are the baseline")
         if not 0 <= bleu < math.inf:
             raise ValueError(f"bleu is {bleu!r}; it must be finite and at least 0")
-        if not 0 <= ngrams < math.inf:
-            raise ValueError(f"ngrams is {ngrams!r}; it must be finite and at least 0")
         ids = vocab["token_to_idx"]
         self.objective, self.samples, self.max_length, self.null = objective, samples, max_length, ids["<NULL>"]
         self.start, self.end = ids["<START>"], ids["<END>"]
         # words outside the vocabulary stay strings, which match nothing in a sampled caption
         known = [[[ids.get(word, word) for word in (*words, "<END>")] for words in texts] for texts in references]
         self.scorers = [(1.0, CiderD(_counting(known))), *([(bleu, Bleu(_counting(known)))] if bleu else [])]
-        self.held_out, self.ngrams = held_out, ngrams
         self.known = {"samples": samples, "references": _hash(known), **({"bleu": bleu} if bleu else {})}
-        if held_out:
-            self.known |= {"ngrams": ngrams, "ngrams by": held_out.reranker.encoders}
         self.rewards = []  # mean reward of each batch
 
     def describe(self):
@@ -126,8 +115,6 @@ class SelfCritical(nn.Module):
         sampled = decoding.sample_captions(model, images, self.max_length, K).words  # (N, K, T)
         scores = torch.tensor([[self.score(picture, words) for words in captions]
                                for picture, captions in zip(pictures.tolist(), sampled.tolist())])  # fmt: skip
-        if self.held_out:
-            scores += self.ngrams * CIDER_SCALE * self.held_out.score(pictures, sampled)
         self.rewards.append(scores.mean().item())
         baseline = (scores.sum(1, keepdim=True) - scores) / (K - 1)
         start = sampled.new_full((*sampled.shape[:2], 1), self.start)

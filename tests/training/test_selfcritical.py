@@ -1,7 +1,6 @@
 """Self-critical training: CIDEr-D of single captions, and a loss that prefers the better of a model's own."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -92,43 +91,9 @@ def test_the_loss_weighs_each_caption_by_its_advantage(tiny_data, cell_type, ble
     assert loss_of.rewards == [pytest.approx(sum(loss_of.rewards))] and model.training
 
 
-class FakeHeldOut:
-    """Scores a caption by its length, and remembers of which pictures."""
-
-    reranker = SimpleNamespace(encoders=["lite0"])
-
-    def __init__(self):
-        self.pictures = []
-
-    def score(self, pictures, captions):
-        self.pictures.append(pictures.tolist())
-        return (captions != 0).sum(2) / 100
-
-
-@pytest.mark.parametrize("ngrams", [0.0, 0.5, 2.0])
-def test_what_other_pictures_predict_is_part_of_the_reward(tiny_data, ngrams, monkeypatch):
-    """As a term of each caption's score, ten times the inner product, as in CIDEr-D."""
-    images, pictures, given = tiny_data["train_images"], torch.tensor([2, 0]), []
-    kept = Objective.forward
-    monkeypatch.setattr(Objective, "forward", lambda self, *args: given.append(args) or kept(self, *args))
-    held_out, rewards = FakeHeldOut(), []
-    for how in ({}, {"held_out": held_out, "ngrams": ngrams}):
-        loss_of = critical(make(tiny_data), tiny_data, samples=3, max_length=6, **how)
-        torch.manual_seed(1)
-        loss_of(images[pictures], pictures)
-        rewards += loss_of.rewards
-    (_, captions, plain), (_, same, advantages) = given
-    assert torch.equal(captions, same) and held_out.pictures == [[2, 0]]
-    lengths = (captions[:, :, 1:] != 0).sum(2) / 10
-    assert rewards[1] == pytest.approx(rewards[0] + ngrams * lengths.mean().item(), rel=1e-5)
-    others = (lengths.sum(1, keepdim=True) - lengths) / 2
-    torch.testing.assert_close(advantages, plain + ngrams * (lengths - others))
-
-
 def test_a_weight_that_is_no_weight_is_refused(tiny_data):
-    for name in ("bleu", "ngrams"):
-        with pytest.raises(ValueError, match=f"{name} is -1; it must be finite and at least 0"):
-            critical(make(tiny_data), tiny_data, **{name: -1})
+    with pytest.raises(ValueError, match="bleu is -1; it must be finite and at least 0"):
+        critical(make(tiny_data), tiny_data, bleu=-1)
 
 
 def test_a_caption_must_end(tiny_data):
@@ -219,8 +184,8 @@ def test_it_goes_on_from_its_own_checkpoints_alone(tiny_data, tmp_path):
         train(tmp_path / "parts", 4, temperature=0.5)
     with pytest.raises(CheckpointError, match="samples: 5 there, 4 here"):
         train(tmp_path / "parts", 4, samples=4)
-    with pytest.raises(CheckpointError, match="ngrams: "):
-        train(tmp_path / "parts", 4, held_out=FakeHeldOut(), ngrams=1.0)
+    with pytest.raises(CheckpointError, match="bleu: "):
+        train(tmp_path / "parts", 4, bleu=1.0)
 
 
 def test_scaled_logits_are_those_divided_by_a_temperature(tiny_data):
