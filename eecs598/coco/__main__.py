@@ -145,7 +145,6 @@ def _add_build_options(add):
         "their folder")  # fmt: skip
     add("--train-captions", type=Path, metavar="FILE", help="instead of --captions, training captions only")
     add("--val-captions", type=Path, metavar="FILE", help="with it, validation captions (some of the training ones)")
-    add("--karpathy", type=Path, metavar="JSON", help="like --captions, for a Karpathy split file")
     add("--year", type=int, choices=(2014, 2017), default=2014, help="edition of COCO, if downloaded (2014)")
     add("--cache", type=Path, default=CACHE, metavar="DIR", help=f"folder for downloads (datasets/{CACHE.name})")
     add("--image-url", action="append", metavar="URL", help=f"another image host ({COCO_IMAGE_URL})")
@@ -177,7 +176,7 @@ def _run(command, options):
     return check(path)
 
 
-INPUTS = ("file", "captions", "karpathy", "train_captions", "val_captions")
+INPUTS = ("file", "captions", "train_captions", "val_captions")
 
 
 @command

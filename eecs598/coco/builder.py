@@ -39,9 +39,9 @@ IMAGE_URLS = (download.COCO_IMAGE_URL, download.COCO_IMAGE_MIRROR_URL)
 COURSE_COUNTS = {"train": 10000, "val": 500}  # of the course's own file
 
 
-def build_data(images=None, train_captions=None, val_captions=None, out=None, *, val_images=None, karpathy=None,
-               captions=None, split_lists=None, year=2014, cache=CACHE, image_url=IMAGE_URLS, image_size=112,
-               fit="stretch", num_train=None, num_val=None, min_count=4, seed=0, workers=None):
+def build_data(images=None, train_captions=None, val_captions=None, out=None, *, val_images=None, captions=None,
+               split_lists=None, year=2014, cache=CACHE, image_url=IMAGE_URLS, image_size=112, fit="stretch",
+               num_train=None, num_val=None, min_count=4, seed=0, workers=None):
     """Build a data file's dict from pictures and captions, in any of the formats listed in `forms.py`.
 
     images, val_images: folders of pictures; `val_images` defaults to `images`. Without `images`, the selected
@@ -52,7 +52,6 @@ def build_data(images=None, train_captions=None, val_captions=None, out=None, *,
         validation pictures, `num_val` pictures or a tenth of them, chosen by `seed`, are used for validation
     train_captions, val_captions: instead, a captions file for each split; the second one is optional in the same way.
         By default COCO's own of `year`, 2014 or 2017, are downloaded
-    karpathy: like `captions`, for a Karpathy split file
     out: the data file to write, or None
     image_size, fit: as in `prepare_image`
     num_train, num_val: numbers of pictures, chosen by `seed`; by default all, or at most 10,000 and 500 if downloaded
@@ -72,7 +71,7 @@ def build_data(images=None, train_captions=None, val_captions=None, out=None, *,
     folders = {Path(folder) for folder in (images, val_images) if folder is not None}
     _check_folders(folders)
     source = _Fetcher(image_url, Path(cache)) if images is None else None
-    files = {"captions": captions, "karpathy": karpathy, "train": train_captions, "val": val_captions}
+    files = {"captions": captions, "train": train_captions, "val": val_captions}
     train, val, told, listed = _read_pictures(files, split_lists, year, Path(cache))
     for folder in sorted(folders):
         _tell_uncaptioned(folder, listed)
@@ -156,16 +155,14 @@ def _is_running(process):
 def _read_pictures(files, split_lists, year, cache):
     """Training pictures, validation pictures or None, the captions file of each, and all file names in NFC.
 
-    files: the captions file or None for each of "captions", "karpathy", "train" and "val", see `build_data`.
+    files: the captions file or None for each of "captions", "train" and "val", see `build_data`.
     """
     given = [path for path in files.values() if path is not None]
-    if (whole := files["captions"] or files["karpathy"]) is not None:
+    if (whole := files["captions"]) is not None:
         if len(given) > 1:
             raise DataError(f"{whole}: this file has all captions; give no other captions file with it")
         found = _read_captions_file(whole, split_lists)
         splits = {picture.split for picture in found.pictures} - {""}
-        if files["karpathy"] is not None and not splits:
-            raise DataError(f"{whole}: not a Karpathy split file, whose images have a split and sentences each")
         train = select_split(found, "train" if splits else None, whole)
         val = select_split(found, "val", whole) if "val" in splits else None
         listed, told = found.pictures, (whole, whole)

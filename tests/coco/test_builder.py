@@ -237,7 +237,7 @@ def test_the_command_fetches_from_the_host_that_is_named(tmp_path, host, capsys)
     wanted = build_data(images, captions, image_size=4, num_train=6, num_val=2)
     assert_equal(coco.load_data(tmp_path / "out.pt"), wanted)
     path = karpathy(tmp_path)
-    options = ["--karpathy", str(path), "--images", str(images), "--out", str(tmp_path / "karpathy.pt")]
+    options = ["--captions", str(path), "--images", str(images), "--out", str(tmp_path / "karpathy.pt")]
     assert main(["build", *options]) == 0
     assert "train: 6 pictures of 112 x 112" in capsys.readouterr().out
 
@@ -322,11 +322,11 @@ def karpathy(tmp_path, change=lambda entry: None, folder="train2014"):
 def test_a_karpathy_file_gives_its_own_split(tmp_path, host):
     images, _ = serve_folder(host, tmp_path, range(12))
     path = karpathy(tmp_path)
-    data = build_data(images, karpathy=path, image_size=4)
+    data = build_data(images, captions=path, image_size=4)
     assert sorted(numbers_of(data, "train")) == [0, 1, 4, 5, 8, 9] and sorted(numbers_of(data, "val")) == [2, 6, 10]
-    assert_equal(build_data(karpathy=path, image_url=host.image_url, cache=tmp_path / "cache", image_size=4), data)
+    assert_equal(build_data(captions=path, image_url=host.image_url, cache=tmp_path / "cache", image_size=4), data)
     os.rename(images, tmp_path / "train2014")  # the archives' own folders, in the one that is named
-    assert_equal(build_data(tmp_path, karpathy=path, image_size=4), data)
+    assert_equal(build_data(tmp_path, captions=path, image_size=4), data)
 
 
 def test_flickrs_karpathy_file_has_neither_folders_nor_coco_ids(tmp_path):
@@ -354,11 +354,8 @@ def test_wrong_karpathy_files_are_told(change, phrase, tmp_path):
     assert phrase in message(read_captions_file, karpathy(tmp_path, change))
 
 
-def test_the_two_formats_are_not_taken_for_each_other(tmp_path):
-    _, captions = write_folder(tmp_path, range(3))
+def test_a_file_with_splits_is_not_taken_for_training_captions(tmp_path):
     assert "(--captions)" in message(build_data, tmp_path, karpathy(tmp_path))
-    assert "not a Karpathy split file" in message(build_data, tmp_path, karpathy=captions)
-    assert "give no other captions file with it" in message(build_data, tmp_path, captions, karpathy=karpathy(tmp_path))
 
 
 # --- killed builds, memory ----------------------------------------------------------------------------------

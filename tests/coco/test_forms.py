@@ -257,7 +257,6 @@ def test_captions_given_twice_or_without_training_pictures_are_told(tmp_path):
     images, path, captions = flickr_folder(tmp_path)
     lists = [write(tmp_path, "000.png\n", "test.txt")]
     assert "give no other captions file with it" in message(build_data, images, captions, captions=path)
-    assert "give no other captions file with it" in message(build_data, images, captions=path, karpathy=path)
     assert "given by --captions" in message(build_data, images, captions, split_lists=lists)
     assert "no pictures of split 'train'; its splits: test" in message(
         build_data, images, captions=path, split_lists=lists
