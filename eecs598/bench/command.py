@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def main(arguments=None):
 
 def draw(rows, machine, path):
     """Plot the ratios as bars in `path`, and the rows of "growth" as curves in a second file beside it."""
-    grown = [row for row in rows if row.name.startswith("LSTM, ")]
+    grown = [row for row in rows if re.fullmatch(r"LSTM, [HT]=\d+", row.name)]
     figures = {path: plot_ratios([row for row in rows if row not in grown], machine)} if len(grown) < len(rows) else {}
     if grown:
         figures[path.with_stem(f"{path.stem}-growth")] = plot_growth(grown)

@@ -257,7 +257,9 @@ def test_an_unknown_precision_is_refused():
 
 
 def some_rows():
-    ratios = [("LSTM", 0.9), ("beam 3", 0.05), *((f"LSTM, {n}={v}", 1.1) for n in "HT" for v in (4, 8))]
+    """Rows as `bench.run` gives them: two with a ratio of their own, others whose names begin like those of growth."""
+    ratios = [("LSTM", 0.9), ("beam 3", 0.05)]
+    ratios += [(name, 1.1) for name in (PRODUCTS[0], "LSTM, bfloat16", "LSTM, one graph", *ROWS["growth"])]
     return [bench.Row(name, "N=2", "torch.nn.LSTM", 10 * k, 10.0, k, k - 0.01, k + 0.01) for name, k in ratios]
 
 
@@ -320,8 +322,8 @@ def test_bars_and_whiskers_show_the_ratios():
 
 
 def test_growth_has_a_panel_for_each_size():
-    axes = vis.plot_growth(some_rows()[2:]).axes
+    axes = vis.plot_growth(some_rows()[-len(ROWS["growth"]) :]).axes
     assert [ax.get_xlabel() for ax in axes] == ["H", "T"]
     ours, other = axes[0].lines
-    assert list(ours.get_xdata()) == [4, 8]
-    assert list(ours.get_ydata()) == [11, 11] and list(other.get_ydata()) == [10, 10]
+    assert list(ours.get_xdata()) == [64, 128, 256, 512]
+    assert list(ours.get_ydata()) == 4 * [11] and list(other.get_ydata()) == 4 * [10]
