@@ -22,6 +22,7 @@ from eecs598.files import hash_rows, remove, save_whole
 from eecs598.training import processes
 
 FORMAT = 1  # to be incremented when the contents change; checkpoints of another format are rejected
+FROZEN = " frozen"  # ends the description of a weight that is not trained
 
 
 class CheckpointError(ValueError):
@@ -100,9 +101,11 @@ class Checkpoints:
             signal.signal(signal.SIGINT, self._stop)
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, kind, *exception):
         if threading.current_thread() is threading.main_thread() and callable(self._handler):
             signal.signal(signal.SIGINT, self._handler)
+        if self.stopping and kind is None:  # interrupted after the last checkpoint
+            raise KeyboardInterrupt(f"stopped; {self.kept[0]} has all epochs, and training again goes on from there")
 
     def _stop(self, number, frame):
         self.stopping = True
@@ -196,9 +199,10 @@ def load_best(model, folder):
             raise CheckpointError(f"{name} is {value} in {folder}, {here.get(name, 'missing')} in the model: "
                                   "make the model as for that run")
     model.load_state_dict(state["run"]["model"], strict=False)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter, value in zip(trained, state["run"].get("average", ())):
-        parameter.data.copy_(value)
+    parameters = dict(model.named_parameters())
+    trained = [name.removeprefix("model.") for name, value in known.items() if not value.endswith(FROZEN)]
+    for name, value in zip(trained, state["run"].get("average", ())):
+        parameters[name].data.copy_(value)
     return state["run"]["best_epoch"], state["run"]["best"]
 
 
@@ -230,7 +234,7 @@ def hash_tensors(tensors):
 def describe_model(model):
     """The model's class, and the shape and dtype of each weight and whether it is trained, by name."""
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    layout = {f"model.{name}": f"{tuple(value.shape)} {_dtype(value)}{'' if name in trained else ' frozen'}"
+    layout = {f"model.{name}": f"{tuple(value.shape)} {_dtype(value)}{'' if name in trained else FROZEN}"
               for name, value in model.state_dict().items()}  # fmt: skip
     return {"model": type(model).__name__, **layout}
 

@@ -64,7 +64,7 @@ class Run:
         self.order = torch.Generator().manual_seed(options.seed)
         self.order_state = self.order.get_state()  # generates the order of the current epoch
         self.history = History(iterations)
-        self.epoch, self.best, self.best_epoch = 0, math.inf, 0
+        self.epoch, self.best, self.best_epoch, self.best_by = 0, math.inf, 0, None
         self.began = time.perf_counter()
 
     def _groups(self, learning_rate):
@@ -97,12 +97,14 @@ class Run:
         """
         self.optimizer.zero_grad(set_to_none=True)
         share, weight = self.processes.share(rows)
-        parts, value = share.split(math.ceil(len(share) / self.options.accumulate)), 0.0
+        parts = share.split(math.ceil(len(share) / self.options.accumulate))
+        value, reward, rewards = 0.0, 0.0, getattr(self.loss, "rewards", None)
         for part in parts:
             with self.processes.alone(self.together, part is not parts[-1]):
                 loss = loss_of(self.together, part) * (len(part) * weight)
                 loss.backward()
             value += loss.item()
+            reward += rewards[-1] * (len(part) * weight) if rewards else 0.0
         value = self._finite(self.processes.sum(value, self.device))
         if self.options.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.options.clip_norm)
@@ -111,9 +113,8 @@ class Run:
             self.schedule.step()
         self._move_average()
         self.history.losses.append(value)
-        if rewards := getattr(self.loss, "rewards", ())[-len(parts) :]:
-            mean = sum(rewards) / len(rewards) / self.processes.count
-            self.history.rewards.append(self.processes.sum(mean, self.device))
+        if rewards:
+            self.history.rewards.append(self.processes.sum(reward, self.device))
         self.history.seconds = time.perf_counter() - self.began
 
     @torch.no_grad()
@@ -150,19 +151,21 @@ class Run:
         if val_loss is not None:
             self.history.val_losses.append(val_loss)
         losses = self.history.losses[-self.history.iterations_per_epoch :]
-        score = sum(losses) / len(losses) if val_loss is None else val_loss
+        by, score = "training loss", sum(losses) / len(losses)
+        if val_loss is not None:
+            by, score = "validation loss", val_loss
         if val_scores is not None:
             self.history.val_scores.append(val_scores)
-            score = -val_scores["CIDEr-D"]
-        if score < self.best:
-            self.best, self.best_epoch = score, self.epoch
+            by, score = "CIDEr-D", -val_scores["CIDEr-D"]
+        if by != self.best_by or score < self.best:  # a resumed run may be scored by something else
+            self.best, self.best_epoch, self.best_by = score, self.epoch, by
         self.history.seconds = time.perf_counter() - self.began
 
     def state_dict(self):
         return {
             "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(), "order": self.order_state, "history": vars(self.history),
-            "epoch": self.epoch, "best": self.best, "best_epoch": self.best_epoch,
+            "epoch": self.epoch, "best": self.best, "best_epoch": self.best_epoch, "best_by": self.best_by,
             **({"average": self.average} if self.average else {}),
         }  # fmt: skip
 
@@ -174,6 +177,7 @@ class Run:
         self.order.set_state(state["order"])
         self.order_state, self.history = state["order"], History(**state["history"])
         self.epoch, self.best, self.best_epoch = state["epoch"], state["best"], state["best_epoch"]
+        self.best_by = state.get("best_by")  # not in checkpoints of before 30 November 2026
         self.began = time.perf_counter() - self.history.seconds
 
     def _finite(self, value):
@@ -369,6 +373,8 @@ def check_arguments(images, captions, image_index=None, val_data=None, **sizes):
         raise ValueError(f"val_data has {len(val_data[0])} images but {len(val_data[1])} captions: give one of each")
     if len(captions) == 0:
         raise ValueError("captions are empty; there must be at least one to train on")
+    if val_data and len(val_data[1]) == 0:
+        raise ValueError("val_data is empty; leave it out, or give at least one picture with its caption")
     if image_index is None:
         if len(images) != len(captions):
             raise ValueError(f"{len(images)} images but {len(captions)} captions: pass image_index, or as many of each")

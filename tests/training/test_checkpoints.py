@@ -217,6 +217,13 @@ def test_the_best_epoch_is_kept(tmp_path, val):
         load_best(Noisy(width=3), tmp_path)
 
 
+def test_the_best_epoch_is_chosen_anew_when_something_else_chooses_it(tmp_path):
+    """A CIDEr-D of 0.9 counts as -0.9, which no loss is below."""
+    run(tmp_path, num_epochs=2, score=lambda model: {"CIDEr-D": 0.9})
+    _, history = run(tmp_path)
+    assert load_best(Noisy(), tmp_path) == (3, history.val_losses[2])
+
+
 def test_the_precision_found_the_first_time_stays(tmp_path, monkeypatch):
     """It is found by measuring time, which may come out otherwise the next time."""
     monkeypatch.setattr(solver, "best_precision", lambda device: "bfloat16")
@@ -508,6 +515,19 @@ def test_an_interrupt_waits_for_the_iteration_and_leaves_a_checkpoint(tmp_path, 
 
 
 @pytest.mark.usefixtures("heard")
+def test_an_interrupt_after_the_last_checkpoint_is_not_forgotten(tmp_path):
+    """Otherwise the next phase of training would begin."""
+
+    def interrupt(history, images):
+        if len(history.val_losses) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match=r"stopped; .*-0*9\.pt has all epochs"):
+        run(tmp_path, after_epoch=interrupt)
+    assert result(run(tmp_path)) == result(run())
+
+
+@pytest.mark.usefixtures("heard")
 def test_a_second_interrupt_does_not_wait(tmp_path):
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt) as caught:
@@ -562,6 +582,15 @@ def test_a_captioner_goes_on_from_its_checkpoint_dir(tiny_data, tmp_path, freeze
     assert load_best(again, tmp_path / "kept")[0] in (1, 2, 3, 4)  # also where the encoder's weights are not kept
     state = read_checkpoint(tmp_path / "kept" / "best.pt")["run"]["model"]
     assert ("image_encoder.scale" in state) is not freeze
+
+
+def test_the_best_averaged_weights_fit_a_captioner_whose_encoder_was_frozen(tiny_data, tmp_path):
+    """A new captioner's encoder is not frozen; its weights are not among those that were averaged."""
+    trained, _ = train_captioner(tiny_data, tmp_path, 1, averaging=0.9, checkpoint_dir=tmp_path / "kept")
+    again = make_captioner(CaptioningRNN, tiny_data, "attn", MeanEncoder(), hidden_dim=8, wordvec_dim=4)
+    assert next(iter(dict(again.named_parameters()))).startswith("image_encoder")
+    assert load_best(again, tmp_path / "kept")[0] == 1
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in trained.state_dict().items())
 
 
 def test_a_finished_captioner_computes_no_features(tiny_data, tmp_path, monkeypatch):

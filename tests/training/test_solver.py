@@ -117,6 +117,10 @@ def test_unequal_numbers_are_named():
         train(Recorder(), images, captions[:7], **SIZES, options=QUIET)
     with pytest.raises(ValueError, match="captions are empty"):
         train(Recorder(), images[:0], captions[:0], **SIZES, options=QUIET)
+    model = Recorder()
+    with pytest.raises(ValueError, match="val_data is empty"):
+        train(model, images, captions, **SIZES, options=QUIET, val_data=(images[:0], captions[:0]))
+    assert not model.shown
 
 
 # --- memory -----------------------------------------------------------------------------------------------
