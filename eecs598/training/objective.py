@@ -113,7 +113,7 @@ class Objective(nn.Module):
             factors = factors.masked_fill(y == parts.ignore_index, 0)
         smoothing = self.options.label_smoothing if self.training and not sampled else 0.0
         banned = self._banned_words() if sampled else []
-        loss = word_loss(scored, *parts.output, y, factors, smoothing, banned) / len(captions)
+        loss = word_loss(scored, parts.output.weight, parts.output.bias, y, factors, smoothing, banned) / len(captions)
         return loss if sampled else loss + self._attention_penalties(parts, h, start, mask)
 
     def _banned_words(self):
@@ -147,7 +147,7 @@ class Objective(nn.Module):
             # "Parallel scheduled sampling", 2019).
             with torch.no_grad():
                 _, read = self._run_cell(parts, start, looked_at, words, lengths)
-                scores = F.linear(read[:, :-1], *parts.output).float()
+                scores = F.linear(read[:, :-1], parts.output.weight, parts.output.bias).float()
                 guesses = torch.distributions.Categorical(logits=scores).sample()
             replaced = torch.rand(guesses.shape, device=words.device) < self.options.scheduled_sampling
             words = torch.cat([words[:, :1], guesses.where(replaced, words[:, 1:])], dim=1)
@@ -218,12 +218,13 @@ def plain_loss(model, images, captions):
 
 
 def tie_embeddings(model):
-    """Share the word vectors with the output weights, permanently. Raises ValueError unless W = H."""
-    if model.word_embedding.W_embed.shape != model.output_projection.weight.shape:
-        wordvec_dim, hidden_dim = model.word_embedding.W_embed.shape[1], model.output_projection.weight.shape[1]
+    """Share the word vectors with the output weights, permanently. Raises ValueError unless W = H, PartsError."""
+    parts = find_parts(model)
+    wordvec_dim, hidden_dim = parts.word_embedding.W_embed.shape[1], parts.output.in_features
+    if wordvec_dim != hidden_dim:
         raise ValueError(f"tie_embeddings needs wordvec_dim equal to hidden_dim, but wordvec_dim is {wordvec_dim} "
                          f"and hidden_dim {hidden_dim}")  # fmt: skip
-    model.output_projection.weight = model.word_embedding.W_embed
+    parts.output.weight = parts.word_embedding.W_embed
 
 
 def _gradients(loss, parameters):
@@ -258,7 +259,7 @@ class Parts(NamedTuple):
     feature: tuple[Tensor, Tensor]  # (H, C), (H,)
     word_embedding: nn.Module  # parameter W_embed (V, W)
     cell: tuple[Tensor, ...]  # Wx, Wh, for attn Wattn, b
-    output: tuple[Tensor, Tensor]  # (V, H), (V,)
+    output: nn.Linear  # from H to the V words
     cell_type: str
     ignore_index: int | None
     deep_output: nn.Module | None  # of `eecs598.deep_output`
@@ -281,8 +282,8 @@ def find_parts(model):
     feature = _first(maps, lambda m: m.weight.shape == (H, C), f"an nn.Linear from the {C} image features to {H}")
     cell_type = "attn" if hasattr(cell, "Wattn") else "lstm" if columns == 4 * H else "rnn"
     weights = (cell.Wx, cell.Wh, *([cell.Wattn] if cell_type == "attn" else []), cell.b)
-    return Parts(encoder, (feature.weight, feature.bias), embedding, weights, (output.weight, output.bias),
-                 cell_type, getattr(model, "ignore_index", None), deep_output)  # fmt: skip
+    return Parts(encoder, (feature.weight, feature.bias), embedding, weights, output, cell_type,
+                  getattr(model, "ignore_index", None), deep_output)  # fmt: skip
 
 
 def _first(modules, fits, what):

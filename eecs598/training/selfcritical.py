@@ -21,6 +21,7 @@ from eecs598 import decoding
 from eecs598.metrics.cider import MAX_N, CiderD, count_ngrams
 from eecs598.progress import late_bar
 from eecs598.training import checkpoints, solver
+from eecs598.training.objective import find_parts
 
 
 class Bleu:
@@ -55,11 +56,12 @@ def scale_logits(model, temperature):
 
     Label smoothing with 0.1 leaves a tenth of the probability to unsuitable words. Most captions sampled from such a
     model contain one, which makes their scores uninformative. Raises ValueError if the output layer shares its weights
-    with the word vectors.
+    with the word vectors, and PartsError (a ValueError) if it is not found.
     """
-    if model.output_projection.weight is model.word_embedding.W_embed:
+    parts = find_parts(model)
+    if parts.output.weight is parts.word_embedding.W_embed:
         raise ValueError("logits cannot be scaled with tie_embeddings: the output weights are the word vectors too")
-    for parameter in model.output_projection.parameters():
+    for parameter in parts.output.parameters():
         parameter /= temperature
 
 

@@ -39,13 +39,17 @@ def test_equals_autograd(shape):
 
 @pytest.mark.parametrize(
     "view",
-    [lambda x: x.t(), lambda x: x[:, ::2], lambda x: x.flip(0)[1:], lambda x: x[1], lambda x: x[:1].expand(3, -1)],
-    ids=["transposed", "strided", "offset", "row", "expanded"],
+    [lambda x: x.t(), lambda x: x[:, ::2], lambda x: x.flip(0)[1:], lambda x: x[1], lambda x: x[:1].expand(3, -1),
+     lambda x: x.unfold(1, 3, 2)],
+    ids=["transposed", "strided", "offset", "row", "expanded", "overlapping"],
 )
 def test_right_on_views(view):
-    x = view(draw(4, 6))
-    dLdf = draw(*x.shape, seed=1)
-    assert rel_error(compute_numeric_gradient(f, x, dLdf), by_autograd(f, x, dLdf)) < 1e-8
+    """Also if f uses x itself and ignores its argument, as in the published notebook. Nothing is changed for good."""
+    x = view(whole := draw(4, 6))
+    dLdf, before, place = draw(*x.shape, seed=1), whole.clone(), x.data_ptr()
+    for using in (f, lambda _: f(x)):
+        assert rel_error(compute_numeric_gradient(using, x, dLdf), by_autograd(f, x, dLdf)) < 1e-8
+    assert torch.equal(whole, before) and x.data_ptr() == place and torch.equal(x, view(before))
 
 
 def test_a_number_and_another_shape_out():

@@ -323,13 +323,16 @@ def test_parameters_are_found_under_any_name():
     renamed = Renamed(model)
     loss = Objective(renamed).train()(*batch())
     assert loss.item() == pytest.approx(model(*batch()).item(), rel=1e-12)
+    renamed = Renamed(make_model("lstm", wordvec_dim=7))
+    Objective(renamed, Options(tie_embeddings=True))
+    assert renamed.to_words.weight is renamed.words.W_embed
 
 
 def test_maps_of_the_same_shape_are_told_apart_by_their_order():
     model = make_model("rnn", input_dim=9, wordvec_dim=5, hidden_dim=9)
     model.image_encoder.out_channels = 9
     parts = find_parts(model)
-    assert parts.feature[0] is model.feature_projection.weight and parts.output[0] is model.output_projection.weight
+    assert parts.feature[0] is model.feature_projection.weight and parts.output is model.output_projection
 
 
 @pytest.mark.parametrize("part, missing", [
