@@ -37,17 +37,22 @@ def save_whole(value, path):
 def write_whole(path, write):
     """Write a file atomically: `write(file)` fills a temporary binary file beside `path`, which is then renamed.
 
-    After a failure the old file is still there, and no partial one. Raises an OSError that names `path`; other errors
-    of `write` are raised as they are.
+    If `path` is a link, the file that it points to is replaced. A device or pipe, such as /dev/stdout, is written to
+    directly. After a failure the old file is still there, and no partial one. Raises an OSError that names `path`;
+    other errors of `write` are raised as they are.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with path.open("wb") as file:
+            return write(file)
+    target = Path(os.path.realpath(path))
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        os.replace(part, target)
     except OSError as error:
         if error.errno:
             raise OSError(error.errno, error.strerror, str(path)) from None

@@ -19,7 +19,7 @@ from support import ROOT, resident_memory
 
 from eecs598 import files
 from eecs598.coco.datafile import load_data
-from eecs598.files import file_lock, page_releaser, save_whole
+from eecs598.files import file_lock, page_releaser, save_whole, write_whole
 
 OLD, NEW = {"old": torch.arange(3)}, {"new": torch.arange(500_000)}  # 4 MB, more than torch's writer buffers
 
@@ -66,6 +66,22 @@ def test_it_writes_and_replaces(tmp_path, make):
     for content in (OLD, NEW):
         save_whole(content, make(path))
         assert_only(tmp_path, path, content)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows, and it has no named pipes")
+def test_links_and_pipes_stay_what_they_are(tmp_path):
+    """A link to a larger disk, and /dev/stdout, which as root could be replaced by a file."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "a.pt").symlink_to(tmp_path / "disk" / "b.pt")
+    for content in (OLD, NEW):
+        save_whole(content, tmp_path / "a.pt")
+        assert (tmp_path / "a.pt").is_symlink()
+        assert_only(tmp_path / "disk", tmp_path / "disk" / "b.pt", content)
+    os.mkfifo(pipe := tmp_path / "pipe")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(pipe, lambda file: file.write(b"all of it"))
+    assert os.read(reader, 100) == b"all of it" and pipe.is_fifo()
+    os.close(reader)
 
 
 @pytest.mark.parametrize("room", [0, 64, 1000, 1_000_000, 3_999_999])

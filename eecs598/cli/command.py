@@ -31,10 +31,8 @@ def parse(arguments=None):
     if getattr(options, "recipe", None):
         options.parser.set_defaults(**RECIPES[options.recipe])
         options = parser.parse_args(arguments)
-    if getattr(options, "self_critical", 0) and options.tie_embeddings and options.sharpen != 1:
-        parser.error("--sharpen scales the output weights, which --tie-embeddings shares with the word vectors")
-    if getattr(options, "output_heads", 0) and set(options.cell) != {"attn"}:
-        parser.error("--output-heads look at a grid, which only attn has: add --cell attn, or --output-heads 0")
+    if options.run is train.run:
+        train.check_options(options)
     return options
 
 
@@ -46,7 +44,8 @@ def main(arguments, captioner_class):
         return options.run(options, captioner_class) or 0
     except BrokenPipeError:
         raise
-    except (ValueError, OSError, NotImplementedError, solver.TrainingError, processes.ProcessLostError) as error:
+    except (ValueError, OSError, ImportError, NotImplementedError, solver.TrainingError, processes.ProcessLostError
+            ) as error:  # fmt: skip
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (RuntimeError, MemoryError) as error:  # in training a TrainingError says what to lower

@@ -124,6 +124,28 @@ def _add_run(parser):
         "(8)")  # fmt: skip
 
 
+# Options that do nothing without another one.
+NEEDED = {
+    "checkpoint_every": "checkpoint_dir", "reranker_encoders": "reranker", "self_critical_rate": "self_critical",
+    "self_critical_batch": "self_critical", "self_critical_bleu": "self_critical", "samples": "self_critical",
+    "finetune_blocks": "self_critical", "sharpen": "self_critical",
+}  # fmt: skip
+
+
+def check_options(options):
+    """End the program with one line if options contradict each other, or if one would do nothing."""
+    parser, from_recipe = options.parser, RECIPES.get(options.recipe, {})
+    if options.self_critical and options.tie_embeddings and options.sharpen != 1:
+        parser.error("--sharpen scales the output weights, which --tie-embeddings shares with the word vectors")
+    if options.output_heads and set(options.cell) != {"attn"}:
+        parser.error("--output-heads look at a grid, which only attn has: add --cell attn, or --output-heads 0")
+    for name, needed in NEEDED.items():
+        given = getattr(options, name) != parser.get_default(name)
+        if given and not getattr(options, needed) and needed not in from_recipe:  # a recipe's may be turned off
+            one, other = (f"--{each.replace('_', '-')}" for each in (name, needed))
+            parser.error(f"{one} does nothing without {other}: add {other}, or leave out {one}")
+
+
 # ---------------------------------------------------------------------------------------------------------
 # The command
 # ---------------------------------------------------------------------------------------------------------
@@ -131,6 +153,7 @@ def _add_run(parser):
 
 def run(options, captioner_class):
     """Train a captioner of each cell type; print scores, and example captions with the references."""
+    _read_options(options), metrics.import_scorers()  # an error should come now, not after hours
     with processes.joined(torch.device(options.device or captioner.default_device())) as device:
         everyone = processes.current()
         data = examples.open_data_file(options.data)

@@ -7,11 +7,12 @@ from eecs598.metrics.scores import (
     add_meteor,
     evaluate_captions,
     format_scores,
+    import_scorers,
     rank_captions,
     score_captions,
 )
 
 __all__ = [
-    "SCORES", "Evaluation", "MeteorError", "add_meteor", "evaluate_captions", "format_scores", "rank_captions",
-    "score_captions",
+    "SCORES", "Evaluation", "MeteorError", "add_meteor", "evaluate_captions", "format_scores", "import_scorers",
+    "rank_captions", "score_captions",
 ]  # fmt: skip

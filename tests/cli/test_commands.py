@@ -196,6 +196,43 @@ def test_a_recipe_stands_in_for_the_defaults_and_yields_to_what_is_given():
     assert (changed.dropout, changed.epochs, changed.label_smoothing) == (0.2, 10, recipe.label_smoothing)
 
 
+@pytest.mark.parametrize("options, told", [
+    (["--checkpoint-every", "200"], "--checkpoint-every does nothing without --checkpoint-dir: add --checkpoint-dir"),
+    (["--checkpoint-every", "200", "--recipe", "flickr8k"], "without --checkpoint-dir"),
+    (["--reranker-encoders", "lite0"], "--reranker-encoders does nothing without --reranker"),
+    (["--finetune-blocks", "1"], "--finetune-blocks does nothing without --self-critical"),
+    (["--sharpen", "0.5"], "--sharpen does nothing without --self-critical"),
+])  # fmt: skip
+def test_an_option_that_would_do_nothing_is_told(options, told, capsys):
+    with pytest.raises(SystemExit):
+        parsed(*options)
+    assert told in capsys.readouterr().err
+
+
+def test_what_is_left_of_a_recipe_without_a_part_of_it_is_no_error():
+    off = parsed("--recipe", "flickr8k", "--self-critical", "0", "--self-critical-batch", "64", "--no-reranker")
+    assert (off.self_critical, off.finetune_blocks, off.reranker) == (0, 1, False)
+
+
+@pytest.mark.parametrize("command", [
+    ["train", "--data", "nowhere.pt", "--out", "out"],
+    ["evaluate", "--checkpoint", "nowhere.pt", "--images", "none", "--captions", "none.json"],
+])  # fmt: skip
+def test_without_the_scorers_no_work_begins(command, tmp_path, monkeypatch, capsys):
+    """Scores come last, after hours; pycocoevalcap is not among Colab's packages."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "pycocoevalcap.rouge.rouge", None)
+    assert_one_error(*run(capsys, *command)[::2], "captions cannot be scored", "try `pip install pycocoevalcap`")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_impossible_value_is_told_before_any_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "--data", "nowhere.pt", "--out", "out", "--dropout", "1.5"]
+    assert_one_error(*run(capsys, *command)[::2], "dropout is 1.5; it must be in [0, 1), 0 for none")
+    assert not list(tmp_path.iterdir())
+
+
 def test_train_with_all_its_options(data_file, tmp_path, capsys):
     options = ["--recipe", "flickr8k", "--self-critical", 1, "--self-critical-batch", 2, "--wordvec", 64, "--epochs", 1,
                "--score", "--sharpen", 1, "--tie-embeddings", "--doubly-stochastic", 0.5, "--scheduled-sampling", 0.1,
