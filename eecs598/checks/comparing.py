@@ -108,9 +108,9 @@ def add_numeric(table, formula, forward_name, run_forward, gradients):
     exact = max(row.error for row in table.rows if row.quantity in gradients)
     numeric = table.add("numeric, along random directions", worst, NUMERIC)
     if numeric.passed and exact > NUMERIC:
-        table.hints.insert(0, f"the backward is right for your own forward: fix {forward_name} first")
+        table.hints.insert(0, f"the backward pass is right for your own forward pass: fix {forward_name} first")
     if not numeric.passed and exact <= formula.limit:
-        table.hint(f"the backward is right, but {forward_name} computes something else: fix it")
+        table.hint(f"the backward pass is right, but {forward_name} computes something else: fix it")
 
 
 def guard(table, add, *args):

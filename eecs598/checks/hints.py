@@ -14,20 +14,6 @@ from eecs598.grad import rel_error
 
 _kept = {}  # cached results of `_mistaken_values`
 SAME = 1e-6  # relative error up to which a wrong output is attributed to a mistake
-RATIOS = (
-    (-1, "the sign is wrong"),
-    (2, "something is counted twice"),
-    (1 / 2, "a half is lost"),
-    (1 / SIZES["N"], "averaged over the batch, or divided by N once too often"),
-    (1 / SIZES["T"], "averaged over time, not summed"),
-    (1 / (SIZES["N"] * SIZES["T"]), "averaged over the batch and over time, not summed"),
-    (SIZES["N"], "summed over the batch, or not divided by N"),
-    (SIZES["T"], "summed over time once too often"),
-    (math.sqrt(SIZES["H"]), "1/sqrt(H) is missing"),
-    (1 / math.sqrt(SIZES["H"]), "1/sqrt(H) is applied once too often"),
-)
-
-
 def explain(table, formula, value, case, missed, got, want):
     """Add hints: as few known mistakes as possible that explain the wrong outputs, or else how they differ.
 
@@ -53,7 +39,7 @@ def explain(table, formula, value, case, missed, got, want):
         table.hint(f"{', '.join(hit)}: {'this is' if len(hit) == 1 else 'these are'} what comes out when {sentence}")
         left -= names
     for name in (name for name in missed if name in left):
-        table.hint(f"{name} {_difference(got[name], want[name])}")
+        table.hint(f"{name} {_difference(got[name], want[name], sizes_of(formula, case))}")
         if got[name].shape != want[name].shape:
             table.hint(describe_sizes(formula, case))
 
@@ -84,14 +70,35 @@ def _alike_each(values, got, same):
     return {i for i, error in zip(indices, errors.tolist()) if error < same}
 
 
-def describe_sizes(formula, case):
-    """The sizes of the dimensions, by name."""
+def sizes_of(formula, case):
+    """The sizes of the dimensions that the formula's inputs have, by name."""
     sizes = SIZES | case.sizes
-    dims = dict.fromkeys("".join(re.findall(r":(\w+)", formula.inputs)))
-    return f"here {', '.join(f'{dim} = {sizes[dim]}' for dim in dims).replace('G', '4H')}"
+    return {dim: sizes[dim] for dim in "".join(re.findall(r":(\w+)", formula.inputs))}
 
 
-def _difference(got, want):
+def describe_sizes(formula, case):
+    """The sizes of the dimensions, as text."""
+    return f"here {', '.join(f'{dim} = {size}' for dim, size in sizes_of(formula, case).items()).replace('G', '4H')}"
+
+
+def _ratios(sizes):
+    """What it may mean if an output is this many times the right one: (ratio, meaning), the likeliest meaning first."""
+    N, T, H = (sizes.get(dim, math.nan) for dim in "NTH")
+    return (
+        (-1, "the sign is wrong"),
+        (1 / N, "averaged over the batch, or divided by N once too often"),
+        (1 / T, "averaged over time, not summed"),
+        (1 / (N * T), "averaged over the batch and over time, not summed"),
+        (2, "something is counted twice"),
+        (1 / 2, "a factor of 2 is missing"),
+        (N, "summed over the batch, or not divided by N"),
+        (T, "summed over time once too often"),
+        (math.sqrt(H), "1/sqrt(H) is missing"),
+        (1 / math.sqrt(H), "1/sqrt(H) is applied once too often"),
+    )
+
+
+def _difference(got, want, sizes):
     """A clause that describes how a wrong output differs from the correct one."""
     if got.shape != want.shape:
         return f"has shape {tuple(got.shape)}, wanted {tuple(want.shape)}{_shape_mistake(got, want)}"
@@ -107,9 +114,9 @@ def _difference(got, want):
         return f"is right in single precision only: {OWN_DTYPE}"
     ratio = ((got * want).sum() / (want * want).sum()).item()
     if _alike(got, ratio * want):
-        meaning = next((f": {text}" for known, text in RATIOS if math.isclose(ratio, known, rel_tol=SAME)), "")
+        meaning = next((f": {text}" for known, text in _ratios(sizes) if math.isclose(ratio, known, rel_tol=SAME)), "")
         return f"is {ratio:.6g} times the right value{meaning}"
-    return f"comes from no mistake known here; {_place_of_difference(got, want)}"
+    return f"matches no known mistake; {_place_of_difference(got, want, sizes)}"
 
 
 def _shape_mistake(got, want):
@@ -121,17 +128,17 @@ def _shape_mistake(got, want):
             if _alike(got.permute(axes), want):
                 return f": it is transposed, permute{axes} puts it right"
     if got.dim() > 1 and _alike(got[:, 1:], want):
-        return ": the first state stands in front, it is not one of the outputs"
+        return ": it begins with the initial state, which is not one of the outputs"
     return ": the numbers are right, a reshape is missing" if _alike(got.flatten(), want.flatten()) else ""
 
 
-def _place_of_difference(got, want):
+def _place_of_difference(got, want, sizes):
     """Which steps of a sequence (N, T, ...) are wrong or, if that is not informative, the largest difference."""
     difference = (got - want).abs().double()
-    if got.dim() > 2 and got.shape[1] == SIZES["T"]:
+    if got.dim() == 3 and got.shape[1] == sizes.get("T"):
         wrong = difference.transpose(0, 1).flatten(1).amax(1) > SAME * want.abs().max()
         if not wrong.all():
             steps = ", ".join(str(t) for t in wrong.nonzero().flatten().tolist())
-            return f"of the steps 0 to {SIZES['T'] - 1} these are wrong: {steps}"
+            return f"of the steps 0 to {sizes['T'] - 1} these are wrong: {steps}"
     place = tuple(index.item() for index in torch.unravel_index(difference.argmax(), got.shape))
     return f"the largest difference is at {list(place)}: {got[place]:.6g}, wanted {want[place]:.6g}"

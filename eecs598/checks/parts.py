@@ -247,7 +247,7 @@ class CaptionerSample(Formula):
 
 MAIN_SQUARE = Case(sizes=GRID)
 OTHER_IDS = Case("<NULL>, <START>, <END> at other ids", sizes=GRID, options={"specials": (5, 3, 8)},
-                 hint="only other ids miss: look <NULL>, <START> and <END> up in word_to_idx")  # fmt: skip
+                 hint="it fails only with other ids: look <NULL>, <START> and <END> up in word_to_idx")  # fmt: skip
 SHORT = Case("max_length 7", sizes=GRID, options={"max_length": 7}, beyond=True, hint="max_length is not used")
 FEATURE_INPUTS = "features:NChw {}W_feature:CH b_feature:H W_embed:VW {} W_out:HV b_out:V"
 RNN_WEIGHTS, LSTM_WEIGHTS, ATTN_WEIGHTS = "Wx:WH Wh:HH b:H", "Wx:WG Wh:HG b:G", "Wx:WG Wh:HG Wattn:HG b:G"

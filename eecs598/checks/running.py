@@ -10,7 +10,7 @@ from torch import nn
 from eecs598.shapes import blame_shapes
 
 PARAMETERS = ("Wx", "Wh", "Wattn", "b", "W_embed")
-OWN_DTYPE = "a tensor made inside has another dtype than x: make it with x.new_zeros(...) or dtype=x.dtype"
+OWN_DTYPE = "a tensor created inside has another dtype than x: create it with x.new_zeros(...) or dtype=x.dtype"
 
 
 class OutputError(Exception):
@@ -51,7 +51,7 @@ def named(name, raw, outputs, spare=()):
     wanted = (*outputs, *spare)
     listed = ", ".join(wanted)
     if raw is None:
-        raise OutputError(f"{name} returned None, wanted {listed}: it is not written yet, or lacks its return")
+        raise OutputError(f"{name} returned None, wanted {listed}: it is not written yet, or has no return statement")
     if len(wanted) == 1:
         raw = (raw,)
     if not isinstance(raw, (tuple, list)):
@@ -95,7 +95,7 @@ def module_run(name, Class, formula, method="forward"):
         sizes = inputs["W_embed"].shape if "W_embed" in inputs else (len(inputs["Wx"]), len(inputs["Wh"]))
         module = attempt(name, Class, *sizes)
         if not isinstance(module, nn.Module):
-            raise OutputError(f"{name} is no torch.nn.Module: derive it from nn.Module, call super().__init__()")
+            raise OutputError(f"{name} is not a torch.nn.Module: derive it from nn.Module and call super().__init__()")
         dtype = next(value.dtype for value in inputs.values() if value.is_floating_point())
         _place(name, module.to(dtype), {key: value for key, value in inputs.items() if key in PARAMETERS})
         if not hasattr(module, method):
@@ -129,7 +129,7 @@ def autograd_run(name, run_forward, formula):
         values = run_forward(leaves, incoming, options)
         loss = driven_sum(name, values, formula, incoming)
         if not loss.requires_grad:
-            raise OutputError(f"no gradient flows back through {name}: no_grad, detach, .data or .item() cuts it")
+            raise OutputError(f"no gradient flows back through {name}: no_grad, detach, .data or .item() cuts it off")
         wrt = [leaves[gradient[1:]] for gradient in formula.gradients]
         grads = attempt(f"the backward of {name}", torch.autograd.grad, loss, wrt, allow_unused=True)
         for gradient, grad in zip(formula.gradients, grads):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from eecs598.coco.builder import CACHE, IMAGE_URLS, build_data
 from eecs598.coco.course_file import COURSE_FILE, download_course_file
-from eecs598.coco.download import COCO_HOSTS, COCO_IMAGE_URL, COURSE_FILE_URLS, DownloadError
+from eecs598.coco.download import COCO_HOSTS, COCO_IMAGE_URL, COURSE_FILE_URLS
 from eecs598.coco.inspection import check, show
 from eecs598.coco.pictures import FITS
 from eecs598.coco.subset import build_subset
@@ -187,7 +187,7 @@ def main(arguments=None):
         if "out" in options:
             check_output(options["out"], [options.get(name) for name in INPUTS])
         print(_run(options.pop("command"), options), flush=True)
-    except (ValueError, DownloadError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -215,8 +215,9 @@ def _extract(archive, paths):
             with zipfile.ZipFile(archive) as zipped, zipped.open(f"annotations/{path.name}") as captions:
                 write_whole(path, functools.partial(shutil.copyfileobj, captions))
         except (OSError, KeyError, zipfile.BadZipFile) as error:
+            advice = "free some space there" if isinstance(error, OSError) else "remove it"
             problem = f"{path.name} cannot be extracted ({shorten_error(error)})"
-            raise DataError(f"{archive}: {problem}; remove it and try again") from None
+            raise DataError(f"{archive}: {problem}; {advice} and try again") from None
     archive.unlink()
 
 
@@ -414,6 +415,8 @@ def _decode(pictures, count, split, source, **options):
         raise DataError(f"none of the {tried} {split} pictures could be read; see the lines above")
     if tried > len(kept):
         say(f"{tried - len(kept)} {split} pictures could not be read, skipped; {len(kept)} are kept")
+    if len(kept) < count:
+        say(f"{len(kept)} {split} pictures in place of {count}: there are no more that can be used")
     pixels.resize((len(kept), 3, size, size), refcheck=False)  # in place: a slice would be copied when saved
     return torch.from_numpy(pixels), kept, {picture.path for picture in pictures[:tried]}
 

@@ -83,7 +83,7 @@ def prepare_in_order(pictures, image_size, fit, workers):
             return error
 
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
-        warnings.simplefilter("ignore")  # of odd EXIF entries, in pictures that can be read
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd EXIF entries, in pictures that can be read
         ahead = deque()
         for picture in pictures:
             ahead.append((picture, pool.submit(prepare, picture)))

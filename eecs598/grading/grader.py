@@ -16,7 +16,7 @@ and the backward pass of a forward pass with a known mistake is checked numerica
 runs in a process of its own in the submission's jail (`eecs598.grading.jail`), but is judged outside it.
 """
 
-import argparse
+import functools
 import itertools
 import json
 import math
@@ -43,6 +43,7 @@ from eecs598.handout.parts import published_checks
 
 PUBLISHED_PARTS = published_checks()
 LIMIT = 120.0  # seconds per submission, all parts together; a correct one takes about 10
+DAY = 86_400  # seconds: the longest time limit
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -176,7 +177,7 @@ class Grader:
         if self.older:
             report.advice.append(older.ADVICE)
             info["has"] = older.current_names(submission.source, info["has"])
-        self.text = scan.Text(submission.source, submission.files.values())
+        self.text = scan.Text(submission.source, submission.files)
         if self.text.strange:
             named = ", ".join(self.text.strange)
             report.advice.append(f"look at this file by eye: it uses {named}, which no part needs")
@@ -404,27 +405,17 @@ def read_points(path, parts):
     return {part: given.get(part, 1) for part in parts}
 
 
-def _seconds(text):
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0
-    if not 0 < value < 86400:
-        raise argparse.ArgumentTypeError(f"{text!r}, wanted seconds above 0")
-    return value
-
-
 def _parser():
     what = "Grade submissions: a score for each part, with the cause of each failure."
     parser = commands.Parser(prog="eecs598.grading", description=what)
-    add = parser.add_argument
+    add, seconds = parser.add_argument, functools.partial(commands.above_zero, most=DAY)
     add("submissions", nargs="+", type=Path, metavar="FILE-or-FOLDER", help=f"{NAME}.py, or a folder of submissions")
     add("--parts", nargs="+", default=["all"], metavar="PART", help="all (the default), published, or parts by name")
     add("--points", type=Path, metavar="FILE", help='JSON: {"rnn_forward": 5, ...}; other parts are worth 1')
     add("--json", type=Path, metavar="PATH", help="write Gradescope's results.json; for several submissions, a folder")
     add("--csv", type=Path, metavar="PATH", help="write a table with one row per submission and one column per part")
-    add("--timeout", type=_seconds, default=20.0, metavar="S", help="time limit per part, in seconds (20)")
-    add("--limit", type=_seconds, default=LIMIT, metavar="S", help=f"time limit per submission, in seconds ({LIMIT:g})")
+    add("--timeout", type=seconds, default=20.0, metavar="S", help="time limit per part, in seconds (20)")
+    add("--limit", type=seconds, default=LIMIT, metavar="S", help=f"time limit per submission, in seconds ({LIMIT:g})")
     add("--memory", type=commands.positive, default=2048, metavar="MB", help="memory limit per part, on Linux (2048)")
     add("--jobs", type=commands.positive, default=1, metavar="N", help="number of submissions graded in parallel (1)")
     add("--seed", type=commands.at_least(0, 2**32 - 1), metavar="N", help="random seed of the inputs (new in each run)")

@@ -219,9 +219,10 @@ class Jail:
     def start(self):
         """Start a process for a part. Returns the channel to it. Raises RuntimeError."""
         if not hasattr(os, "fork"):
+            self.folder = tempfile.mkdtemp(prefix="grading-")
             self.process = subprocess.Popen(
                 _command("once", str(self.memory)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
-                stderr=subprocess.DEVNULL, cwd=tempfile.gettempdir(), env=os.environ | _environment())  # fmt: skip
+                stderr=subprocess.DEVNULL, cwd=self.folder, env=os.environ | _environment())  # fmt: skip
             return Whole(self.process.stdout, self.process.stdin)
         for _ in range(2):  # the previous part may have killed the server
             if self.process is None:
@@ -252,7 +253,9 @@ class Jail:
         """
         if not hasattr(os, "fork"):
             self.process.kill()
-            return self.process.wait()
+            status = self.process.wait()
+            _remove(self.folder)
+            return status
         with contextlib.suppress(OSError, ValueError, AttributeError):
             self.control.sendall(b"end")
             return int(self.control.recv(64))

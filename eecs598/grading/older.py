@@ -44,9 +44,11 @@ submission.LSTM, submission.AttentionLSTM = LSTM, AttentionLSTM
 
 
 def is_older(source):
-    """Whether a submission's source, as bytes, is from those years."""
+    """Whether a submission's source, as bytes, is from those years: no later file lacks both classes."""
     arguments = _arguments(source)
-    return "attention_forward" in arguments or "Wattn" in arguments.get("lstm_step_forward", ())
+    older = "attention_forward" in arguments or "Wattn" in arguments.get("lstm_step_forward", ())
+    classes = {node.name for node in _body(source) if isinstance(node, ast.ClassDef)}
+    return older and not classes & {"LSTM", "AttentionLSTM"}
 
 
 def current_names(source, names):
@@ -58,10 +60,14 @@ def current_names(source, names):
 
 
 def _arguments(source):
-    """Function -> its arguments; empty if the source is not valid Python."""
-    try:
-        body = ast.parse(source).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return {}
-    return {node.name: [argument.arg for argument in node.args.args] for node in body
+    """Function -> its arguments."""
+    return {node.name: [argument.arg for argument in node.args.args] for node in _body(source)
             if isinstance(node, ast.FunctionDef)}  # fmt: skip
+
+
+def _body(source):
+    """The top-level statements; none if the source is not valid Python."""
+    try:
+        return ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []

@@ -19,6 +19,7 @@ import importlib.util
 import json
 import linecache
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -180,17 +181,17 @@ class Server:
         sys.meta_path.append(finder)
         sys.path.insert(0, os.getcwd())
         path = os.path.join(os.getcwd(), f"{NAME}.py")
-        text = Path(path).read_bytes()
         spec = importlib.util.spec_from_file_location(NAME, path)
         self.module = sys.modules[NAME] = importlib.util.module_from_spec(spec)
-        cuda = b"cuda" in text and not torch.cuda.is_available()
-        if cuda:
+        sent = b"".join(data.numpy().tobytes() for data in tensors)
+        if b"cuda" in sent and not torch.cuda.is_available():
             CudaOnCpu().__enter__()
             lend_cuda()
+        assumed = b"cuda" in sent and b"is_available" not in sent
         torch.manual_seed(0)
         spec.loader.exec_module(self.module)
         return {"has": [name for name in request["names"] if hasattr(self.module, name)],
-                "stand_ins": finder.used, "cuda": cuda}, []  # fmt: skip
+                "stand_ins": finder.used, "cuda": assumed and not torch.cuda.is_available()}, []  # fmt: skip
 
     def do_lend(self, request, tensors):
         """Replace functions of the submission by those of `source`, then run `further` with it."""
@@ -299,34 +300,38 @@ def _same(old, new):
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _serve(file, memory):
-    """Serve one part until its end, in a folder of its own."""
+def _serve(file, memory, folder):
+    """Serve one part until its end, in this folder, which is its own."""
     torch.set_num_threads(1)
     sys.dont_write_bytecode = True
     # The solution must not be importable, neither from the project's folder nor from an editable installation.
     sys.path[:] = [entry for entry in sys.path if entry and Path(entry).resolve() != ROOT]
     sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in getattr(finder, "__module__", "")]
-    os.chdir(tempfile.mkdtemp(dir=os.getcwd()))
+    os.chdir(folder)
     limit(memory)
     Server(file).run()
 
 
 def _fork_server(control, jailed):
     """Answer orders: one with the end of a channel forks a process, one without ends that process."""
-    pid = None
+    pid, folder = None, None
     control.sendall(b"ready")
     while True:
         order, fds, _, _ = socket.recv_fds(control, 64, 1)
         if not order:
             return
         if not fds:
-            control.sendall(str(_end(pid, jailed) if pid else 0).encode())
-            pid = None
+            status = _end(pid, jailed) if pid else 0
+            if folder:
+                _clear(Path.cwd() if jailed else folder)
+            control.sendall(str(status).encode())
+            pid, folder = None, None
             continue
+        folder = Path(tempfile.mkdtemp(dir=os.getcwd()))
         pid = os.fork()
         if pid == 0:
             control.close()
-            _serve(Whole(os.fdopen(fds[0], "r+b", buffering=0)), int(order))
+            _serve(Whole(os.fdopen(fds[0], "r+b", buffering=0)), int(order), folder)
             os._exit(0)
         os.close(fds[0])
         control.sendall(b"forked")
@@ -343,6 +348,13 @@ def _end(pid, jailed):
         else:
             os.kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(ended[1] if ended[0] else os.waitpid(pid, 0)[1])
+
+
+def _clear(folder):
+    """Delete what a part left in a folder, so that the next one has the whole disk again."""
+    for item in folder.iterdir():
+        with contextlib.suppress(OSError, RecursionError):
+            shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
 
 
 def main(arguments):
@@ -363,7 +375,7 @@ def main(arguments):
         os.dup2(null, 2)
         _fork_server(channel, arguments[2] == "jailed")
     else:
-        _serve(channel, int(arguments[1]))
+        _serve(channel, int(arguments[1]), os.getcwd())
 
 
 if __name__ == "__main__":

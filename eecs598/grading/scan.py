@@ -5,6 +5,7 @@ one requires; the process that runs the submission also records calls of torch's
 """
 
 import ast
+from pathlib import Path
 
 AUTOGRAD = {"grad", "backward", "vjp", "jvp", "jacrev", "jacfwd", "jacobian", "grad_and_value", "enable_grad",
             "requires_grad_"}  # fmt: skip
@@ -13,28 +14,41 @@ CELLS = {"LSTM", "RNN", "GRU", "LSTMCell", "RNNCell", "GRUCell", "RNNBase", "lst
          "multi_head_attention_forward", "_thnn_fused_lstm_cell"}  # fmt: skip
 HIDING = {"exec", "eval", "__import__", "ctypes", "inspect", "gc", "pickle", "marshal", "zlib", "base64", "_C", "_VF",
           "__builtins__", "__globals__", "__code__"}  # fmt: skip
+BUILT_IN = {"exec", "eval"}  # of these, as functions that are called by name
 
 
 class Text:
-    """The parsed text of a submission: its source and the files beside it, all bytes."""
+    """The parsed text of a submission: its source, in bytes, and those of the files beside it that it names.
 
-    def __init__(self, source, files=()):
-        self.nodes, self.names, self.modules, self.known = {}, set(), set(), {}
-        for text in (source, *files):
-            try:
-                tree = ast.parse(text)
-            except (SyntaxError, ValueError, RecursionError, MemoryError):
-                continue
-            for node in ast.walk(tree):
-                if isinstance(node, (ast.Import, ast.ImportFrom)):
-                    self.modules |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
-                    self.names |= {part for alias in node.names for part in alias.name.split(".")}
-                elif isinstance(node, ast.Attribute):
-                    self.names.add(node.attr)
-                elif isinstance(node, ast.Name):
-                    self.names.add(node.id)
-            for node in tree.body:
-                self._enter(node)
+    files: name -> bytes. strange: the names in them that can hide a use, in order.
+    """
+
+    def __init__(self, source, files=None):
+        self.nodes, self.names, self.modules, self.known, self.strange = {}, set(), set(), {}, []
+        beside = {Path(name).stem: text for name, text in (files or {}).items()}
+        todo = [source]
+        while todo:
+            self._read(todo.pop())
+            todo += [beside.pop(name) for name in self.names & beside.keys()]
+        self.strange = sorted(set(self.strange))
+
+    def _read(self, text):
+        try:
+            tree = ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                self.modules |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+                named = {part for alias in node.names for part in alias.name.split(".")}
+                named |= set((getattr(node, "module", "") or "").split("."))
+            else:
+                named = {node.id} if isinstance(node, ast.Name) else set()
+                named |= {node.attr} - BUILT_IN if isinstance(node, ast.Attribute) else set()  # model.eval()
+            self.strange += named & HIDING
+            self.names |= named | ({node.value} if _is_text(node) else set())  # importlib.import_module("mine")
+        for node in tree.body:
+            self._enter(node)
 
     def _enter(self, node):
         """Record a top-level statement under each name that it defines."""
@@ -61,15 +75,16 @@ class Text:
     def _own_uses(self, name):
         """The names in the statements that define a name, and what of AUTOGRAD and CELLS they use: two sets."""
         if name not in self.known:
-            nodes = [inner for node in self.nodes.get(name, ()) for inner in ast.walk(node)]
-            named = {node.id for node in nodes if isinstance(node, ast.Name)}
-            self.known[name] = named, set().union(*map(self._used_by, nodes))
+            nodes = self.nodes.get(name, ())
+            named = set().union(*map(_free_names, nodes))
+            used = (self._used_by(inner) for node in nodes for inner in ast.walk(node))
+            self.known[name] = named, set().union(*used)
         return self.known[name]
 
     def _used_by(self, node):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "torch":
             return {alias.name for alias in node.names} & (AUTOGRAD | CELLS)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):  # getattr(torch, "lstm_cell")
+        if _is_text(node):  # getattr(torch, "lstm_cell")
             return {node.value} & (CELLS - {"RNN", "LSTM", "GRU", "lstm", "gru"})
         if not isinstance(node, ast.Attribute):
             return set()
@@ -79,10 +94,28 @@ class Text:
         of_module = isinstance(root, ast.Name) and root.id in self.modules
         return {node.attr} & (AUTOGRAD | (CELLS if of_module else set()))
 
-    @property
-    def strange(self):
-        """The names in it that can hide a use, in order."""
-        return sorted(self.names & HIDING)
+
+def _is_text(node):
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def _free_names(statement):
+    """The names that a statement takes from outside: a function's arguments and variables are its own."""
+    found, todo = set(), [(statement, frozenset())]
+    while todo:
+        node, bound = todo.pop()
+        if isinstance(node, ast.Name):
+            found |= {node.id} - bound
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            given = (*node.args.defaults, *node.args.kw_defaults, *getattr(node, "decorator_list", ()))
+            todo += [(part, bound) for part in given if part]
+            parts = list(ast.walk(node))
+            own = {part.arg for part in parts if isinstance(part, ast.arg)}
+            own |= {part.id for part in parts if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
+            shared = [part.names for part in parts if isinstance(part, (ast.Global, ast.Nonlocal))]
+            bound |= own.difference(*shared)
+        todo += [(part, bound) for part in ast.iter_child_nodes(node)]
+    return found
 
 
 def forbidden(part, name):

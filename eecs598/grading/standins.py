@@ -14,7 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 from eecs598 import encoders
 
-ABSENT = ("a4_helper", "a5_helper", "helpers", "coutils", "google", "cv2", "seaborn", "IPython", "matplotlib", "tqdm")
+ABSENT = ("a4_helper", "a5_helper", "helpers", "coutils", "google", "cv2", "seaborn", "IPython", "matplotlib", "tqdm",
+          "eecs598.checks")  # fmt: skip
 
 
 class Inert:
@@ -43,7 +44,7 @@ class StandIns:
         self.used = []
 
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] not in ABSENT:
+        if not f"{name}.".startswith(tuple(f"{absent}." for absent in ABSENT)):
             return None
         self.used.append(name)
         return importlib.machinery.ModuleSpec(name, self, is_package=True)
@@ -96,7 +97,7 @@ class CudaOnCpu(TorchFunctionMode):
     """Makes `.cuda()` and device="cuda" use the CPU, for submissions that assume a GPU."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function in (torch.Tensor.cuda, nn.Module.cuda):
+        if function is torch.Tensor.cuda:  # nn.Module.cuda calls it
             return args[0]
         kwargs = {key: self._on_cpu(value) for key, value in (kwargs or {}).items()}
         result = function(*map(self._on_cpu, args), **kwargs)

@@ -56,8 +56,12 @@ def find_submissions(path):
     if not path.is_dir():
         raise GradingError(f"{path}: no such file or folder")
     loose = path / f"{NAME}.py"
-    if loose.is_file() and not _holds_others(path):
+    others = _find_others(path) if loose.is_file() else []
+    if loose.is_file() and not others:
         return [_read(path.resolve().name, loose, path)]
+    if len(others) == 1:
+        raise GradingError(f"{path}: {others[0].name} is there beside {NAME}.py. If it is an older version, move it "
+                           "away; in the folder of a class, put each file into a folder of its own")  # fmt: skip
     found = [_find_in(entry, path) for entry in sorted(path.iterdir())]
     found = [submission for submission in found if submission]
     if not found:
@@ -65,16 +69,17 @@ def find_submissions(path):
     return found
 
 
-def _holds_others(folder):
-    """Whether a folder with a submission also holds other students', so that it must be a class."""
+def _find_others(folder):
+    """What else a folder with a submission holds that may be one: if there are several, it must be a class."""
+    found = []
     for entry in itertools.islice(sorted(folder.iterdir()), MOST_ENTRIES):
         if entry.name.startswith((".", "__")) or entry.name == f"{NAME}.py" or entry.is_symlink():
             continue
-        if entry.is_dir() and _find_file(entry):
-            return True
-        if entry.suffix == ".py" and not _find_problem(entry, folder) and DEFINES.search(entry.read_bytes()):
-            return True
-    return False
+        if entry.is_dir():
+            found += [entry] if _find_file(entry) else []
+        elif entry.suffix == ".py" and not _find_problem(entry, folder) and DEFINES.search(entry.read_bytes()):
+            found.append(entry)
+    return found
 
 
 def _find_in(entry, folder):

@@ -83,7 +83,8 @@ def _copied_files(root):
     for path in [path for path in paths if not _is_left_out(path.relative_to(root))] + _copied_tests(root):
         content = path.read_bytes()
         with contextlib.suppress(UnicodeDecodeError):  # a picture
-            content = INSTRUCTORS_LINES.sub("", remove_badge(content.decode())).encode()
+            text = content.decode().replace("\r\n", "\n")  # of a checkout on Windows
+            content = INSTRUCTORS_LINES.sub("", remove_badge(text)).encode()
         if path.suffix == ".py":
             _refuse_answers(path, content)
         files[path.relative_to(root).as_posix()] = content
@@ -150,7 +151,11 @@ def write_edition(files, out):
         if out.exists():
             out.rename(old)
         part.rename(out)
-        part_archive.replace(archive)
+        try:
+            part_archive.replace(archive)
+        except OSError:  # such as on Windows, while the earlier zip is open
+            out.rename(part)
+            raise
     finally:
         if old.exists() and not out.exists():
             old.rename(out)

@@ -4,6 +4,7 @@ import ast
 import itertools
 import re
 
+from eecs598.handout.parts import HandoutError
 from eecs598.handout.source import definitions, used_names
 
 HOW_TO_WORK = """\
@@ -63,7 +64,11 @@ def _without_absent(cells, gone, absent):
     for cell in cells:
         if cell["cell_type"] == "code":
             code = _text(cell)
-            own, used = _assigned(code), set(used_names(ast.parse(code)))
+            try:
+                own, used = _assigned(code), set(used_names(ast.parse(code)))
+            except SyntaxError as error:
+                raise HandoutError(f"the notebook's cell that begins with {code[:40]!r} is not plain Python "
+                                   f"({error.msg}): leave out magics such as %time and commands such as !ls") from None
             checked = set(re.findall(r'\bcheck\("(\w+)"', code))
             if (used & gone) - own - known or checked & absent:
                 gone |= own - known

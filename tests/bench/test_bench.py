@@ -288,7 +288,8 @@ def test_without_a_row_there_is_no_plot(tmp_path, monkeypatch, capsys):
     (["--json", "same", "--png", "./same"], "same is named for two results"),
     (["--rows", "speed"], "invalid choice: 'speed'"),
     (["--rounds", "0"], "wanted a whole number, at least 1"),
-    (["--module", "nowhere.py"], "nowhere.py is not a file"),
+    (["--module", "nowhere.py"], "nowhere.py is not a .py file"),
+    (["--module", str(ROOT / "README.md")], "README.md is not a .py file"),
 ])
 def test_wrong_usage_is_one_line(arguments, said, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -7,7 +7,7 @@ import torch
 from support.checking import hints, student
 
 import rnn_lstm_captioning as rlc
-from eecs598.checks import CHECKS, parts
+from eecs598.checks import CHECKS, PUBLISHED, at_level, parts
 from eecs598.checks.parts import Formula
 from eecs598.grad import CheckError
 
@@ -76,7 +76,7 @@ def misses(check, sentence, *functions):
     except CheckError as error:
         said = [hint for hint in error.table.hints if hint.endswith(sentence)]
         assert len(said) == 1 == sum("what comes out when" in hint for hint in error.table.hints), str(error)
-        assert "the backward is right" not in str(error)
+        assert "the backward pass is right" not in str(error)
         return True
     return False
 
@@ -128,7 +128,7 @@ SLIPS = {  # part: text, its replacement, what a hint must say
         ("da.sum(dim=0)]", "2 * da.sum(dim=0)]", "db is 2 times the right value: something"),
         ("da.sum(dim=0)]", "7 * da.sum(dim=0)]", "db is 7 times the right value"),
         ("da.sum(dim=0)]", "0 * da.sum(dim=0)]", "db is all zeros"),
-        ("da @ Wx.T,", "da.cumsum(0) @ Wx.T,", "dx comes from no mistake known here; the largest"),
+        ("da @ Wx.T,", "da.cumsum(0) @ Wx.T,", "dx matches no known mistake; the largest"),
         ("da @ Wx.T,", "(da.float() @ Wx.float().T).double(),", "dx is right in single precision"),
         ("da @ Wx.T,", "da @ Wx,", "line 20 of <string>"),
         ("da @ Wx.T,", "da @ Wx,", "here N = 3, D = 6, H = 5"),
@@ -136,7 +136,7 @@ SLIPS = {  # part: text, its replacement, what a hint must say
     "rnn_forward": [
         ("rnn_step_forward(x[:, t], prev_h,", "rnn_step_forward(x[:, t], h0,", "starts from the initial state"),
         ("prev_h = [], [], h0\n", "prev_h = [], [], 0 * h0\n", "h0 is not used"),
-        ("[], [], h0\n", "[h0], [], h0\n", "the first state stands in front"),
+        ("[], [], h0\n", "[h0], [], h0\n", "it begins with the initial state"),
         (".transpose(0, 1), caches", ", caches", "h has shape (4, 3, 5), wanted (3, 4, 5): it is transposed"),
         ("torch.stack(hs).", "torch.stack(hs[:-1] + hs[:1]).", "of the steps 0 to 3 these are wrong: 3"),
     ],
@@ -147,10 +147,10 @@ SLIPS = {  # part: text, its replacement, what a hint must say
         ("return dx, dh0, dWx",
          "return dx, dh0, dWx / T", "dWx is 0.25 times the right value: averaged over time"),
         ("dh_t = dh[:, t] + dprev_h", "dh[:, t] += dprev_h; dh_t = dh[:, t]", "changed in place: dh;"),
-        ("db = db + db_t", "db = db + db_t if t < 2 else db", "db comes from no mistake known here; the"),
+        ("db = db + db_t", "db = db + db_t if t < 2 else db", "db matches no known mistake; the"),
         ("dx[:, t] = dx_t", "dx[:, t] = dx_t * (t != 1)", "of the steps 0 to 3 these are wrong: 1"),
         ("dx = torch.zeros(N, T, D).to(dh)",
-         "dx = torch.zeros(N, T, D)", "dx is torch.float32, wanted torch.float64: a tensor made inside"),
+         "dx = torch.zeros(N, T, D)", "dx is torch.float32, wanted torch.float64: a tensor created inside"),
     ],
     "rnn_module": [
         ("rnn_forward(x, h0, self.Wx", "rnn_forward(x, 0 * h0, self.Wx", "h0 is not used"),
@@ -165,10 +165,10 @@ SLIPS = {  # part: text, its replacement, what a hint must say
         ("    def step_forward(self, x, prev_h):\n", "    def step_forward(self, x, prev_h):\n        "
          "return rnn_step_forward(x, prev_h.clone(), self.Wx, self.Wh, self.b)[0] + 0 * prev_h.zero_()\n",
          "changed in place: prev_h"),
-        ("class RNN(nn.Module)", "class RNN", "RNN is no torch.nn.Module"),
+        ("class RNN(nn.Module)", "class RNN", "RNN is not a torch.nn.Module"),
     ],
     "word_embedding_forward": [
-        ("return W_embed[x], (", "return W_embed[x - 1], (", "out comes from no mistake"),
+        ("return W_embed[x], (", "return W_embed[x - 1], (", "out matches no known mistake"),
     ],
     "word_embedding_backward": [
         ("dW[x[n, t]] += dout", "dW[x[n, t]] = dout", "a repeated word keeps the gradient of one"),
@@ -234,7 +234,7 @@ SLIPS = {  # part: text, its replacement, what a hint must say
         ("c0 = torch.zeros_like(h0)", "c0 = h0", "c0 is h0; it must be zero"),
         ("i, f, o, g = a.split", "i, f, g, o = a.split", "split in the order i, f, g, o;"),
         (").to(h0)", ")", "h is torch.float32, wanted torch.float64"),
-        ("hn[:, t] = prev_h", "hn[:, t] = prev_c", "h comes from no mistake known here"),
+        ("hn[:, t] = prev_h", "hn[:, t] = prev_c", "h matches no known mistake"),
     ],
     "dot_product_attention": [
         (" / math.sqrt(H)\n    weights", "\n    weights", "not divided by sqrt(H)"),
@@ -242,7 +242,7 @@ SLIPS = {  # part: text, its replacement, what a hint must say
         ("torch.softmax(scores, dim=1)",
          "scores.exp() / scores.exp().sum(1, keepdim=True)", "only large scores miss"),
         ("weights.reshape(N, h, w)", "weights.reshape(N, w, h)", "a reshape is missing"),
-        ("weights.reshape(N, h, w)", "weights.reshape(N, w, h).transpose(1, 2)", "attn_weights comes"),
+        ("weights.reshape(N, h, w)", "weights.reshape(N, w, h).transpose(1, 2)", "attn_weights matches"),
         ("h * w, H)", "h * h, H)", "it is right on a 4 x 4 grid"),
         ("scores = torch.bmm(cells, prev_h[:, :, None])",
          "scores = (cells @ prev_h[:, :, None]).squeeze()[..., None]",
@@ -294,7 +294,7 @@ def test_a_wrong_forward_with_its_own_right_backward_is_told_apart():
         return 2 * dh, dW, db
 
     names |= {"temporal_affine_forward": doubled, "temporal_affine_backward": of_doubled}
-    assert "the backward is right for your own forward: fix temporal_affine_forward" in hints(
+    assert "the backward pass is right for your own forward pass: fix temporal_affine_forward" in hints(
         "temporal_affine_backward", names
     )
 
@@ -302,7 +302,25 @@ def test_a_wrong_forward_with_its_own_right_backward_is_told_apart():
         return forward(2 * h, W, b)[0], (h, W)
 
     names |= {"temporal_affine_forward": with_right_cache, "temporal_affine_backward": backward}
-    assert "the backward is right, but temporal_affine_forward computes" in hints("temporal_affine_backward", names)
+    told = hints("temporal_affine_backward", names)
+    assert "the backward pass is right, but temporal_affine_forward computes" in told
+
+
+def test_a_ratio_is_explained_by_the_sizes_of_the_case():
+    """The published sizes are N = 4 in a step, where there is no time, and N = 2 in a sequence."""
+
+    def averaged(d, cache):
+        *others, db = rlc.rnn_step_backward(d, cache)
+        return *others, db / len(d)
+
+    def averaged_sequence(dh, cache):
+        *others, db = rlc.rnn_backward(dh, cache)
+        return *others, db / len(dh)
+
+    for part, function, ratio in (("rnn_step", averaged, 0.25), ("rnn", averaged_sequence, 0.5)):
+        forward = getattr(rlc, f"{part}_forward")
+        with at_level(PUBLISHED), pytest.raises(CheckError, match=f"db is {ratio} times .*: averaged over the batch"):
+            CHECKS[f"{part}_backward"].run(forward, function)
 
 
 def test_what_the_mistakes_give_is_computed_once(monkeypatch):

@@ -431,6 +431,14 @@ def test_decoding_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.count(f"skipped {spoiled}") >= 1
 
 
+def test_fewer_pictures_than_asked_for_are_told(tmp_path, capsys):
+    """Whichever split the damaged one would have been in, a training picture is missing in the end."""
+    images, captions = write_folder(tmp_path, range(10))
+    (images / "003.png").write_bytes(b"damaged")
+    build_data(images, captions, image_size=4, num_train=8, num_val=2)
+    assert "7 train pictures in place of 8: there are no more that can be used" in capsys.readouterr().err
+
+
 def test_leftovers_of_killed_builds_are_removed_and_those_at_work_are_not(tmp_path):
     images, captions = write_folder(tmp_path, range(5))
     dead = subprocess.Popen([sys.executable, "-c", ""])

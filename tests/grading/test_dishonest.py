@@ -78,11 +78,9 @@ def test_what_is_right_is_right_and_what_was_noted_is_wrong_whatever_the_seed(pa
 STUDENT_AND_OURS = (ROOT / NAME).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("part", [part for part in CHECKS if part.endswith(("loss", "sample"))])
+@pytest.mark.parametrize("part", [part for part in CHECKS if part.endswith(("captioner_loss", "captioner_sample"))])
 def test_a_captioners_published_answers_differ_from_seed_to_seed(part):
     """A constant, as the published loss is one, is no answer in a run."""
-    if not part.startswith(("rnn", "lstm", "attn")):
-        pytest.skip("no captioner")
     seen = []
     for seed in (1, 2):
         with checks.drawn_from(seed):
@@ -189,6 +187,26 @@ def test_a_call_that_the_text_does_not_show_is_seen_where_it_is_made():
 def test_what_can_hide_much_is_named_for_a_look_by_eye():
     text = scan.Text(b"import zlib\nexec(zlib.decompress(b''))\n")
     assert text.strange == ["exec", "zlib"] and not scan.Text(STUDENT.encode()).strange
+    assert not scan.Text(b"model.eval()\n").strange and scan.Text(b"run = eval\n").strange == ["eval"]
+
+
+BACKWARD = b"def rnn_step_backward(dnext_h, cache):\n    dx = dnext_h @ cache\n    return dx, check\n"
+
+
+@pytest.mark.parametrize("source, files, found", [
+    (b"dx = x.grad\n" + BACKWARD, {}, []),  # a variable of the function has this name too
+    (b"check = x.grad\n" + BACKWARD, {}, ["grad"]),
+    (b"def slope(x):\n    return x.grad\n\ndef rnn_step_backward(d, cache, slope=slope):\n    return slope(d)\n", {},
+     ["grad"]),
+    (b"def rnn_step_backward(d, cache):\n    global slope\n    slope = slope or d\n\nslope = x.grad\n", {}, ["grad"]),
+    (BACKWARD, {"try.py": b"def rnn_step_backward(d, cache):\n    return d.grad\n"}, []),  # never imported
+    (b"from mine import check\n" + BACKWARD, {"mine.py": b"from deeper import *\ncheck = a\n",
+                                             "deeper.py": b"a = x.grad\n"}, ["grad"]),
+    (b"import importlib\ncheck = importlib.import_module('mine').check\n" + BACKWARD,
+     {"mine.py": b"check = x.grad\n"}, ["grad"]),
+])  # fmt: skip
+def test_only_what_a_part_itself_uses_counts(source, files, found):
+    assert scan.Text(source, files).uses("rnn_step_backward") == found
 
 
 # --- a class ------------------------------------------------------------------------------------------------
@@ -228,6 +246,9 @@ def test_a_loose_file_does_not_take_the_class(tmp_path):
     write(tmp_path / "one", "a5_helper.py", source="def show(): pass\n")
     (found,) = find_submissions(tmp_path / "one")
     assert found.name == "one" and list(found.files) == ["a5_helper.py"]
+    write(tmp_path / "one", f"old/{NAME}")
+    with pytest.raises(submissions.GradingError, match=r"old is there beside .*\. If it is an older version, move"):
+        find_submissions(tmp_path / "one")
 
 
 @pytest.mark.parametrize("count, size", [(200, 10), (12, 1 << 20)], ids=["many", "large"])

@@ -234,6 +234,13 @@ def test_a_notebook_export_with_the_courses_imports_and_prints(grade):
     assert report.advice == ["not available here and replaced by stand-ins: a5_helper, google, google.colab"]
 
 
+def test_a_call_of_the_checks_that_was_left_in_does_no_harm(grade):
+    """They are not in the jail: the grader compares elsewhere."""
+    head = "from eecs598.checks import CHECKS\nfrom eecs598.grad import rel_error\n"
+    report = grade(head + STUDENT, ["rnn_step_forward"])
+    assert not lost(report) and report.advice in ([], ["not available here and replaced by stand-ins: eecs598.checks"])
+
+
 def test_colabs_usual_lines_do_nothing(grade):
     head = """
 try:
@@ -337,7 +344,7 @@ def test_each_submission_has_a_name_of_its_own_and_is_no_link(tmp_path, capsys):
     (["nowhere.py"], "error: nowhere.py: no such file or folder"),
     ([".", "--parts", "rnn"], "error: --parts: there is no part 'rnn'; use all, published, or rnn_step_forward, "),
     ([".", "--points", "nowhere.json"], "error: --points nowhere.json: cannot be read as JSON"),
-    ([".", "--timeout", "0"], "error: argument --timeout: '0', wanted seconds above 0"),
+    ([".", "--timeout", "0"], "error: argument --timeout: '0', wanted a positive number, at most 86,400"),
     (["empty"], "error: empty: there is no rnn_lstm_captioning.py in it, nor files or folders of students"),
 ], ids=["file", "part", "points", "timeout", "empty"])  # fmt: skip
 def test_wrong_usage_is_one_line(arguments, said, tmp_path, monkeypatch, capsys):

@@ -26,6 +26,19 @@ class WithoutMemory(rlc.CaptioningRNN):
         return state._replace(c=torch.zeros_like(state.c))
 
 
+class WithoutLoss(rlc.CaptioningRNN):
+    """A captioner that samples well and has no loss yet."""
+
+    def forward(self, images, captions):
+        raise RuntimeError("unfinished")
+
+
+def test_a_loss_that_raises_costs_the_captions_nothing():
+    table = Table()
+    published.add_published_captions(table, WithoutLoss, "lstm")
+    assert table.rows == ["shapes"] and not table.hints
+
+
 @pytest.mark.parametrize("loss, told", [(8.0156, True), (8.015640258789062, True), (8.01556, True), (8.0158, False)])
 def test_wrong_words_are_told_where_the_loss_is_the_published_one(loss, told, monkeypatch):
     """Processors round differently, and the notebook shows four decimals: 8.01564 is the same as 8.0156."""

@@ -150,5 +150,8 @@ def test_a_mistake_in_a_file_of_2019_is_found(grade, old, new, part):
 
 def test_a_file_of_today_is_not_taken_for_an_older_one():
     assert older.is_older(published_files.OLDER.encode())
-    for source in (SOLUTION, published_files.STUDENT, "def broken(:", "\x00"):
+    helper = "\n\ndef attention_forward(prev_h, A):\n    return dot_product_attention(prev_h, A)\n"
+    step = "\n\ndef lstm_step_forward(x, prev_h, prev_c, Wx, Wh, b, attn=None, Wattn=None):\n    pass\n"
+    student = published_files.STUDENT
+    for source in (SOLUTION, student, student + helper, student + step, "def broken(:", "\x00"):
         assert not older.is_older(source.encode())

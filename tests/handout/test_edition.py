@@ -1,6 +1,7 @@
 """The student edition as a folder and a zip, and the command that makes it."""
 
 import ast
+import itertools
 import json
 import os
 import re
@@ -153,7 +154,9 @@ def test_the_badge_is_that_of_the_editions_own_repository(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     assert add_badges(["staff/solution", "--root", str(tmp_path)]) == 0
-    for repository in ("", "class/wi2022"):
+    readme = tmp_path / "README.md"
+    for repository, newline in itertools.product(("", "class/wi2022"), ("\n", "\r\n")):  # git writes \r\n on Windows
+        readme.write_text(readme.read_text(encoding="utf-8"), encoding="utf-8", newline=newline)
         whole = edition_module.Edition(list(PARTS), [], repository=repository)
         files = edition_module.edition_files(whole, tmp_path)
         for name in ("README.md", NOTEBOOK):
@@ -202,7 +205,7 @@ def test_anything_else_in_the_way_is_left_alone(tmp_path, capsys):
     assert len(list(tmp_path.iterdir())) == 3
 
 
-@pytest.mark.parametrize("step", ["_write_zip", "rename"])
+@pytest.mark.parametrize("step", ["_write_zip", "rename", "replace"])
 def test_a_failure_leaves_the_earlier_handout(step, tmp_path, capsys, monkeypatch):
     folder = make(tmp_path, "--parts", "rnn")
     before, rename = texts(folder), Path.rename
@@ -212,7 +215,7 @@ def test_a_failure_leaves_the_earlier_handout(step, tmp_path, capsys, monkeypatc
             return rename(path, *args)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(*((Path, "rename", fail) if step == "rename" else (edition_module, step, fail)))
+    monkeypatch.setattr(edition_module if step == "_write_zip" else Path, step, fail)
     status, error = run(capsys, folder)
     assert status == 1 and "No space left" in error and texts(folder) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["edition", "edition.zip"]

@@ -14,7 +14,7 @@ from support.notebook_run import write_scenes
 from eecs598.checks import CHECKS
 from eecs598.handout import notebook
 from eecs598.handout.edition import NOTEBOOK, SOURCE, write_edition
-from eecs598.handout.parts import GROUPS, PARTS
+from eecs598.handout.parts import GROUPS, PARTS, HandoutError
 
 
 def code_of(folder):
@@ -158,3 +158,9 @@ def run_cell(client, cell, index):
         name, number = re.fullmatch(rf"(?:CheckError|NotImplementedError): {SENTENCE}", line).groups()
         return name
     return None
+
+
+def test_a_cell_that_is_not_python_is_told():
+    cell = {"cell_type": "code", "id": "a", "metadata": {}, "source": ["!pip list\n"], "outputs": []}
+    with pytest.raises(HandoutError, match=r"cell that begins with '!pip list\\n' is not plain Python"):
+        notebook.cut_notebook({"cells": [cell]}, [], absent=["captioner_step"])

@@ -195,7 +195,7 @@ def test_a_check_passes_by_the_published_measure_and_tells_what_more_is_asked(tm
     fixed = load(tmp_path, ("weights.reshape(N, D_a, D_b)", "weights.view(N, 4, 4)"))
     assert helpers.check("dot_product_attention", fixed).passed
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("dot_product_attention: right as far as the published assignment asks; in this project's ")
+    assert line.startswith("dot_product_attention: right by the published assignment's check; this project's ")
 
 
 def test_a_check_of_what_is_wrong_by_any_measure_raises(tmp_path, capsys):

@@ -1,6 +1,6 @@
 """How much memory training holds, as the data grow: an epoch on a data file's pictures, and one on their features.
 
-    python tests/resident_memory.py FOLDER N...
+    python tests/support/resident_memory.py FOLDER N...
 
 Prints, for each number N of pictures of 112 x 112, mebibytes: of the data file, of the features' file, and those that
 the process came to hold above what it held before, in all, and of them what the system could take back at once, as it
