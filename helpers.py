@@ -15,7 +15,6 @@ from pathlib import Path
 from eecs598 import captioner, cli, coco, encoders, notebook, vis
 from eecs598.captioner import (
     caption_pictures,
-    decode_captions,
     decode_pictures,
     default_device,
     make_captioner,
@@ -24,6 +23,7 @@ from eecs598.captioner import (
     save_captioner,
     score_captioner,
 )
+from eecs598.coco import decode_captions
 from eecs598.notebook import check, explain_todos, leave_out_missing, show_examples, show_source
 from eecs598.scenes import make_scenes
 from eecs598.training import checkpoints, run

@@ -14,7 +14,7 @@ import torch
 
 from eecs598 import decoding, encoders, features, metrics, reranking
 from eecs598.coco import DataError, prepare_image
-from eecs598.coco.captions import END, NULL, START
+from eecs598.coco.captions import END, NULL, START, decode_captions
 from eecs598.deep_output import with_deep_output
 from eecs598.encoders import PublishedForm
 from eecs598.files import save_whole
@@ -181,29 +181,6 @@ def last_captioner(folder=BUILD):
 # ---------------------------------------------------------------------------------------------------------
 
 
-def decode_captions(captions, idx_to_word, specials=True):
-    """Captions as text. captions (N, T) or (T,) ids, idx_to_word a list or dict from id to word.
-
-    A caption ends with <END>; <NULL> is left out, and without `specials`, <START> and <END> too. Returns a list
-    of N strings, or one string for a single caption. Raises ValueError for invalid ids.
-    """
-    captions = torch.as_tensor(captions)  # numpy arrays too
-    ids = idx_to_word if isinstance(idx_to_word, dict) else range(len(idx_to_word))
-    if unknown := [i for i in captions.unique().tolist() if i not in ids or captions.is_floating_point()]:
-        raise ValueError(f"captions ({captions.dtype}) contain {unknown[0]}, which is not a word id; there are "
-                         f"{len(ids)}")  # fmt: skip
-    if captions.ndim == 1:
-        return decode_captions(captions[None], idx_to_word, specials)[0]
-    hidden = {NULL} if specials else {NULL, START, END}
-    decoded = []
-    for row in captions.tolist():
-        words = [idx_to_word[i] for i in row]
-        if END in words:
-            words = words[: words.index(END) + 1]
-        decoded.append(" ".join(word for word in words if word not in hidden))
-    return decoded
-
-
 def people(data, rows, split="val"):
     """The reference captions of some pictures, given by index: a list of strings for each."""
     references = data.get(f"{split}_references")
@@ -253,7 +230,7 @@ def caption_pictures(model, images, idx_to_word, max_length=16, batch_size=64, *
         found = decode_pictures(model, images, max_length, batch_size, **options)
         words, maps = found.words[:, 0], None if found.weights is None else found.weights[:, 0]
     else:
-        pairs = _in_batches(model, images, batch_size, lambda part, _: sample(model, part, max_length))
+        pairs = in_batches(model, images, batch_size, lambda part, _: sample(model, part, max_length))
         words, maps = (None if each[0] is None else torch.cat(each).cpu() for each in zip(*pairs))
     captions = decode_captions(words, idx_to_word, specials=False)
     return captions if maps is None else (captions, maps)
@@ -290,7 +267,7 @@ def decode_pictures(model, images, max_length=16, batch_size=64, *, mirror=False
         reorder = functools.partial(_rerank, model, part, seen, weight=rerank, length_penalty=length_penalty)
         return decoding.decode(decoded, part, max_length=max_length, reorder=reorder if rerank else None, **options)
 
-    parts = zip(*_in_batches(model, images, batch_size, decode, mirror))
+    parts = zip(*in_batches(model, images, batch_size, decode, mirror))
     return decoding.Captions(*(None if part[0] is None else torch.cat(part).cpu() for part in parts))
 
 
@@ -341,7 +318,7 @@ def require_steps(model):
 
 
 @torch.no_grad()
-def _in_batches(model, images, batch_size, decode, mirror=False):
+def in_batches(model, images, batch_size, decode, mirror=False):
     """decode(part, rows) for parts of the images, in evaluation mode; with a frozen encoder, for their features.
 
     rows: a slice, which images the part has. mirror: the parts are (N, 2, ...): each picture and its mirror image.

@@ -12,7 +12,8 @@
 
 from typing import NamedTuple
 
-from eecs598.captioner import caption_pictures, captions_alone, decode_captions, decode_pictures, people
+from eecs598.captioner import caption_pictures, captions_alone, decode_pictures, people
+from eecs598.coco import decode_captions
 from eecs598.metrics import import_scorers
 from eecs598.metrics.ptb import tokenize
 from eecs598.vis.viewer import explain_captions

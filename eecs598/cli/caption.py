@@ -10,7 +10,7 @@ from PIL import Image
 
 from eecs598 import captioner, commands, vis
 from eecs598.cli import decoder
-from eecs598.coco import DataError
+from eecs598.coco import DataError, decode_captions
 
 MADE_HERE = {"Source": "helpers.py caption"}  # metadata in each PNG: only files that have it are overwritten
 
@@ -62,7 +62,7 @@ def _caption(model, photo, images, idx_to_word, decoding):
     """Print the captions of a photograph. Returns the first one, and its attention weights or None."""
     if decoding:
         found = captioner.decode_pictures(model, images, **decoding)
-        texts = captioner.decode_captions(found.words[0], idx_to_word, specials=False)
+        texts = decode_captions(found.words[0], idx_to_word, specials=False)
         print(f"{photo}:")
         for text, log_prob in zip(texts, found.log_probs[0].tolist()):
             if log_prob > -math.inf:  # there may be fewer captions than the beam has room for

@@ -15,7 +15,14 @@ photographs from any available source, and `__main__.py` has the commands.
 """
 
 from eecs598.coco.builder import build_data
-from eecs598.coco.captions import SPECIAL_TOKENS, DataError, build_vocabulary, encode_captions, tokenize
+from eecs598.coco.captions import (
+    SPECIAL_TOKENS,
+    DataError,
+    build_vocabulary,
+    decode_captions,
+    encode_captions,
+    tokenize,
+)
 from eecs598.coco.course_file import download_course_file
 from eecs598.coco.datafile import describe_data, load_data, save_data, validate_data
 from eecs598.coco.download import DownloadError
@@ -25,6 +32,6 @@ from eecs598.coco.subset import build_subset, find_photographs
 
 __all__ = [
     "SPECIAL_TOKENS", "DataError", "DownloadError", "build_data", "build_subset", "build_vocabulary", "check",
-    "describe_data", "download_course_file", "encode_captions", "find_photographs", "load_data", "prepare_image",
-    "save_data", "show", "tokenize", "validate_data",
+    "decode_captions", "describe_data", "download_course_file", "encode_captions", "find_photographs", "load_data",
+    "prepare_image", "save_data", "show", "tokenize", "validate_data",
 ]  # fmt: skip

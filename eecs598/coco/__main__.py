@@ -187,6 +187,8 @@ def main(arguments=None):
         if "out" in options:
             check_output(options["out"], [options.get(name) for name in INPUTS])
         print(_run(options.pop("command"), options), flush=True)
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""Tokenizing captions, the vocabulary, and encoding."""
+"""Tokenizing captions, the vocabulary, encoding and decoding."""
 
 import re
 import unicodedata
@@ -89,3 +89,26 @@ def encode_captions(captions, vocab):
         line = [ids[START], *(ids.get(word, ids[UNK]) for word in words[:MAX_WORDS]), ids[END]]
         row[: len(line)] = torch.tensor(line)
     return encoded
+
+
+def decode_captions(captions, idx_to_word, specials=True):
+    """Captions as text. captions (N, T) or (T,) ids, idx_to_word a list or dict from id to word.
+
+    A caption ends with <END>; <NULL> is left out, and without `specials`, <START> and <END> too. Returns a list
+    of N strings, or one string for a single caption. Raises ValueError for invalid ids.
+    """
+    captions = torch.as_tensor(captions)  # numpy arrays too
+    ids = idx_to_word if isinstance(idx_to_word, dict) else range(len(idx_to_word))
+    if unknown := [i for i in captions.unique().tolist() if i not in ids or captions.is_floating_point()]:
+        raise ValueError(f"captions ({captions.dtype}) contain {unknown[0]}, which is not a word id; there are "
+                         f"{len(ids)}")  # fmt: skip
+    if captions.ndim == 1:
+        return decode_captions(captions[None], idx_to_word, specials)[0]
+    hidden = {NULL} if specials else {NULL, START, END}
+    decoded = []
+    for row in captions.tolist():
+        words = [idx_to_word[i] for i in row]
+        if END in words:
+            words = words[: words.index(END) + 1]
+        decoded.append(" ".join(word for word in words if word not in hidden))
+    return decoded

@@ -14,7 +14,17 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from eecs598.coco.captions import CAPTION_LENGTH, END, NULL, SPECIAL_TOKENS, START, UNK, DataError, shorten_error
+from eecs598.coco.captions import (
+    CAPTION_LENGTH,
+    END,
+    NULL,
+    SPECIAL_TOKENS,
+    START,
+    UNK,
+    DataError,
+    decode_captions,
+    shorten_error,
+)
 from eecs598.files import save_whole
 
 HOW_TO_MAKE = (
@@ -236,7 +246,7 @@ def describe_data(data):
         lines += [
             f"{split}: {len(images)} pictures of {images.shape[2]} x {images.shape[3]}, a caption each",
             f"  words a caption: {lengths}; {UNK} among them: {unknown:.1%}",
-            f"  first caption: {' '.join(tokens[i] for i in captions[0] if i != ids[NULL])}",
+            f"  first caption: {decode_captions(captions[0], tokens)}",
         ]
     named = ", ".join(f"{token} {ids[token]}" for token in SPECIAL_TOKENS)
     extra = data.keys() - {f"{split}_{kind}" for split in ("train", "val") for kind in ("images", "captions")}

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
-from eecs598.coco.captions import END, MAX_WORDS, NULL, START, UNK, DataError, shorten_error
+from eecs598.coco.captions import END, MAX_WORDS, NULL, UNK, DataError, decode_captions, shorten_error
 from eecs598.coco.datafile import check_whole, count_words, describe_data, load_data
 from eecs598.files import page_releaser
 
@@ -130,9 +130,7 @@ def _captions(data, split):
     """All captions of a split as text, from the references or else from the rows."""
     if references := data.get(f"{split}_references"):
         return (text for texts in references for text in texts)
-    tokens, hidden = data["vocab"]["idx_to_token"], {NULL, START, END}
-    rows = data[f"{split}_captions"].tolist()
-    return (" ".join(tokens[i] for i in row if tokens[i] not in hidden) for row in rows)
+    return decode_captions(data[f"{split}_captions"], data["vocab"]["idx_to_token"], specials=False)
 
 
 def _check_cut_captions(data):
@@ -174,8 +172,7 @@ def show(path, out=None, *, split="val", number=12, seed=0):
     data = path if isinstance(path, dict) else load_data(path)
     images, captions = data[f"{split}_images"], data[f"{split}_captions"]
     rows = sorted(random.Random(seed).sample(range(len(images)), min(number, len(images))))
-    tokens, hidden = data["vocab"]["idx_to_token"], {NULL, START, END}
-    texts = [" ".join(tokens[i] for i in captions[row].tolist() if tokens[i] not in hidden) for row in rows]
+    texts = decode_captions(captions[rows], data["vocab"]["idx_to_token"], specials=False)
     references = [data[f"{split}_references"][row][1:] for row in rows] if f"{split}_references" in data else None
     figure = show_captions([images[row] for row in rows], texts, references)
     if out is not None:

@@ -7,7 +7,8 @@ import torch
 from tqdm import tqdm
 
 from eecs598 import decoding, encoders, features, metrics
-from eecs598.captioner import decode_captions, default_device, sample
+from eecs598.captioner import default_device, sample
+from eecs598.coco import decode_captions
 from eecs598.progress import late_bar
 from eecs598.training import checkpoints, processes, solver
 from eecs598.training.objective import Objective

@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import re
-from contextlib import ExitStack
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -22,9 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from eecs598 import encoders, features
-from eecs598.captioner import require_steps
-from eecs598.decoding import evaluating
+from eecs598.captioner import in_batches, require_steps
 from eecs598.files import write_whole
 from eecs598.vis.arrays import to_display
 from eecs598.vis.attention import COLOUR_MAP, STRENGTH
@@ -34,6 +31,7 @@ PAGE = Path(__file__).with_name("viewer.html").read_text(encoding="utf-8")
 COLOURS = np.rint(mpl.colormaps[COLOUR_MAP](np.linspace(0, 1, 17))[:, :3] * 255).astype(int).tolist()
 SIDE, JPEG_BYTES = 640, 100_000  # maximum size of a picture in the page
 STILL_SIDE, STILL_BYTES = 240, 15_000  # maximum size of the static picture
+BATCH_SIZE = 64  # pictures run through a captioner at a time
 GRID_NUMBERS = 20_000  # maximum number of weights for a picture; finer grids are averaged
 
 
@@ -82,20 +80,19 @@ def explain_captions(model, images, captions, vocab, num_alternatives=4):
 
 def _run_through(model, images, words):
     """The probabilities of all words at each step (N, T, V), and the attention weights (N, T, h, w) or None."""
-    encoder, device = encoders.get_encoder(model), words.device
-    probs, maps = [], []
-    with ExitStack() as stack:
-        stack.enter_context(evaluating(model))
-        if encoders.is_frozen(encoder):  # compute features exactly as in training
-            images = features.encode_images(encoder, images, device=device, progress=False)
-            stack.enter_context(features.fed_with_features(model))
-        state, before = model.begin(images.to(device)), torch.full_like(words[:, 0], model.start)
-        for word in words.t():
+
+    def read(part, rows):
+        probs, maps = [], []
+        state, before = model.begin(part), torch.full_like(words[rows, 0], model.start)
+        for word in words[rows].t():
             scores, state, weights = model.step(before, state)
             probs.append(scores.float().softmax(1).cpu())
             maps.append(weights)
             before = word
-    return torch.stack(probs, 1), None if maps[0] is None else torch.stack(maps, 1).float().cpu()
+        return torch.stack(probs, 1), None if maps[0] is None else torch.stack(maps, 1).float().cpu()
+
+    parts = zip(*in_batches(model, images, BATCH_SIZE, read))
+    return (None if part[0] is None else torch.cat(part) for part in parts)
 
 
 def _check_explained(model, images, captions, num_alternatives, size):
