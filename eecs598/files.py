@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import glob
 import itertools
 import mmap
 import os
@@ -60,6 +61,27 @@ def write_whole(path, write):
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def remove_partial(folder, name="*"):
+    """Remove what killed processes have left of files that `write_whole` began in a folder: of those with this name."""
+    for path in Path(folder).glob(f".{name if name == '*' else glob.escape(name)}.*.part"):
+        process = path.suffixes[-2][1:]
+        if process.isdecimal() and not _is_running(int(process)):
+            remove(path)
+
+
+def _is_running(process):
+    """Whether the process with this id is running. Always False on Windows, where open files cannot be removed."""
+    if os.name == "nt":  # os.kill would end it
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def page_releaser(tensor):

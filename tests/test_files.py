@@ -19,7 +19,7 @@ from support import ROOT, resident_memory
 
 from eecs598 import files
 from eecs598.coco.datafile import load_data
-from eecs598.files import file_lock, page_releaser, save_whole, write_whole
+from eecs598.files import file_lock, page_releaser, remove_partial, save_whole, write_whole
 
 OLD, NEW = {"old": torch.arange(3)}, {"new": torch.arange(500_000)}  # 4 MB, more than torch's writer buffers
 
@@ -176,6 +176,20 @@ def test_a_place_that_cannot_be_written(tmp_path, name):
         save_whole(NEW, tmp_path / name)
     assert caught.value.filename == str(tmp_path / name)
     assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
+
+
+def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    gone = {f".[a].pt.{dead.pid}.part", f".b.{dead.pid}.part"}
+    alive = {f".[a].pt.{os.getppid()}.part", "[a].pt", ".c.part", ".d.json.part"} if os.name != "nt" else {"[a].pt"}
+    for name in gone | alive:
+        (tmp_path / name).write_bytes(b"half")
+    remove_partial(tmp_path, "[a].pt")
+    assert {path.name for path in tmp_path.iterdir()} == alive | {f".b.{dead.pid}.part"}
+    remove_partial(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == alive
+    remove_partial(tmp_path / "none")
 
 
 # --- mapped files -----------------------------------------------------------------------------------------

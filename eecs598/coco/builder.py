@@ -5,7 +5,6 @@ import functools
 import hashlib
 import os
 import random
-import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -29,7 +28,7 @@ from eecs598.coco.forms import (
     with_words,
 )
 from eecs598.coco.pictures import prepare_in_order
-from eecs598.files import file_lock, remove, save_whole, write_whole
+from eecs598.files import file_lock, remove_partial, save_whole, write_whole
 from eecs598.metrics.scripts import find_unsegmented
 from eecs598.progress import say
 
@@ -130,23 +129,7 @@ def _prepare_place(out):
     folder = out.absolute().parent
     if not os.access(folder, os.W_OK):
         raise DataError(f"{out}: its folder does not exist or is not writable")
-    for path in folder.iterdir():
-        leftover = re.fullmatch(rf"\.{re.escape(out.name)}\.(\d+)\.part", path.name)  # as save_whole names it
-        if leftover and not _is_running(int(leftover[1])):
-            remove(path)
-
-
-def _is_running(process):
-    """Whether the process with this id is running. Always False on Windows, where open files cannot be removed."""
-    if os.name == "nt":  # os.kill would end it
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return True
+    remove_partial(folder, out.name)
 
 
 # --- the pictures to choose from ----------------------------------------------------------------------------

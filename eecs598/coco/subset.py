@@ -33,7 +33,7 @@ from eecs598.coco.download import (
 )
 from eecs598.coco.forms import read_captions_file, with_words
 from eecs598.coco.pictures import prepare_image
-from eecs598.files import save_whole
+from eecs598.files import remove_partial, save_whole
 
 DATASETS = COURSE_FILE.parent
 ARCHIVE = "annotations/annotations_trainval2014.zip"  # of a host, and in the folder until it is unpacked
@@ -121,6 +121,7 @@ def build_subset(out, num_train=COURSE_COUNTS["train"], num_val=COURSE_COUNTS["v
     hosts = [archive.removesuffix(f"/{ARCHIVE}") for archive in archives]
     tqdm.write(f"{hosts[0]}: {_tell(goals)} wanted, kept in {folder}")
     captions = _fetch_captions(folder, archives, minutes, timeout)
+    remove_partial(folder / "subset")
     splits = [_open_split(*facts, folder / "subset") for facts in zip(goals, captions, goals.values(), least)]
     try:
         ended = _fetch_pictures(splits, hosts, minutes, timeout)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eecs598.files import hash_rows, remove, save_whole
+from eecs598.files import hash_rows, remove, remove_partial, save_whole
 from eecs598.training import processes
 
 FORMAT = 1  # to be incremented when the contents change; checkpoints of another format are rejected
@@ -70,8 +70,7 @@ class Checkpoints:
         self.state = None  # free its memory
         if not self.processes.first:
             return
-        for part in self.folder.glob(".*.part"):  # partial files of a killed run
-            remove(part)
+        remove_partial(self.folder)
         if run.epoch == num_epochs:
             print(f"{self.kept[0]}: all {num_epochs} epochs are done")
         else:
