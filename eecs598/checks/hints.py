@@ -14,6 +14,8 @@ from eecs598.grad import rel_error
 
 _kept = {}  # cached results of `_mistaken_values`
 SAME = 1e-6  # relative error up to which a wrong output is attributed to a mistake
+
+
 def explain(table, formula, value, case, missed, got, want):
     """Add hints: as few known mistakes as possible that explain the wrong outputs, or else how they differ.
 

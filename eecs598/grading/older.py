@@ -44,7 +44,7 @@ submission.LSTM, submission.AttentionLSTM = LSTM, AttentionLSTM
 
 
 def is_older(source):
-    """Whether a submission's source, as bytes, is from those years: no later file lacks both classes."""
+    """Whether a submission's source, as bytes, is from those years: later files define the classes."""
     arguments = _arguments(source)
     older = "attention_forward" in arguments or "Wattn" in arguments.get("lstm_step_forward", ())
     classes = {node.name for node in _body(source) if isinstance(node, ast.ClassDef)}

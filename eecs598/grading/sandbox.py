@@ -352,9 +352,10 @@ def _end(pid, jailed):
 
 def _clear(folder):
     """Delete what a part left in a folder, so that the next one has the whole disk again."""
-    for item in folder.iterdir():
+    for item in os.listdir(folder) if folder.is_dir() else ():  # the part may have removed it
+        path = folder / item
         with contextlib.suppress(OSError, RecursionError):
-            shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def main(arguments):

@@ -13,7 +13,7 @@ CELLS = {"LSTM", "RNN", "GRU", "LSTMCell", "RNNCell", "GRUCell", "RNNBase", "lst
          "rnn_relu_cell", "lstm", "gru", "rnn_tanh", "rnn_relu", "scaled_dot_product_attention", "MultiheadAttention",
          "multi_head_attention_forward", "_thnn_fused_lstm_cell"}  # fmt: skip
 HIDING = {"exec", "eval", "__import__", "ctypes", "inspect", "gc", "pickle", "marshal", "zlib", "base64", "_C", "_VF",
-          "__builtins__", "__globals__", "__code__"}  # fmt: skip
+          "builtins", "__builtins__", "__globals__", "__code__"}  # fmt: skip
 BUILT_IN = {"exec", "eval"}  # of these, as functions that are called by name
 
 
