@@ -153,7 +153,8 @@ def check_options(options):
 
 def run(options, captioner_class):
     """Train a captioner of each cell type; print scores, and example captions with the references."""
-    _read_options(options), metrics.import_scorers()  # an error should come now, not after hours
+    _read_options(options)  # an error should come now, not after hours
+    metrics.import_scorers()
     with processes.joined(torch.device(options.device or captioner.default_device())) as device:
         everyone = processes.current()
         data = examples.open_data_file(options.data)

@@ -283,7 +283,7 @@ def find_parts(model):
     cell_type = "attn" if hasattr(cell, "Wattn") else "lstm" if columns == 4 * H else "rnn"
     weights = (cell.Wx, cell.Wh, *([cell.Wattn] if cell_type == "attn" else []), cell.b)
     return Parts(encoder, (feature.weight, feature.bias), embedding, weights, output, cell_type,
-                  getattr(model, "ignore_index", None), deep_output)  # fmt: skip
+                 getattr(model, "ignore_index", None), deep_output)  # fmt: skip
 
 
 def _first(modules, fits, what):
