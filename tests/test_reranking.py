@@ -343,8 +343,8 @@ def test_nothing_is_lost_where_the_reranker_cannot_be_fitted(tmp_path, tiny_data
 def test_without_a_reranker_its_encoders_are_not_loaded(tmp_path, tiny_data, known_encoder, monkeypatch, capsys):
     coco.save_data(tiny_data, tmp_path / "data.pt")
     monkeypatch.setattr(encoders, "load_encoder", None)  # a call would fail
-    command = ["train", "--data", tmp_path / "data.pt", "--out", tmp_path, "--cell", "rnn", "--epochs", 1, "--hidden",
-               8, "--wordvec", 4, "--reranker-encoders", "other"]  # fmt: skip
+    command = ["train", "--data", tmp_path / "data.pt", "--out", tmp_path, "--recipe", "flickr8k", "--no-reranker",
+               "--encoder", "auto", "--epochs", 1, "--hidden", 8, "--wordvec", 4, "--self-critical", 0]  # fmt: skip
     assert main([*map(str, command)], rlc.CaptioningRNN) == 0, capsys.readouterr().err
 
 

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="each notebook r
 NOTEBOOK = json.loads((ROOT / "notebooks" / "rnn_lstm_captioning.ipynb").read_text(encoding="utf-8"))
 PHOTOS = [cell["id"] for cell in NOTEBOOK["cells"] if cell["id"].startswith("photos-") and cell["cell_type"] == "code"]
 BEFORE = [  # what they call
-    "cell-002", "cell-003", "cell-006", "cell-008", "cell-043", "features", "cell-045", "cell-048", "switch-on-code",
+    "cell-002", "cell-003", "cell-006", "cell-008", "cell-043", "features", "entropy", "cell-045", "cell-048",
+    "switch-on-code",
 ]
 OWN = ["cell-136", "cell-138", "cell-140"]  # own photographs, by the captioner of this part
 SEEN = ("150_000", "32_000")  # captions that each model trains on: fewer pictures are here, and less time

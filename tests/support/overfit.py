@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from support import ROOT
 from support.notebook_run import NotebookRunner
 
-BEFORE = ["cell-002", "cell-003", "cell-006", "cell-008", "cell-043", "cell-045", "cell-048"]
+BEFORE = ["cell-002", "cell-003", "cell-006", "cell-008", "cell-043", "entropy", "cell-045", "cell-048"]
 SCENES = ["cell-046", "cell-084", "cell-104"]
 PHOTOGRAPHS = ["features", "switch-on-code", "photos-open", "photos-features", "photos-heart-code"]
 SEEDED = "encoder=encoder, seed=0"
