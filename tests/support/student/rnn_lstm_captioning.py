@@ -1,6 +1,7 @@
 """A student's answer to the published assignment (EECS 498-007 WI2022, A5 part 1), in a student's style.
 
 Only the published names, nothing of this project. `tests/lesson/test_student_file.py` puts it in the place of ours.
+Scripts outside the project find it by the link `tests/student`.
 """
 
 import math
