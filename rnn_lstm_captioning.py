@@ -12,7 +12,7 @@ Symbols, used everywhere in this file:
 The gradient of the loss with respect to q is called dq and has the shape of q. The LSTM's gates are stored side
 by side in the order i, f, o, g (input, forget, output, candidate), so its weights are (D, 4H) and (H, 4H).
 
-Each forward function is followed by its backward function. The models train with exactly these functions:
+A backward function follows its forward function. The models train with exactly these functions:
 `by_hand(forward, backward, ...)` makes a pair of them one node of autograd's graph.
 """
 

@@ -314,7 +314,7 @@ def require_steps(model):
     """Raise StepsError for a captioner that supports only greedy decoding."""
     if missing := missing_steps(model):
         raise StepsError(f"{type(model).__name__} has no {' and no '.join(missing)} method, so only greedy decoding is "
-                         "possible: leave out the options, or use this project's rnn_lstm_captioning.py")  # fmt: skip
+                         "possible: leave out the options, or write `begin` and `step`")  # fmt: skip
 
 
 @torch.no_grad()

@@ -230,4 +230,4 @@ def _still_to_do(name, path):
     """What to do about an unwritten part: where it is."""
     lines = path.read_text(encoding="utf-8").splitlines()
     line = next((f", line {n}" for n, text in enumerate(lines, 1) if f'"TODO: {name}"' in text), "")
-    return f"{name} is still to do. Write it in {path.name}{line}, where its box says what; then run this cell again."
+    return f"{name} is still to do. Write it in {path.name}{line}; its box says what to do. Then run this cell again."

@@ -51,7 +51,7 @@ def test_teacher_forcing_takes_the_likeliest_word_after_a_persons_words(cell_typ
     assert len({tuple(words) for words in forced}) > 2
 
 
-def test_each_row_compares_the_same_captioner_with_itself():
+def test_each_row_compares_the_same_captioner_with_itself(capsys):
     model, (images, captions) = make_model("attn"), batch(6)
     model.output_projection.bias.data[VOCABULARY["<NULL>"]] = model.output_projection.bias.data[3] = -50
     references = [["a red ball", "a ball on grass"]] * 6
@@ -60,6 +60,9 @@ def test_each_row_compares_the_same_captioner_with_itself():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inflation, "BEAM", 2)
         ways = inflation.inflate_bleu(model, data, pictures=4)
+        patch.setattr(inflation, "missing_steps", lambda model: ["begin", "step"])  # as the published assignment's
+        assert inflation.inflate_bleu(model, data, 4) == {name: ways[name] for name in ("full stop", "train pictures")}
+    assert "no begin and no step: best of several, teacher forcing" in capsys.readouterr().out
     assert list(ways) == ["full stop", "best of several", "train pictures", "teacher forcing"]
     assert ways["train pictures"].proper == ways["train pictures"].inflated  # here they are the same pictures
     assert ways["best of several"].inflated[3] >= ways["best of several"].proper[3]

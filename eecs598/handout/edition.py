@@ -72,7 +72,7 @@ def _with_own_badge(edition, notebook):
 def _notices(edition):
     """Return the notices at the top of the notebook and of the source."""
     texts = (("Due", edition.due), ("Use of AI", edition.ai_use))
-    lines = [f"Student edition: {len(edition.todo)} parts to write, each in a box marked TODO."]
+    lines = [f"Student edition: {len(edition.todo)} parts to write, in boxes marked TODO."]
     return lines + [f"{label}: {' '.join(text.split())}" for label, text in texts if text]
 
 

@@ -102,8 +102,8 @@ _LSTM = (
         "split a into the four gates with chunk, in the order i, f, o, g."),
     _function("lstm", "lstm_step_backward",
         "then go through the nonlinearities to da, in the order of a's parts; from there, as in the RNN.",
-        "dc = dnext_c + dnext_h o tanh'(next_c); do = dnext_h tanh(next_c); di = dc g; df = dc prev_c; dg = dc i; "
-        "dprev_c = dc f."),
+        "dc = dnext_c + dnext_h * o * (1 - tanh(next_c)^2); do = dnext_h * tanh(next_c); di = dc * g; "
+        "df = dc * prev_c; dg = dc * i; dprev_c = dc * f."),
     _function("lstm", "lstm_forward",
         "loop over lstm_step_forward, and keep the cache of each step.",
         "h_t, c_t = lstm_step_forward(x_t, h_(t-1), c_(t-1), Wx, Wh, b)."),
@@ -137,8 +137,9 @@ _ATTENTION = (
         "attn_t = dot_product_attention(h_(t-1), A); h_t, c_t = the step with x_t, attn_t."),
     _function("attention", "attention_lstm_backward",
         "loop over the two backward functions above, from the last step.",
-        "dh_(t-1) is the sum of what comes through the step and through the attention; dA is the sum over all steps, "
-        "plus (dh0 + dc0) / L in each cell."),
+        "dh_t = dh[:, t] + dprev_h of step t + 1, where dprev_h is the sum of what comes through the step and through "
+        "the attention; dc_t = dprev_c of step t + 1; dA is the sum over all steps, plus (dprev_h + dprev_c of the "
+        "first step) / L in each cell; dWx, dWh, dWattn, db are sums."),
     _module("attention", "attention_lstm_module",
         Answer("AttentionLSTM.forward",
             "loop over step_forward and let autograd differentiate. Or join `attention_lstm_forward` and its backward "
@@ -164,15 +165,14 @@ _CAPTIONER = (
             task="From the images to the decoder's initial state."),
         Answer("CaptioningRNN.forward",
             "captions[:, :-1] are the inputs, captions[:, 1:] the targets; pass ignore_index to the loss.",
-            "encode -> h0, for attn the grid A -> states -> scores -> loss.", task="The captioning loss."))),
+            "encode -> h0, for attn the grid A -> states -> scores -> loss."))),
     Part("captioner_step", "captioner", False, SAMPLES, (
         Answer("CaptioningRNN.begin",
             "return a DecoderState.",
             "h = encode(images), c = 0; for attn A = encode(images), h = c = mean of A."),
         Answer("CaptioningRNN.step",
             "for attn, attend with the previous state.",
-            "h (and c) = cell.step_forward; scores = output_projection(h).",
-            task="Advance by one word.")), "DecoderState"),
+            "h (and c) = cell.step_forward; scores = output_projection(h).")), "DecoderState"),
     Part("captioner_sample", "captioner", True, SAMPLES, (
         Answer("CaptioningRNN.sample",
             "carry all states from word to word, c too. `DecoderState` holds them.",

@@ -190,8 +190,8 @@ def require_fast():
     try:
         import eecs598.fast  # noqa: F401
     except ModuleNotFoundError:
-        raise ObjectiveError("this edition has no eecs598/fast: train with fast=False, which uses the model's own "
-                             "forward and backward, and without regularization") from None  # fmt: skip
+        raise ObjectiveError("this edition has no eecs598/fast; with fast=False, a model trains by its own forward "
+                             "and backward, without regularization") from None  # fmt: skip
 
 
 def choose_fast(model, options):

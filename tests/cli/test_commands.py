@@ -586,6 +586,16 @@ def test_captions_are_drawn_on_the_models_device(command, trained, captioned, tm
     assert status == 0 and made == [torch.device("cpu")]
 
 
+@pytest.mark.parametrize("option, value, wanted", [
+    ("--temperature", "-1", "wanted a positive number"), ("--beam-temperature", "0", "wanted a positive number"),
+    ("--top-p", "1.5", "wanted a positive number, at most 1"),
+    ("--length-penalty", "-1", "wanted a number, at least 0"),
+])  # fmt: skip
+def test_an_impossible_decoding_option_is_told_before_anything_is_read(option, value, wanted, capsys):
+    status, _, errors = run(capsys, "caption", "--checkpoint", "nowhere.pt", option, value, "photo.jpg")
+    assert_one_error(status, errors, f"argument {option}: '{value}', {wanted}")
+
+
 def test_options_that_do_not_go_together(trained, tmp_path, capsys):
     photo = tmp_path / "red.png"
     Image.new("RGB", (90, 31), COLOURS["red"]).save(photo)

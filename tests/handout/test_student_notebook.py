@@ -83,6 +83,10 @@ def test_the_notebook_names_nothing_that_the_source_lacks(kind, request):
     names = set(definitions((folder / SOURCE).read_text()))
     code = "\n".join(cell.source for cell in code_of(folder)[1])
     assert not set(re.findall(r"\brlc\.(\w+)", code)) - names
+    prose = "\n".join(cell.source for cell in code_of(folder)[0].cells if cell.cell_type == "markdown")
+    sources = (folder / SOURCE).read_text(), SOLUTION
+    own, theirs = ({name.split(".")[-1] for name in definitions(text)} for text in sources)
+    assert not set(re.findall(r"`(?:\w+\.)*(\w+)`", prose)) & (theirs - own)
     checked = re.findall(r'\bcheck\("(\w+)"', code)
     assert len(checked) >= 8 and all(set(CHECKS[check].needs) <= names for check in checked)
 

@@ -22,7 +22,7 @@ STUDENT = (ROOT / "tests" / "support" / "student" / SOURCE).read_text(encoding="
 NAMES = {part: [answer.name for answer in PARTS[part].answers] for part in PARTS}  # part -> its functions
 PUBLISHED = [part for part in PARTS if PARTS[part].published]
 ABSENT = [part for part in PARTS if part not in PUBLISHED]
-SENTENCE = r"(\S+) is still to do\. Write it in rnn_lstm_captioning\.py, line (\d+), where its box says what; .*"
+SENTENCE = r"(\S+) is still to do\. Write it in rnn_lstm_captioning\.py, line (\d+); its box says what to do\. .*"
 
 
 def cut(todo, absent=()):
