@@ -1,4 +1,4 @@
-# Every target creates .venv on first use; `make clean` removes it and all results.
+# Targets create .venv on first use; `make clean` removes it and build/. Downloads and features stay in datasets/.
 PYTHON ?= python3
 # Matching versions of torch and torchvision; any newer pair works too.
 TORCH ?= torch==2.13.0 torchvision==0.28.0

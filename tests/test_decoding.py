@@ -389,6 +389,14 @@ def test_a_picture_and_its_mirror_image_say_a_word_by_their_mean_probability(mak
             torch.testing.assert_close(found.weights[n, k, t], (maps[t][0] + mirrored[t][0].flip(-1)) / 2)
 
 
+def test_the_grid_of_a_mirrored_captioner_stays_the_same_object(make_model):
+    """Then beam search does not copy it for each caption at each step."""
+    mirrored = decoding.Mirrored(make_model("attn"))
+    state = mirrored.begin(torch.stack([pictures(3), pictures(3, seed=1)], dim=1))
+    _, after, _ = mirrored.step(torch.full((3,), START), state)
+    assert after.A is state.A and after.h is not state.h and after.h.shape == state.h.shape
+
+
 @CELLS
 def test_fewer_captions_are_the_best_of_the_beam(make_model, cell_type):
     model, images = make_model(cell_type), pictures()

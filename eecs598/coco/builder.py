@@ -245,9 +245,11 @@ def _locate(pictures, images, source, name):
         there = [picture._replace(path=source.place(picture)) for picture in pictures]
     else:
         there = [p._replace(path=path) for p in pictures if (path := _find(Path(images), p))]
+    if not pictures:
+        raise DataError(f"{name}: it lists no pictures, wanted at least one")
     if not there:
-        example = pictures[0].file_name if pictures else "none"
-        raise DataError(f"{images}: holds none of the {len(pictures)} pictures of {name} (first: {example})")
+        raise DataError(f"{images}: holds none of the {len(pictures)} pictures of {name} (first: "
+                        f"{pictures[0].file_name})")  # fmt: skip
     usable = [picture for picture in there if picture.captions]
     if not usable:
         raise DataError(f"{name}: none of its {len(there)} pictures has a caption")

@@ -52,6 +52,11 @@ _TOKEN = re.compile(
 )
 
 
+def unify_spelling(caption):
+    """The caption in NFC (an accented letter is one character), with a typographic apostrophe as a plain one."""
+    return unicodedata.normalize("NFC", caption).replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+
+
 def tokenize(caption):
     """The words of a caption: a list of lower-case strings, without punctuation.
 
@@ -61,8 +66,8 @@ def tokenize(caption):
     split in upper case as in lower case. Chinese and Japanese are split into characters. Tokenizing the joined
     tokens again changes nothing.
     """
-    text = unicodedata.normalize("NFC", caption).lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    found = _TOKEN.findall(_SPLIT_CLITIC.sub(" ", split_characters(text.replace("\N{SOFT HYPHEN}", ""))))
+    text = unify_spelling(caption).lower().replace("\N{SOFT HYPHEN}", "")
+    found = _TOKEN.findall(_SPLIT_CLITIC.sub(" ", split_characters(text)))
     return [word for token in found for word in _JOINED.get(token, (token,))]
 
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from eecs598.coco.captions import DataError, shorten_error, tokenize
+from eecs598.coco.captions import DataError, shorten_error, tokenize, unify_spelling
 
 SPLITS = {"train": "train", "restval": "train", "dev": "val", "val": "val", "test": "test"}  # as named -> as used
 WANTED = (
@@ -87,14 +87,15 @@ def select_split(found, split, path):
 
 
 def with_words(pictures, as_written=False):
-    """The pictures with tokenized captions, joined by spaces, or with raw ones if `as_written`.
+    """The pictures with tokenized captions, joined by spaces, or with raw ones, in one spelling, if `as_written`.
 
     Captions without a word are dropped, so a picture may have none left.
     """
     kept = []
     for picture in pictures:
         tokenized = [(text, " ".join(tokenize(text))) for text in picture.captions]
-        kept.append(picture._replace(captions=[text if as_written else words for text, words in tokenized if words]))
+        said = [unify_spelling(text) if as_written else words for text, words in tokenized if words]
+        kept.append(picture._replace(captions=said))
     return kept
 
 

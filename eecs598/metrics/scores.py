@@ -111,7 +111,7 @@ def rank_captions(evaluation):
 
 def format_scores(scores):
     """A table as text, a row for each model. scores: {name of a model: its scores}. All but CIDEr are times 100."""
-    width = max(len("model"), *(len(name) for name in scores))
+    width = max(map(len, ("model", *scores)))
     columns = [*SCORES, *(["METEOR"] if any("METEOR" in values for values in scores.values()) else [])]
     lines = ["  ".join([f"{'model':<{width}}", *(f"{column:>7}" for column in columns)])]
     for name, values in scores.items():

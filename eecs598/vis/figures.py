@@ -30,7 +30,8 @@ class _Canvas(FigureCanvasAgg):
         picture = with_palette(np.asarray(self.buffer_rgba())[..., :3])
         texts = PngInfo()
         for name, text in (metadata or {}).items():
-            texts.add_text(name, text)
+            if text is not None:  # as in matplotlib, None leaves an entry out
+                texts.add_text(name, str(text))
         picture.save(file, "png", optimize=True, dpi=(DPI, DPI), pnginfo=texts)
 
 

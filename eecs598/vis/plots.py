@@ -26,6 +26,8 @@ def plot_losses(history, val=None, smooth=None, label="loss"):
     runs = history if isinstance(history, dict) else {"training": history}
     runs = {name: _finite(losses) for name, losses in runs.items()}
     vals = val if isinstance(val, dict) else {} if val is None else dict.fromkeys(runs, val)
+    if not isinstance(val, dict) and len(vals) > 1:
+        raise ValueError(f"val is one list for {len(runs)} runs: pass a dict with the values of each, {list(runs)}")
     if not runs or not all(map(len, runs.values())) or set(vals) - set(runs):
         seen = {name: len(losses) for name, losses in runs.items()}
         raise ValueError(f"got losses {seen}, val {list(vals)}: pass losses for each run, and val under its name")
@@ -210,12 +212,9 @@ def _finite(values):
 
 def _running_mean(values, half):
     """The centred mean over 2 * half + 1 values, fewer at the ends; NaNs are ignored."""
-    good = np.isfinite(values)
-    first = np.maximum(np.arange(len(values)) - half, 0)
-    end = np.minimum(np.arange(len(values)) + half + 1, len(values))
-    total, count = (np.append(0, np.cumsum(x)) for x in (np.where(good, values, 0), good))
-    count = count[end] - count[first]
-    return (total[end] - total[first]) / np.where(count > 0, count, np.nan)
+    good, window = np.isfinite(values), np.ones(2 * half + 1)  # a sum for each window: a huge value stays in its own
+    total, count = (np.convolve(x, window)[half : half + len(x)] for x in (np.where(good, values, 0), good))
+    return total / np.where(count > 0, count, np.nan)
 
 
 def _new_plot(xlabel, ylabel):

@@ -664,7 +664,7 @@ def entry(key, **values):
         (entry("annotations", caption=None), "annotations[2]: caption is None, wanted str"),
         (lambda content: content["annotations"].append(3), "annotations[15]: image_id is None"),
         (lambda content: content["annotations"].clear(), "none of its 5 pictures has a caption"),
-        (lambda content: content["images"].clear(), "holds none of the 0 pictures"),
+        (lambda content: content["images"].clear(), "it lists no pictures, wanted at least one"),
     ],
 )
 def test_wrong_captions_files_are_told(change, phrase, tmp_path):

@@ -116,6 +116,8 @@ def test_captions_without_a_word_are_dropped(tmp_path):
     pictures = read_captions_file(path).pictures
     assert [picture.captions for picture in with_words(pictures)] == [["a dog"], []]
     assert [picture.captions for picture in with_words(pictures, as_written=True)] == [["A Dog ."], []]
+    typed = [pictures[0]._replace(captions=["Five o\u2019clock at the cafe\u0301"])]  # as on a Mac
+    assert with_words(typed, as_written=True)[0].captions == ["Five o'clock at the caf\u00e9"]
 
 
 @pytest.mark.parametrize(("content", "phrase"), [

@@ -286,6 +286,7 @@ def test_grid_takes_a_batch_and_plain_references(rng):
         (lambda p: vis.show_captions([], []), "no pictures"),
         (lambda p: vis.plot_losses([]), "got losses {'training': 0}"),
         (lambda p: vis.plot_losses({"rnn": [1.0]}, {"lstm": [1.0]}), "val ['lstm']"),
+        (lambda p: vis.plot_losses({"rnn": [1.0], "lstm": [1.0]}, [1.0]), "val is one list for 2 runs"),
         (lambda p: vis.plot_gates({"i": np.ones((4, 2))}, ["a", "b"]), "(4, 2)"),
         (lambda p: vis.plot_gates({"i": np.full((1, 2), np.nan)}, ["a"]), "finite"),
         (lambda p: vis.plot_gates({}, ["a"]), "0 gates"),
@@ -321,6 +322,18 @@ def test_losses_and_their_running_mean(rng, n, smooth):
 def test_another_quantity_is_named_on_the_axis():
     assert vis.plot_losses([1.0] * 40, smooth=1, label="reward").axes[0].get_ylabel() == "reward"
     assert vis.plot_losses([1.0] * 40, smooth=3, label="reward").axes[0].get_ylabel() == "reward (thick: mean of 3)"
+
+
+def test_one_huge_loss_does_not_change_the_means_of_later_ones():
+    axes = vis.plot_losses([60.0] * 5 + [3e19] + [2.5] * 94, smooth=3).axes[0]
+    mean = axes.lines[1].get_ydata()
+    assert mean[10:] == pytest.approx(2.5) and mean[0] == 60 and mean[5] == pytest.approx(1e19)
+
+
+def test_metadata_of_a_figure_is_text_or_left_out(tmp_path):
+    vis.plot_losses([1.0, 2.0]).savefig(tmp_path / "a.png", metadata={"Software": None, "Seed": 3})
+    with Image.open(tmp_path / "a.png") as figure:
+        assert figure.text == {"Seed": "3"}
 
 
 def test_validation_dots_lie_at_their_iterations():
