@@ -65,7 +65,7 @@ def test_without_fast_there_are_no_weights():
 
 def test_an_edition_without_fast_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "eecs598.fast", None)
-    with pytest.raises(ObjectiveError, match="no eecs598/fast: train with fast=False"):
+    with pytest.raises(ObjectiveError, match="no eecs598/fast; with fast=False, a model trains by its own forward"):
         Objective(make_model("rnn"))
     assert Objective(make_model("rnn"), fast=False)(*batch()).isfinite()
 
