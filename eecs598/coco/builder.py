@@ -401,7 +401,7 @@ def _decode(pictures, count, split, source, **options):
     if tried > len(kept):
         say(f"{tried - len(kept)} {split} pictures could not be read, skipped; {len(kept)} are kept")
     if len(kept) < count:
-        say(f"{len(kept)} {split} pictures in place of {count}: there are no more that can be used")
+        say(f"{len(kept)} {split} pictures instead of {count}: no more can be used")
     pixels.resize((len(kept), 3, size, size), refcheck=False)  # in place: a slice would be copied when saved
     return torch.from_numpy(pixels), kept, {picture.path for picture in pictures[:tried]}
 

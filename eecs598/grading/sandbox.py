@@ -184,14 +184,13 @@ class Server:
         spec = importlib.util.spec_from_file_location(NAME, path)
         self.module = sys.modules[NAME] = importlib.util.module_from_spec(spec)
         sent = b"".join(data.numpy().tobytes() for data in tensors)
-        if b"cuda" in sent and not torch.cuda.is_available():
+        if replaced := b"cuda" in sent and not torch.cuda.is_available():
             CudaOnCpu().__enter__()
             lend_cuda()
-        assumed = b"cuda" in sent and b"is_available" not in sent
         torch.manual_seed(0)
         spec.loader.exec_module(self.module)
         return {"has": [name for name in request["names"] if hasattr(self.module, name)],
-                "stand_ins": finder.used, "cuda": assumed and not torch.cuda.is_available()}, []  # fmt: skip
+                "stand_ins": finder.used, "cuda": replaced and b"is_available" not in sent}, []  # fmt: skip
 
     def do_lend(self, request, tensors):
         """Replace functions of the submission by those of `source`, then run `further` with it."""

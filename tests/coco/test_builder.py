@@ -436,7 +436,7 @@ def test_fewer_pictures_than_asked_for_are_told(tmp_path, capsys):
     images, captions = write_folder(tmp_path, range(10))
     (images / "003.png").write_bytes(b"damaged")
     build_data(images, captions, image_size=4, num_train=8, num_val=2)
-    assert "7 train pictures in place of 8: there are no more that can be used" in capsys.readouterr().err
+    assert "7 train pictures instead of 8: no more can be used" in capsys.readouterr().err
 
 
 def test_leftovers_of_killed_builds_are_removed_and_those_at_work_are_not(tmp_path):

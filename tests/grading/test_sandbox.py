@@ -350,6 +350,17 @@ def test_a_file_for_a_gpu_runs_on_the_cpu(grade):
     assert report.advice == ["it assumes a GPU: .cuda() and device='cuda' used the CPU here"]
 
 
+def test_a_file_that_asks_for_a_gpu_first_assumes_none(grade):
+    assert not grade(f"{STUDENT}\n\ndevice = 'cuda' if torch.cuda.is_available() else 'cpu'\n", [NEIGHBOUR]).advice
+
+
+def test_a_file_beside_may_assume_a_gpu_too(jail):
+    files = {"mine.py": b"import torch\n\nones = torch.ones(3).cuda()\n"}
+    submission = Submission("student", f"from mine import ones\n{STUDENT}".encode(), files)
+    report = grading.Grader(jail, LATE).grade(submission, [NEIGHBOUR])
+    assert report.results[NEIGHBOUR].verdict == RIGHT and "it assumes a GPU" in report.advice[0]
+
+
 def test_modules_here_that_are_no_secret_can_be_imported(grade):
     imports = ("from eecs598 import decoding, vis", "from eecs598.bridge import by_hand",
                "from eecs598.grad import rel_error", "from eecs598.training import solver")  # fmt: skip
