@@ -77,9 +77,8 @@ def _score(captions, references):
 def _caption_files(model, idx_to_word, preparation, pictures, decoding):
     """A caption for each eecs598.coco.forms.Picture, preprocessed like the pictures that the model was trained on."""
     captions, batch = [], []
-    ready = prepare_in_order(pictures, **preparation, workers=os.cpu_count() or 1)
     with tqdm(total=len(pictures), desc="captions", unit="picture", mininterval=0.5) as bar:
-        for _, image in ready:
+        for image in prepare_in_order(pictures, **preparation, workers=os.cpu_count() or 1):
             if isinstance(image, DataError):
                 raise image
             batch.append(image)

@@ -416,7 +416,7 @@ def _prepare(pictures, image_size, fit, workers, shards):
         shard = shards and shards / f"{_shard_name(part, image_size, fit)}.pt"
         prepared = _load_shard(shard)
         if prepared is None:
-            results = [result for _, result in prepare_in_order(part, image_size, fit, workers)]
+            results = prepare_in_order(part, image_size, fit, workers)
             prepared = [str(result) if isinstance(result, DataError) else result for result in results]
             if shards is not None:
                 with contextlib.suppress(OSError):  # if the disk is full, a later call decodes them again

@@ -17,7 +17,6 @@ import shutil
 import threading
 import time
 import zipfile
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +27,7 @@ import requests
 import urllib3
 from tqdm import tqdm
 
+from eecs598.coco.threads import map_in_order
 from eecs598.files import file_lock
 from eecs598.progress import say
 
@@ -602,21 +602,10 @@ def fetch_in_order(jobs, *, read=None, workers=16, **options):
 
         pool = ThreadPoolExecutor(workers, initializer=open_session)
         try:
-            yield from _in_order(pool, fetch, jobs, ahead=4 * workers)
+            yield from map_in_order(pool, fetch, jobs, ahead=4 * workers)
         finally:
             stop.set()  # for workers that are still running after an interruption
             pool.shutdown(cancel_futures=True)
-
-
-def _in_order(pool, function, items, ahead):
-    """Yield function(item) in order, while the pool works at most `ahead` items in advance."""
-    waiting = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _collect(outcomes, count, patience, bar):

@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from eecs598.coco.captions import DataError, shorten_error
+from eecs598.coco.threads import map_in_order
 
 FITS = ("stretch", "crop")
 Image.MAX_IMAGE_PIXELS = 250_000_000  # Pillow rejects twice as many; phones take pictures of 200 megapixels
@@ -71,7 +71,7 @@ def _grey_scale(mode, grey):
 
 
 def prepare_in_order(pictures, image_size, fit, workers):
-    """Yield (picture, its tensor or DataError) in order, while threads prepare the next few pictures.
+    """Yield each picture's tensor, or its DataError, in order, while threads prepare the next few pictures.
 
     Threads are enough, since Pillow releases the GIL to decode and resize.
     """
@@ -84,11 +84,4 @@ def prepare_in_order(pictures, image_size, fit, workers):
 
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd EXIF entries, in pictures that can be read
-        ahead = deque()
-        for picture in pictures:
-            ahead.append((picture, pool.submit(prepare, picture)))
-            if len(ahead) > 2 * workers:
-                first, future = ahead.popleft()
-                yield first, future.result()
-        for first, future in ahead:
-            yield first, future.result()
+        yield from map_in_order(pool, prepare, pictures, ahead=2 * workers)

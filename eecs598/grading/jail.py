@@ -25,7 +25,7 @@ NOBODY = 65534
 DISK = 64 << 20  # bytes of /tmp
 OPENING, ANSWERING = 120, 10  # seconds: to load torch on a busy machine; for an answer of the fork server
 SECRET = ("checks", "fast", "grading", "handout")  # packages with answers in them; the others may be imported
-PUBLIC = ("__init__.py", "messages.py", "sandbox.py", "standins.py")  # of eecs598/grading
+PUBLIC = ("__init__.py", "messages.py", "sandbox.py", "scan.py", "standins.py")  # of eecs598/grading
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/ld.so.conf",
           "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime")  # fmt: skip
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
