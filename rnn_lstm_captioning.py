@@ -213,15 +213,15 @@ def attention_lstm_step_forward(x, prev_h, prev_c, attn, Wx, Wh, Wattn, b):
     This is an LSTM step with the input [x, attn] and the weight Wx stacked on Wattn. x (N, D); prev_h, prev_c
     and attn (N, H); Wx (D, 4H); Wh and Wattn (H, 4H); b (4H,). Returns next_h, next_c (N, H) and a cache.
     """
-    seen = torch.cat([x, attn], dim=1)  # (N, D + H)
-    return lstm_step_forward(seen, prev_h, prev_c, torch.cat([Wx, Wattn]), Wh, b)
+    z = torch.cat([x, attn], dim=1)  # (N, D + H)
+    return lstm_step_forward(z, prev_h, prev_c, torch.cat([Wx, Wattn]), Wh, b)
 
 
 def attention_lstm_step_backward(dnext_h, dnext_c, cache):
     """Gradient of `attention_lstm_step_forward`. Returns dx, dprev_h, dprev_c, dattn, dWx, dWh, dWattn, db."""
-    dseen, dprev_h, dprev_c, dW, dWh, db = lstm_step_backward(dnext_h, dnext_c, cache)
-    D = dseen.shape[1] - dnext_h.shape[1]
-    dx, dattn = dseen[:, :D], dseen[:, D:]  # split what the forward step concatenated
+    dz, dprev_h, dprev_c, dW, dWh, db = lstm_step_backward(dnext_h, dnext_c, cache)
+    D = dz.shape[1] - dnext_h.shape[1]
+    dx, dattn = dz[:, :D], dz[:, D:]  # split what the forward step concatenated
     dWx, dWattn = dW[:D], dW[D:]
     return dx, dprev_h, dprev_c, dattn, dWx, dWh, dWattn, db
 
