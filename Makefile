@@ -19,7 +19,7 @@ run: .venv/ready  ## execute the notebook on the embedded data, write build/rnn_
 	.venv/bin/python -m nbconvert --to eecs598.vis.page.Page build/rnn_lstm_captioning.ipynb
 	@echo "open build/rnn_lstm_captioning.html"
 
-test: .venv/ready  ## run the tests, one process per core
+test: .venv/ready  ## run the tests in several processes
 	.venv/bin/python -m pytest -n auto --dist loadscope
 
 lab: .venv/ready  ## open the notebook in JupyterLab

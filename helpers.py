@@ -1,7 +1,7 @@
 """Functions that the notebook calls to load data, train, decode and display, and the commands.
 
     python helpers.py train --data FILE --out DIR [--cell rnn lstm attn]
-    python helpers.py evaluate --checkpoint FILE --images DIR --captions JSON
+    python helpers.py evaluate --checkpoint FILE --images DIR --captions FILE
     python helpers.py caption [--checkpoint FILE] PHOTO...
 
 `load_coco_captions`, `train_captioner` and `decode_captions` have the signatures of the published assignment. The

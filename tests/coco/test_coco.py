@@ -3,6 +3,7 @@
 import errno
 import functools
 import http.server
+import inspect
 import io
 import json
 import os
@@ -717,9 +718,18 @@ def test_the_commands_fail_in_one_line(tmp_path, capsys):
         assert stopped.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1
 
 
-def test_the_module_runs_as_a_command(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "eecs598.coco", "check", str(tmp_path / "none.pt")], **PIPES)
-    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+def test_the_command_gives_build_data_all_that_it_takes(tmp_path, monkeypatch, capsys):
+    """Each argument under its own name, and the same defaults."""
+    signature, got = inspect.signature(build_data).parameters, {}
+    monkeypatch.setattr("eecs598.coco.__main__.build_data", got.update)
+    out = tmp_path / "a.pt"
+    save_data(tiny_data(), out)
+    assert main(["build", "--images", "photos", "--out", str(out)]) == 0
+    assert got.pop("images") == Path("photos") and got.pop("out") == out
+    assert got == {name: signature[name].default for name in signature.keys() - {"images", "out"}}
+    numbers = ["--year", "2017", "--workers", "2", "--val-images", "others"]
+    assert main(["build", "--images", "photos", "--out", str(out), *numbers]) == 0
+    assert (got["year"], got["workers"], got["val_images"]) == (2017, 2, Path("others"))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell's pipe")

@@ -141,7 +141,7 @@ def test_the_bar_counts_bytes(add, path, capsys):
 
 # --- fault schedules ----------------------------------------------------------------------------------------
 
-SEEDS = 300
+SEEDS = 150
 UNDETECTABLE = {  # by what is known of the file: faults that nobody could tell from the file
     "sha256": set(),
     "check": set(),

