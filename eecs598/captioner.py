@@ -85,7 +85,7 @@ def takes_features(captioner_class, cell_type, size):
     words = {"vocab": {"token_to_idx": {word: i for i, word in enumerate((NULL, START, END, "a", "thing"))}}}
     captions = torch.tensor([[1, 3, 4, 2], [1, 4, 2, 0]])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would also seed the GPUs, which are not restored
         seen = torch.randn(2, *size, requires_grad=True)
         try:
             stand_in = features.Features(torch.float32, size[0])

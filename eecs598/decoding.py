@@ -63,6 +63,9 @@ def decode(
             no_repeat_ngram=no_repeat_ngram, generator=generator,
         )  # fmt: skip
         return reorder(sampled) if reorder else sampled
+    if beam_size == 1 and searching:
+        seen = ", ".join(f"{name} {value}" for name, value in searching.items())
+        raise ValueError(f"{seen}: needs beam search; give a beam_size above 1 too, such as 3")
     if generator is not None:
         raise ValueError("generator is given without sampling; give a temperature too, such as 1.0")
     in_range = num_captions is None or (_is_whole(num_captions, 1) and num_captions <= beam_size)

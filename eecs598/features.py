@@ -5,7 +5,11 @@ caches them, and in the context `fed_with_features` a captioner takes features a
 """
 
 import contextlib
+import errno
 import hashlib
+import math
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,7 +18,7 @@ import torch
 from torch import nn
 
 from eecs598 import encoders
-from eecs598.files import file_lock, hash_rows, page_releaser, remove_partial, write_whole
+from eecs598.files import file_lock, hash_rows, page_releaser, remove
 from eecs598.progress import late_bar
 
 GPU_BATCH = 64  # pictures encoded at once on a GPU
@@ -85,7 +89,8 @@ def without_image_encoder(captioner_class, out_channels):
 def fast_dtype(device):
     """bfloat16 if the device has hardware support for it, else float32."""
     if torch.device(device).type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        ampere = torch.cuda.get_device_capability(device) >= (8, 0)  # older ones, such as the T4, emulate bfloat16
+        return torch.bfloat16 if ampere else torch.float32
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     fast = torch.device(device).type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in names)
     return torch.bfloat16 if fast else torch.float32
@@ -117,14 +122,17 @@ def encode_in_batches(encoder, images, device="cpu", progress=True):
     Memory-mapped pictures do not stay resident.
     """
     dtype = precision_of(encoder, device)
-    batch_size = encoders.CPU_BATCH[dtype] if torch.device(device).type == "cpu" else GPU_BATCH
     frozen = encoders.fold_normalization(encoder).to(device=device, dtype=dtype, memory_format=torch.channels_last)
     release_pages = page_releaser(images)
     with late_bar(len(images), "image features", shown=progress) as bar:
-        for part in images.split(batch_size):
+        for part in images.split(_batch_size(dtype, device)):
             yield frozen(part.to(device)).half().cpu().contiguous()  # for .view in students' code
             bar.update(len(part))
             release_pages()
+
+
+def _batch_size(dtype, device):
+    return encoders.CPU_BATCH[dtype] if torch.device(device).type == "cpu" else GPU_BATCH
 
 
 def describe_pictures(encoder, images, encode=encode_images):
@@ -144,9 +152,9 @@ def cached_features(encoder, images, folder=None, device="cpu", progress=True):
     """`encode_images`, cached in `folder` under a hash of the encoder's weights and the pictures.
 
     folder: if None, FEATURES_FOLDER. Returns features (n, C, h, w) in float16, memory-mapped, so that they need not fit
-    in memory. A damaged file is computed again. If another process is computing the same features, this one waits for
-    it. If the folder cannot be written, a line says so and nothing is cached. Raises ValueError, see
-    `eecs598.encoders.check_pictures`.
+    in memory. After an interruption, the next call resumes. A damaged file is computed again. If another process is
+    computing the same features, this one waits for it. If the folder cannot be written, a line says so and nothing is
+    cached. Raises ValueError, see `eecs598.encoders.check_pictures`.
     """
     encoders.check_pictures(images)
     path = Path(folder or FEATURES_FOLDER) / f"{_features_key(encoder, images, device)}.npy"
@@ -157,9 +165,7 @@ def cached_features(encoder, images, folder=None, device="cpu", progress=True):
         with file_lock(path, "computing"):
             if (features := _read_if_finished(path)) is not None:
                 return features
-            remove_partial(path.parent, path.name)
-            write_whole(path, lambda file: _write_features(
-                file, len(images), encode_in_batches(encoder, images, device, progress)))  # fmt: skip
+            _compute_features(path, encoder, images, device, progress)
     except OSError as error:
         print(f"warning: the image features could not be saved in {path.parent} ({error})", file=sys.stderr)
         return encode_images(encoder, images, device, progress)
@@ -174,13 +180,47 @@ def _read_if_finished(path):
         print(f"note: {path} is damaged ({type(error).__name__}); its features are computed again", file=sys.stderr)
 
 
-def _write_features(file, count, batches):
-    """Write a .npy file of `count` rows batch by batch."""
-    for number, batch in enumerate(batches):
-        if number == 0:
-            header = {"descr": "<f2", "fortran_order": False, "shape": (count, *batch.shape[1:])}
-            np.lib.format.write_array_header_1_0(file, header)
-        file.write(batch.numpy().tobytes())
+def _compute_features(path, encoder, images, device, progress):
+    """Write the features to PATH.part batch by batch, from where an interrupted call stopped, then rename it."""
+    part = path.with_name(f"{path.name}.part")
+    done = _keep_whole_batches(part, _batch_size(precision_of(encoder, device), device))
+    try:
+        with part.open("ab") as file:
+            for batch in encode_in_batches(encoder, images[done:], device, progress) if done < len(images) else ():
+                if file.tell() == 0:
+                    _begin_file(file, (len(images), *batch.shape[1:]))
+                file.write(batch.numpy().tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError:
+        remove(part)  # such as from a full disk
+        raise
+
+
+def _keep_whole_batches(part, batch_size):
+    """How many rows a partial file has, in whole batches. What is left of another one is cut off."""
+    if not part.exists():
+        return 0
+    try:
+        with part.open("r+b") as file:
+            np.lib.format.read_magic(file)
+            (_, *shape), *_ = np.lib.format.read_array_header_1_0(file)
+            begin, row = file.tell(), 2 * math.prod(shape)
+            rows = (part.stat().st_size - begin) // row // batch_size * batch_size
+            file.truncate(begin + rows * row)
+        return rows
+    except ValueError:  # it has no whole header
+        remove(part)
+        return 0
+
+
+def _begin_file(file, shape):
+    """Write the header of a .npy file. Raises an OSError if the disk has no room for the rest."""
+    needed = 2 * math.prod(shape)
+    if shutil.disk_usage(file.name).free < needed:
+        raise OSError(errno.ENOSPC, f"No space left for {needed / 1e6:,.1f} MB")
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
 
 
 def _map_features(path):

@@ -445,6 +445,40 @@ def test_those_who_want_the_same_features_take_turns(mean_encoder, pictures, tmp
     assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
 
 
+@pytest.mark.parametrize("left", [b"", b"half a row", None])
+def test_interrupted_features_go_on_where_they_were(mean_encoder, tmp_path, monkeypatch, left):
+    """Also where a batch, or the header of the file, was half written when the process was killed."""
+    pictures = torch.randint(0, 256, (23, 3, 16, 24), dtype=torch.uint8)
+    wanted = cached(mean_encoder, pictures, tmp_path / "whole").clone()
+    shown, forward = [], type(mean_encoder).forward
+
+    def interrupted(self, images):
+        if limit is not None and len(shown) >= limit:
+            raise KeyboardInterrupt
+        shown.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(type(mean_encoder), "forward", interrupted)
+    size = encoders.CPU_BATCH[feature_room.precision_of(mean_encoder, "cpu")]
+    for limit in (2, 3):  # two batches, then one more
+        with pytest.raises(KeyboardInterrupt):
+            cached(mean_encoder, pictures, tmp_path / "parts")
+        assert len(shown) == limit
+    (part,) = (tmp_path / "parts").glob("*.part")
+    part.write_bytes(part.read_bytes() + left if left is not None else part.read_bytes()[:20])
+    limit = None
+    assert torch.equal(cached(mean_encoder, pictures, tmp_path / "parts"), wanted)
+    assert sum(shown) == len(pictures) + (3 * size if left is None else 0)
+    assert [path.suffix for path in (tmp_path / "parts").iterdir()] == [".npy"]
+
+
+@pytest.mark.parametrize("capability, dtype", [((7, 5), torch.float32), ((8, 0), torch.bfloat16)])
+def test_features_are_in_bfloat16_where_the_gpu_computes_with_it(monkeypatch, capability, dtype):
+    """A T4 (7.5) emulates it, slowly."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert feature_room.fast_dtype("cuda:0") == dtype
+
+
 def test_features_without_a_place_for_them(mean_encoder, pictures, tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     features = cached(mean_encoder, pictures, tmp_path / "file")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from eecs598 import commands
 from eecs598.bench.measuring import compare, describe_machine, like_cudnn, table
 from eecs598.bench.memory import memory_rows
-from eecs598.bench.pairs import MODULE, PAIRS, SLOW, Sizes, load_module
+from eecs598.bench.pairs import MODULE, PAIRS, SLOW, Sizes, load_module, module_file
 from eecs598.bench.waiting import waiting_rows
 from eecs598.choosing import chosen, fixed_choices
 from eecs598.commands import Parser, command, device, positive
@@ -48,21 +49,21 @@ def main(arguments=None):
     names = rows_to_measure()
     parser.add_argument("--rows", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--rounds", type=positive, default=15, help="paired runs for each row (15)")
-    parser.add_argument("--module", type=Path, default=MODULE, help="the rnn_lstm_captioning.py to measure")
+    parser.add_argument("--module", type=module_file, default=MODULE, help="the rnn_lstm_captioning.py to measure")
     parser.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=positive, help="CPU threads (PyTorch's default)")
     parser.add_argument("--json", type=Path, help="write the rows and the machine's description to this file")
     parser.add_argument("--png", type=Path, help="plot the ratios to this file")
     options = parser.parse_args(arguments)
-    if not options.module.is_file() or options.module.suffix != ".py":
-        parser.error(f"{options.module} is not a .py file; --module takes a rnn_lstm_captioning.py")
     try:
         fixed_choices()
-        commands.check_outputs((options.json, options.png), [options.module])
+        outputs = (options.json, options.png, options.png and growth_file(options.png))
+        commands.check_outputs(outputs, [options.module])
     except ValueError as error:
         parser.error(str(error))
     if options.threads:
         torch.set_num_threads(options.threads)
+        os.environ["OMP_NUM_THREADS"] = str(options.threads)  # for groups that start processes
     torch.manual_seed(0)
     rows = run(load_module(options.module), options.rows, options.rounds, options.device)
     if not rows:
@@ -76,15 +77,21 @@ def main(arguments=None):
         found = {"machine": machine, "chosen": choices, "rows": [row._asdict() for row in rows]}
         write_whole(options.json, lambda file: file.write(json.dumps(found, indent=2).encode()))
     if options.png:
-        draw(rows, machine, options.png)
+        print("plotted:", *draw(rows, machine, options.png))
+
+
+def growth_file(path):
+    """The file for the curves of the rows of "growth", beside that for the bars of all others."""
+    return path.with_stem(f"{path.stem}-growth")
 
 
 def draw(rows, machine, path):
-    """Plot the ratios as bars in `path`, and the rows of "growth" as curves in a second file beside it."""
+    """Plot the ratios as bars in `path`, and those of "growth" as curves in `growth_file`. Returns the files."""
     grown = [row for row in rows if re.fullmatch(r"LSTM, [HT]=\d+", row.name)]
     figures = {path: plot_ratios([row for row in rows if row not in grown], machine)} if len(grown) < len(rows) else {}
     if grown:
-        figures[path.with_stem(f"{path.stem}-growth")] = plot_growth(grown)
+        figures[growth_file(path)] = plot_growth(grown)
     for target, figure in figures.items():
         figure.savefig(target, format="png", dpi=150)
+    return list(figures)
 

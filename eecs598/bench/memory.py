@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import torch
+
 from eecs598.bench.measuring import Row, in_new_process
 from eecs598.bench.pairs import captioner_and_data, fast_training_step, load_module, training_step
 
@@ -11,6 +13,9 @@ def memory_rows(module, sizes, where):
     """The increase in peak resident memory during a few training steps, in a new process for each implementation."""
     if not Path("/proc/self/status").exists():
         print("memory: measured on Linux only (it reads /proc/self/status)", file=sys.stderr)
+        return
+    if torch.device(where).type != "cpu":
+        print(f"memory: measured on the CPU only, not on {where}", file=sys.stderr)
         return
     for cell_type, grid, C, V in (("attn", 7, 112, 2539), ("lstm", 7, 112, 2539)):
         case = sizes._replace(V=V, C=C, grid=grid), cell_type, 0.42

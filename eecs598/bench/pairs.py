@@ -4,6 +4,7 @@
 of `nn.Embedding`, that loop, `nn.Linear` and `F.cross_entropy`.
 """
 
+import argparse
 import copy
 import sys
 from functools import partial
@@ -25,6 +26,14 @@ from eecs598.training import solver
 from eecs598.training.objective import Objective, PartsError
 
 MODULE = Path(__file__).resolve().parents[2] / "rnn_lstm_captioning.py"
+
+
+def module_file(text):
+    """An argparse type: a rnn_lstm_captioning.py, as an absolute path."""
+    path = Path(text).resolve()
+    if not path.is_file() or path.suffix != ".py":
+        raise argparse.ArgumentTypeError(f"{text} is not a .py file; --module takes a rnn_lstm_captioning.py")
+    return path
 
 
 class Sizes(NamedTuple):
@@ -180,7 +189,8 @@ def launch_modes(layer, *inputs):
     modes = {"": layer}
     if inputs[0].is_cuda:
         samples = tuple(tensor.detach().clone().requires_grad_() for tensor in inputs)
-        modes[", one graph"] = torch.cuda.make_graphed_callables(copy.deepcopy(layer), samples)
+        copied = copy.deepcopy(layer).to(inputs[0].device)  # .to makes cuDNN's weights contiguous again
+        modes[", one graph"] = torch.cuda.make_graphed_callables(copied, samples)
     return modes
 
 

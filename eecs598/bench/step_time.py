@@ -14,14 +14,13 @@ import os
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 
 from eecs598 import bench
-from eecs598.bench.pairs import MODULE
+from eecs598.bench.pairs import MODULE, module_file
 from eecs598.captioner import CELL_TYPES
 from eecs598.commands import Parser, command, device, positive
 from eecs598.training import processes, solver
@@ -139,7 +138,7 @@ def main(arguments=None):
     add("--rounds", type=positive, default=15, help="steps of each kind; the fastest counts (15)")
     add("--batch-size", type=positive, default=256, metavar="N", help="captions in a batch, over all processes (256)")
     add("--cell", choices=CELL_TYPES, default="attn", help="which captioner (attn)")
-    add("--module", type=Path, default=MODULE, help="the rnn_lstm_captioning.py to measure")
+    add("--module", type=module_file, default=MODULE, help="the rnn_lstm_captioning.py to measure")
     add("--device", type=device, default=torch.device("cpu"), help="cpu or cuda")
     add("--estimate", action="store_true", help="measure nothing: COCO on 1 to 64 GPUs, on paper")
     add("--worker", action="store_true", help="used by this command itself, under torchrun")
@@ -153,6 +152,7 @@ def main(arguments=None):
     else:
         given = sys.argv[1:] if arguments is None else arguments
         try:
+            given = [*given, "--module", str(options.module)]  # absolute, as the processes run in another folder
             found = {count: launch(count, given) for count in options.processes}
         except RuntimeError as error:
             print(f"error: {error}", file=sys.stderr)

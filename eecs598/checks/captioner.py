@@ -45,10 +45,9 @@ def _weights_by_name(model, inputs):
     Both layouts of a matrix are accepted, and so is a 1 x 1 convolution. Raises `OutputError` if one is missing.
     """
     try:
-        parent, attribute = encoders.find_encoder(model)
+        encoder = {id(parameter) for parameter in encoders.get_encoder(model).parameters()}
     except (ValueError, AttributeError) as error:
         raise OutputError(str(error)) from None
-    encoder = {id(parameter) for parameter in getattr(parent, attribute).parameters()}
     owned = {name: p for name, p in model.named_parameters() if id(p) not in encoder}
     placed = {}
     for name, value in inputs.items():
@@ -100,7 +99,7 @@ def _sibling(key, leaf):
     return f"{parent}.{leaf}" if own == "weight" else key.replace("W", "b").replace("weight", leaf)
 
 
-def _captioner_run(captioner_class, cell_type, formula, method):
+def _captioner_run(captioner_class, cell_type, method):
     """Run a captioner in float32 on features instead of images (`fed_with_features`)."""
     build = cache(lambda sizes, specials: _build_captioner(captioner_class, cell_type, dict(build.inputs), specials))
 
@@ -151,7 +150,7 @@ def captioner_checks(cell_type, loss, sample):
         if current_level() == PUBLISHED:
             return check_published(published.add_published_loss, captioner_class)
         table = CheckTable(f"CaptioningRNN's loss, cell_type {cell_type!r}, against {loss.against}")
-        run = _captioner_run(captioner_class, cell_type, loss, _captioner_loss)
+        run = _captioner_run(captioner_class, cell_type, _captioner_loss)
         compare_gradients("CaptioningRNN", loss)(table, run, compare(table, loss, run, loss.values))
         return table.raise_on_miss()
 
@@ -159,7 +158,7 @@ def captioner_checks(cell_type, loss, sample):
         if current_level() == PUBLISHED:
             return check_published(published.add_published_captions, captioner_class)
         table = CheckTable(f"CaptioningRNN.sample, cell_type {cell_type!r}, against {sample.against}")
-        run = _captioner_run(captioner_class, cell_type, sample, _captioner_sample)
+        run = _captioner_run(captioner_class, cell_type, _captioner_sample)
         compare(table, sample, run, sample.values)
         if current_level() == BEYOND:
             guard(table, _add_padding, table, sample, run)

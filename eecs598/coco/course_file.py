@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from eecs598.coco.datafile import load_data
-from eecs598.coco.download import COURSE_FILE_URLS, check_torch_file, download
+from eecs598.coco.datafile import check_whole, load_data
+from eecs598.coco.download import COURSE_FILE_URLS, download
 
 COURSE_FILE = Path(__file__).parents[2] / "datasets" / "coco.pt"
 
@@ -19,5 +19,5 @@ def download_course_file(path=COURSE_FILE, urls=COURSE_FILE_URLS, **options):
 
 
 def _check_download(path):
-    check_torch_file(path)
+    check_whole(path)
     load_data(path)

@@ -175,7 +175,10 @@ def check_whole(path):
     if not _is_zip(path):
         return
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            file.seek(-22 - len(archive.comment), os.SEEK_END)  # the record that ends an archive
+            if file.read(4) != b"PK\5\6":
+                raise ValueError("extra bytes at the end")
             entries = archive.infolist()
             style = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "leave": False}
             total = sum(entry.file_size for entry in entries)

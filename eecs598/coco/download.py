@@ -16,7 +16,6 @@ import re
 import shutil
 import threading
 import time
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -517,40 +516,6 @@ def _sha256(path):
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def check_zip(path):
-    """Raise ValueError unless `path` is a zip archive with correct CRCs and nothing after its directory."""
-    try:
-        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
-            damaged = archive.testzip()
-            file.seek(-22 - len(archive.comment), os.SEEK_END)  # the record that ends an archive
-            ends = file.read(4) == b"PK\5\6"
-    except Exception as error:  # zipfile, zlib and struct each raise their own on damaged bytes
-        raise ValueError(f"not a whole zip archive: {' '.join(str(error).split()):.150}") from None
-    if damaged is not None:
-        raise ValueError(f"damaged zip archive: {damaged} has a wrong CRC")
-    if not ends:
-        raise ValueError("damaged zip archive: extra bytes at the end")
-
-
-def check_torch_file(path):
-    """Raise ValueError unless `path` is a complete file of torch.save, judging by its CRCs, not its contents.
-
-    Files from before torch 1.6 are not zip archives and have no CRCs: they are read into memory as a whole, and
-    rejected if they contain code.
-    """
-    with open(path, "rb") as file:
-        head = file.read(2)
-    if head != b"\x80\x02":  # pickle protocol 2, as in all older files
-        check_zip(path)
-        return
-    import torch  # here, since it takes seconds
-
-    try:
-        torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler may raise anything
-        raise ValueError(f"not a complete file of torch.save: {' '.join(str(error).split()):.150}") from None
 
 
 # --- many files ---------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from eecs598.coco.download import (
 )
 from eecs598.coco.forms import read_captions_file, with_words
 from eecs598.coco.pictures import prepare_image
-from eecs598.files import remove_partial, save_whole
+from eecs598.files import remove, remove_partial, save_whole
 
 DATASETS = COURSE_FILE.parent
 ARCHIVE = "annotations/annotations_trainval2014.zip"  # of a host, and in the folder until it is unpacked
@@ -316,7 +316,7 @@ def _take_in(path):
     except DataError as error:
         return error
     finally:
-        path.unlink()
+        remove(path)
 
 
 def _keep(outcomes, splits, bar, minutes, timeout):

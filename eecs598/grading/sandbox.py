@@ -67,7 +67,7 @@ ALLOWED = """
 CLONE_THREAD = 0x10000
 
 
-def limit(memory, filters=True):
+def limit(memory):
     """Limit this process for good: `memory` MB beyond what it has, few files and threads, a list of system calls."""
     with contextlib.suppress(ImportError):  # Windows
         import resource
@@ -81,7 +81,7 @@ def limit(memory, filters=True):
             hard = resource.getrlimit(name)[1]
             value = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(name, (value, value))
-    if pyseccomp and filters:
+    if pyseccomp:
         _allow_system_calls()
 
 

@@ -1,14 +1,15 @@
 """Tokenizing non-Latin scripts: combining marks, and text without spaces between words."""
 
+import itertools
 import re
 import statistics
-import sys
 import unicodedata
 
 
 def _find_marks():
     """Unicode's combining marks and its two joiners, as ranges of a regular expression's character class."""
-    marks = [code for code in range(0x300, sys.maxunicode + 1) if unicodedata.category(chr(code)) in ("Mn", "Mc")]
+    codes = itertools.chain(range(0x300, 0x20000), range(0xE0000, 0xE0200))  # in between are ideographs only
+    marks = [code for code in codes if unicodedata.category(chr(code)) in ("Mn", "Mc")]
     ranges = []
     for code in [0x200C, 0x200D, *marks]:
         if ranges and ranges[-1][1] == code - 1:

@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 from eecs598.files import hash_rows, remove, remove_partial, save_whole
+from eecs598.progress import say
 from eecs598.training import processes
 
-FORMAT = 1  # to be incremented when the contents change; checkpoints of another format are rejected
+FORMAT = 1  # to be incremented when older checkpoints can no longer be read, which are then rejected
 FROZEN = " frozen"  # ends the description of a weight that is not trained
 
 
@@ -36,7 +37,7 @@ class Checkpoints:
     damaged; and best.pt, of the epoch with the best validation score or loss or, without validation data, the lowest
     mean training loss. Each is written atomically.
 
-    folder: created if needed. identity: plain values that identify the data of this run (`describe_data`). every:
+    folder: created if needed. identity: plain values that identify the data of this run (`identify_data`). every:
     iterations between checkpoints; None: one at the end of each epoch. As a context manager, it delays an interrupt
     (Ctrl-C, the stop button of a notebook) to the end of the iteration, where a checkpoint is written; a second
     interrupt acts at once. Raises ValueError, and CheckpointError if there are checkpoints but none can be read.
@@ -88,8 +89,8 @@ class Checkpoints:
             try:
                 self._save(run)
             except OSError as error:
-                print(f"warning: no checkpoint of iteration {run.iteration} could be written ({error}); training "
-                      f"continues, and {self.kept[0].name} is still there", file=sys.stderr)  # fmt: skip
+                say(f"warning: no checkpoint of iteration {run.iteration} could be written ({error}); training "
+                    f"continues, and {self.kept[0].name} is still there")  # fmt: skip
         if self.stopping:
             raise KeyboardInterrupt(f"stopped at iteration {run.iteration}; to resume from {self.kept[0]}, train again "
                                     "with the same checkpoint_dir")
@@ -210,7 +211,7 @@ def load_best(model, folder):
 # ---------------------------------------------------------------------------------------------------------
 
 
-def describe_data(images, captions, image_index=None, val_data=None):
+def identify_data(images, captions, image_index=None, val_data=None):
     """The shape, dtype and hash of each tensor, by name. Arguments as in `eecs598.training.solver.train`.
 
     A change in the vocabulary changes the hash of the captions, which are word ids.

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eecs598.decoding import evaluating
-from eecs598.encoders import find_encoder
+from eecs598.encoders import get_encoder
 from eecs598.training.options import Options
 
 TOLERANCE = 1e-4  # relative error of the fast loss, and of each gradient, to the plain one
@@ -267,8 +267,7 @@ class Parts(NamedTuple):
 
 def find_parts(model):
     """The `Parts` of a captioner. Raises PartsError, which names the missing part."""
-    parent, attribute = find_encoder(model)
-    encoder = getattr(parent, attribute)
+    encoder = get_encoder(model)
     deep_output = getattr(model, "deep_output", None)
     inside = {id(module) for part in (encoder, deep_output or nn.Identity()) for module in part.modules()}
     modules = [module for module in model.modules() if id(module) not in inside]

@@ -70,6 +70,14 @@ class Processes:
         dist.all_reduce(total)
         return total.item()
 
+    def agree(self, find):
+        """What find() returns in the first process, in all of them."""
+        if self.count == 1:
+            return find()
+        found = [find() if self.first else None]
+        dist.broadcast_object_list(found)
+        return found[0]
+
     def wait(self):
         """Wait until all processes have called this."""
         if self.count > 1:

@@ -58,7 +58,7 @@ def train_captioner(
         tail.requires_grad_(finetune)
     loss = Objective(model, options, fast) if loss is None else loss
     if checkpoint_dir is not None:
-        known = checkpoints.describe_data(image_data, caption_data, image_index, val_data)
+        known = checkpoints.identify_data(image_data, caption_data, image_index, val_data)
         known |= _describe_encoder(encoder) | (loss.describe() if hasattr(loss, "describe") else {})
         kept = checkpoints.Checkpoints(checkpoint_dir, known, options.checkpoint_every)
     with contextlib.ExitStack() as stack:

@@ -216,7 +216,8 @@ def train(
     run = Run(model, len(captions), num_epochs=num_epochs, loss=loss, options=options, **sizes)
     precision = options.precision
     if precision == "auto":
-        precision = (checkpoints and checkpoints.known.get("precision")) or best_precision(run.device)
+        precision = (checkpoints and checkpoints.known.get("precision")) or run.processes.agree(
+            lambda: best_precision(run.device))  # fmt: skip
     if checkpoints:
         fixed = options.of_loss() | options.of_optimizer()
         fixed |= {"cosine over epochs": num_epochs} if options.cosine else {}

@@ -27,8 +27,9 @@ from support import ROOT
 from support.data_files import PEAK, assert_equal, message, numbers_of, write_folder
 
 from eecs598 import coco
-from eecs598.coco import build_data, prepare_image, save_data, tokenize, validate_data
+from eecs598.coco import DataError, build_data, prepare_image, save_data, tokenize, validate_data
 from eecs598.coco.__main__ import main
+from eecs598.coco.datafile import check_whole
 from eecs598.coco.forms import read_captions_file
 from eecs598.metrics import ptb
 
@@ -730,6 +731,28 @@ def test_the_command_gives_build_data_all_that_it_takes(tmp_path, monkeypatch, c
     numbers = ["--year", "2017", "--workers", "2", "--val-images", "others"]
     assert main(["build", "--images", "photos", "--out", str(out), *numbers]) == 0
     assert (got["year"], got["workers"], got["val_images"]) == (2017, 2, Path("others"))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_is_checked_to_its_end(tmp_path, zipped):
+    path = tmp_path / "data.pt"
+    torch.save({"a": torch.arange(5_000)}, path, _use_new_zipfile_serialization=zipped)
+    check_whole(path)
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for damaged in (whole[: len(whole) // 2], bytes(flipped), whole + b" ") if zipped else (b"", b"hello"):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"data\.pt: (truncated|damaged|not a data file)") as caught:
+            check_whole(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_zip_archive_may_have_a_comment(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("name", "text")
+        archive.comment = b"a comment"
+    check_whole(tmp_path / "a.zip")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell's pipe")

@@ -16,12 +16,12 @@ import zipfile
 
 import pytest
 import requests
-import torch
 from support import ROOT
 from support.faulty_server import FAULTS, serve, unused_port
 
 from eecs598.coco import download as module
-from eecs598.coco.download import DownloadError, check_torch_file, check_zip, download, fetch_many, find_answering
+from eecs598.coco.datafile import check_whole
+from eecs598.coco.download import DownloadError, download, fetch_many, find_answering
 from eecs598.files import file_lock
 
 TIMEOUT = 0.3  # seconds that the client waits for a byte; the server is silent for twice as long
@@ -92,7 +92,7 @@ def interrupted(remote, path, stop_after):
 
 
 @pytest.mark.parametrize(
-    "known", [{}, {"size": len(CONTENT)}, {"sha256": SHA256.upper()}, {"check": check_zip}]
+    "known", [{}, {"size": len(CONTENT)}, {"sha256": SHA256.upper()}, {"check": check_whole}]
 )
 def test_a_file_arrives_once(add, path, known, monkeypatch):
     remote = add("plain", CONTENT)
@@ -103,7 +103,7 @@ def test_a_file_arrives_once(add, path, known, monkeypatch):
     assert len(remote.requests) == 1
 
 
-@pytest.mark.parametrize("known", [{"size": len(CONTENT)}, {"sha256": SHA256}, {"check": check_zip}])
+@pytest.mark.parametrize("known", [{"size": len(CONTENT)}, {"sha256": SHA256}, {"check": check_whole}])
 def test_a_wrong_file_is_replaced(add, path, known):
     path.write_bytes(CONTENT[:-1])
     download([add("wrong", CONTENT).url], path, **known, **FAST)
@@ -170,7 +170,7 @@ def test_a_fault_schedule_ends_well(add, path, seed):
     remote = add(f"schedule{seed}", CONTENT, **remote_options)
     options = {
         "sha256": {"sha256": SHA256},
-        "check": {"check": check_zip},
+        "check": {"check": check_whole},
         "size": {"size": len(CONTENT)},
     }.get(known, {})
     urls = [f"http://127.0.0.1:{unused_port()}/gone", remote.url] if seed % 10 == 0 else remote.url
@@ -422,7 +422,7 @@ def test_errors_say_what_is_wrong_and_the_next_call_succeeds(add, path, name, re
     assert_whole(path, CONTENT)
 
 
-@pytest.mark.parametrize("known", [{"sha256": SHA256}, {"check": check_zip}])
+@pytest.mark.parametrize("known", [{"sha256": SHA256}, {"check": check_whole}])
 def test_damaged_content_is_deleted(add, path, known):
     remote = add("damaged", CONTENT, faults=["damaged"])
     error = get_error(remote.url, path, **known)
@@ -571,41 +571,6 @@ def test_threads_that_want_the_same_file_take_turns(add, path, capsys):
     results = fetch_many([(i, remote.url, path) for i in range(16)], workers=8, **FAST)
     assert results == [(i, None) for i in range(16)]
     assert_whole(path, CONTENT)
-
-
-# --- checks -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_torch_files_are_checked_to_the_end(tmp_path, zipped):
-    path = tmp_path / "data.pt"
-    torch.save({"a": torch.arange(5_000)}, path, _use_new_zipfile_serialization=zipped)
-    check_torch_file(path)
-    whole = path.read_bytes()
-    for damaged in (whole[:-1], whole[: len(whole) // 2], whole[:1], b"", b"hello"):
-        path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"not a (whole zip archive|complete file of torch\.save)") as caught:
-            check_torch_file(path)
-        assert "\n" not in str(caught.value)
-
-
-def test_a_flipped_bit_or_more_bytes_in_a_torch_file_are_seen(tmp_path):
-    path = tmp_path / "data.pt"
-    torch.save(torch.arange(5_000), path)
-    whole = path.read_bytes()
-    flipped = bytearray(whole)
-    flipped[len(whole) // 2] ^= 1
-    for damaged in (bytes(flipped), whole + b" "):
-        path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="zip archive"):
-            check_torch_file(path)
-
-
-def test_a_zip_archive_may_have_a_comment(tmp_path):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr("name", "text")
-        archive.comment = b"a comment"
-    check_zip(tmp_path / "a.zip")
 
 
 # --- many files ---------------------------------------------------------------------------------------------

@@ -116,7 +116,8 @@ def run_child(pipe, *arguments):
         time.sleep(0.002)
         fsync(number)
 
-    checkpoints.save_whole, features.write_whole = tell_first(files.save_whole), tell_first(files.write_whole)
+    checkpoints.save_whole = tell_first(files.save_whole)
+    features._compute_features = tell_first(features._compute_features)
     os.fsync = sync_slowly
     try:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -86,7 +86,7 @@ def measure(folder, count):
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    checkpoints.describe_data(images, captions)
+    checkpoints.identify_data(images, captions)
     train(images, captions)
     features = cached_features(Encoder(), images, folder, progress=False)
     train(features, captions)

@@ -27,8 +27,8 @@ from eecs598.training import run as run_module
 from eecs598.training.checkpoints import (
     CheckpointError,
     Checkpoints,
-    describe_data,
     hash_tensors,
+    identify_data,
     load_best,
     read_checkpoint,
 )
@@ -71,7 +71,7 @@ def run(folder=None, every=None, stop_at=None, make=Noisy, data=(IMAGES, CAPTION
     """A model and its history, after training in a folder; the random states are seeded by `begin`, 0 if not given."""
     reset_seed(options.pop("begin", 0))
     model, val_data = make(stop_at=stop_at), (IMAGES[:5], CAPTIONS[:5]) if val else None
-    kept = folder and Checkpoints(folder, describe_data(*data, index, val_data), every)
+    kept = folder and Checkpoints(folder, identify_data(*data, index, val_data), every)
     options, how = split_options(options)
     how = {"val_data": val_data, "image_index": index, "checkpoints": kept, **SIZES, **how}
     return model, solver.train(model, *data, options=options, **how)

@@ -12,13 +12,14 @@ from support.encoder import MeanEncoder
 
 from eecs598 import progress
 from eecs598.captioner import make_captioner
+from eecs598.metrics.bleu import Bleu
 from eecs598.metrics.cider import CiderD
 from eecs598.training import selfcritical, solver
 from eecs598.training.checkpoints import CheckpointError
 from eecs598.training.objective import Objective
 from eecs598.training.options import Options
 from eecs598.training.run import train_captioner
-from eecs598.training.selfcritical import Bleu, SelfCritical
+from eecs598.training.selfcritical import SelfCritical
 from rnn_lstm_captioning import CaptioningRNN
 
 QUIET = Options(progress=False, plot=False)
