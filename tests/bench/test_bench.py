@@ -275,10 +275,12 @@ def test_the_command_prints_a_table_and_writes_what_it_is_asked_for(tmp_path, mo
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].split() == ["against", "ours", "other", "ratio", "quartiles"]
     assert printed[1].split()[0] == "LSTM" and "0.90" in printed[1] and "0.89 to 0.91" in printed[1]
-    assert len({len(line) for line in printed[:-2]}) == 1 and "threads, torch" in printed[-2]
-    assert printed[-1] == "implementations chosen, with the number of sizes: tanh: torch 1; product: onednn 1"
+    *rows, machine, choices, plotted = printed
+    assert len({len(line) for line in rows}) == 1 and "threads, torch" in machine
+    assert choices == "implementations chosen, with the number of sizes: tanh: torch 1; product: onednn 1"
+    assert plotted == f"plotted: {tmp_path / 'b.png'} {tmp_path / 'b-growth.png'}"
     found = json.loads((tmp_path / "b.json").read_text())
-    assert found["machine"] == printed[-2] and found["rows"][1]["ratio"] == 0.05
+    assert found["machine"] == machine and found["rows"][1]["ratio"] == 0.05
     sizes = [Image.open(tmp_path / name).size for name in ("b.png", "b-growth.png")]
     assert min(map(min, sizes)) > 200 and len(list(tmp_path.iterdir())) == 3
 
