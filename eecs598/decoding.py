@@ -65,7 +65,7 @@ def decode(
         return reorder(sampled) if reorder else sampled
     if beam_size == 1 and searching:
         seen = ", ".join(f"{name} {value}" for name, value in searching.items())
-        raise ValueError(f"{seen}: needs beam search; give a beam_size above 1 too, such as 3")
+        raise ValueError(f"{seen}: needs beam search; give a beam_size (--beam) above 1 too")
     if generator is not None:
         raise ValueError("generator is given without sampling; give a temperature too, such as 1.0")
     in_range = num_captions is None or (_is_whole(num_captions, 1) and num_captions <= beam_size)
