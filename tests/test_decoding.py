@@ -439,7 +439,7 @@ def test_edge_shapes(make_model, cell_type, options, n, max_length):
     ({"beam_size": 2.5}, "beam_size is 2.5; it must be a whole number, at least 1"),
     ({"beam_size": 2, "length_penalty": -1}, r"length_penalty is -1; it must be in \[0, 10\]"),
     ({"beam_size": 2, "length_penalty": math.nan}, "length_penalty is nan; it must be in"),
-    ({"length_penalty": 1, "beam_temperature": 2}, "length_penalty 1, beam_temperature 2: needs beam search; give a beam_size"),
+    ({"length_penalty": 1, "beam_temperature": 2}, "length_penalty 1, beam_temperature 2: needs beam search"),
     ({"beam_size": 2, "beam_temperature": 0}, "beam_temperature is 0; it must be a positive number"),
     ({"beam_temperature": 2.0, "top_p": 0.5}, "beam_temperature 2.0, top_p 0.5: options of beam"),
     ({"no_repeat_ngram": -1}, "no_repeat_ngram is -1; it must be a whole number, at least 0"),
