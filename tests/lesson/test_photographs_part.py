@@ -20,7 +20,7 @@ BEFORE = [  # what they call
     "switch-on-code",
 ]
 OWN = ["cell-136", "cell-138", "cell-140"]  # own photographs, by the captioner of this part
-SEEN = ("150_000", "16_000")  # captions that each model trains on: fewer pictures are here, and less time
+SEEN = ("150_000", "24_000")  # captions that each model trains on: fewer pictures are here, and less time
 COUNTS = {"train": 160, "val": 40}  # photographs of each data set
 SOURCE = (ROOT / "rnn_lstm_captioning.py").read_text(encoding="utf-8")
 
