@@ -53,6 +53,7 @@ class Sizes(NamedTuple):
 
 def load_module(path):
     """Import a rnn_lstm_captioning.py, ours or a student's, from its path."""
+    encoders.import_torchvision()  # a student's file may import it, and its operators may not match torch
     spec = util.spec_from_file_location("rnn_lstm_captioning", path)
     module = util.module_from_spec(spec)
     sys.modules[spec.name] = module  # before it runs, as its classes look up their module
