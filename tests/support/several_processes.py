@@ -18,7 +18,7 @@ from eecs598.captioner import CELL_TYPES
 from eecs598.features import without_image_encoder
 from eecs598.files import save_whole
 from eecs598.training import checkpoints, processes, solver
-from eecs598.training.options import Options
+from eecs598.training.options import PRECISIONS, Options
 from eecs598.training.run import train_captioner
 from rnn_lstm_captioning import CaptioningRNN
 from support.encoder import MeanEncoder
@@ -105,6 +105,23 @@ def features(folder):
     torch.save(history.losses, folder / f"features-{processes.current().rank}.pt")
 
 
+def precision(folder):
+    """By timing, each process finds another precision to be the faster one."""
+    rank, used = processes.current().rank, []
+
+    def told_autocast(device, precision):
+        used.append(precision)
+        return contextlib.nullcontext()
+
+    model, (images, captions) = make_model("rnn"), data()
+    with (
+        mock.patch.object(solver, "best_precision", lambda device: PRECISIONS[rank]),
+        mock.patch.object(solver, "autocast", told_autocast),
+    ):
+        solver.train(model, images, captions, num_epochs=1, options=Options(progress=False, precision="auto"), **SIZES)
+    (folder / f"precision-{rank}").write_text(" ".join(sorted(set(used))))
+
+
 class Killed(CaptioningRNN):
     """In its eighth iteration the second process is killed."""
 
@@ -121,7 +138,7 @@ def killed(folder):
     train("lstm", model=make_model("lstm", model_class=Killed), kept=checkpoints.Checkpoints(folder / "killed", {}, 1))
 
 
-SCENARIOS = (same, half, other_half, divided, features, killed)
+SCENARIOS = (same, half, other_half, divided, features, precision, killed)
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -14,6 +14,7 @@ from support import ROOT, several_processes
 
 from eecs598.scenes.__main__ import main as make_scenes
 from eecs598.training import checkpoints, processes
+from eecs598.training.options import PRECISIONS
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -34,7 +35,8 @@ def launched(tmp_path_factory):
     (folder / "other_half" / "iteration-99999999.pt").write_bytes(b"damaged")
     for rank in (0, 1):
         several_processes.train("lstm", 1 + rank, kept=checkpoints.Checkpoints(folder / f"divided/{rank}", {}))
-    done = launch("tests/support/several_processes.py", folder, "same", "half", "other_half", "divided", "features")
+    done = launch("tests/support/several_processes.py", folder, "same", "half", "other_half", "divided", "features",
+                  "precision")
     assert done.returncode == 0, done.stderr
     return folder, done.stdout, done.stderr
 
@@ -69,6 +71,10 @@ def test_only_the_first_prints_and_writes(launched):
     assert "process 0" in launched[1] and "process 1" not in launched[1]
     assert launched[1].count("resumed from") == launched[2].count("is damaged") == 1
     assert [path.name for path in launched[0].glob("written-*")] == ["written-0"]
+
+
+def test_all_processes_train_in_the_precision_that_the_first_finds_to_be_the_faster(launched):
+    assert [(launched[0] / f"precision-{rank}").read_text() for rank in (0, 1)] == [PRECISIONS[0]] * 2
 
 
 def test_machines_that_share_no_disk_are_refused(launched):
