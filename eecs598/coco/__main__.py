@@ -70,8 +70,8 @@ BUILD_EXAMPLES = """examples:
 After an interruption, run the same command again: downloaded and decoded pictures are kept until the
 data file is written, which is done atomically.
 
-Most of the course uses pictures of 112 x 112. A pretrained encoder sees more in larger ones: --image-size 224 for the
-notebook's, 260 for EfficientNet-Lite2 and so for the recipe flickr8k.
+Most of the course uses pictures of 112 x 112. A pretrained encoder gets more out of larger ones:
+--image-size 224 for the notebook's, 260 for EfficientNet-Lite2 and so for the recipe flickr8k.
 
 The format of a captions file is recognized by its content: JSON in COCO's format, {"images": [{"id": 1,
 "file_name": "a.jpg"}, ...], "annotations": [{"image_id": 1, "caption": "a dog runs"}, ...]}, or in

@@ -4,7 +4,7 @@ from collections import deque
 
 
 def map_in_order(pool, function, items, ahead):
-    """Yield function(item) in the items' order, while the pool's threads work at most `ahead` items in advance.
+    """Yield function(item) in the items' order, with at most `ahead` items submitted to the pool in advance.
 
     pool: a ThreadPoolExecutor. `pool.map` would take all items, and keep all results, at once.
     """
