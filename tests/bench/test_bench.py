@@ -229,6 +229,11 @@ def test_a_training_step_takes_less_memory_than_the_plain_one():
     assert 1 < row.ours < 0.8 * row.other
 
 
+def test_memory_is_not_measured_on_a_gpu(capsys):
+    assert list(memory.memory_rows(rlc, SMALL, "cuda")) == []
+    assert "measured on the CPU only, not on cuda" in capsys.readouterr().err
+
+
 def test_bfloat16_trains_as_float32_does():
     """The same epochs in both precisions begin within 1 % of each other's loss and end within 5 %, far below it."""
     begun, final = {}, {}

@@ -65,3 +65,17 @@ def test_a_launch_that_fails_says_why(monkeypatch, capsys):
         step_time.launch(2, [])
     assert step_time.main(["--processes", "2"]) == 1
     assert capsys.readouterr() == ("", "error: 2 processes: error: why\n")
+
+
+def test_a_relative_module_is_the_callers_whatever_folder_the_processes_run_in(monkeypatch, tmp_path):
+    (tmp_path / "mine.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    given = []
+
+    def launch(count, arguments):
+        given.extend(arguments)
+        raise RuntimeError("not run")
+
+    monkeypatch.setattr(step_time, "launch", launch)
+    assert step_time.main(["--processes", "1", "--module", "mine.py"]) == 1
+    assert given[-2:] == ["--module", str(tmp_path / "mine.py")]
