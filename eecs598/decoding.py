@@ -8,7 +8,8 @@ A captioner generates one word at a time, through two methods that all cell type
 
 It also has the word ids `start`, `end`, `null` and `unk` (None if there is no such word). A state is a tuple or named
 tuple whose first item is a tensor with one row for each caption; the others are such tensors or None. The captions of a
-picture are in consecutive rows.
+picture are in consecutive rows. A named tuple may list in `of_pictures` the items that its captions share, such as the
+pictures' grids: they stay as they are.
 
     N   pictures                     K   captions for a picture          R   rows, N * K
     T   maximum number of words      V   words in the vocabulary
@@ -129,12 +130,18 @@ def _like(state, parts):
     return state._make(parts) if hasattr(state, "_make") else tuple(parts)
 
 
+def _of_captions(state, change):
+    """A state whose parts with a row for each caption are change(part)."""
+    names, shared = getattr(state, "_fields", [""] * len(state)), getattr(state, "of_pictures", ())
+    return _like(state, [part if part is None or name in shared else change(part) for name, part in zip(names, state)])
+
+
 def _in_pairs(state):
-    return _like(state, [None if part is None else part.unflatten(0, (-1, 2)) for part in state])
+    return _of_captions(state, lambda part: part.unflatten(0, (-1, 2)))
 
 
 def _unpaired(state):
-    return _like(state, [None if part is None else part.flatten(0, 1) for part in state])
+    return _of_captions(state, lambda part: part.flatten(0, 1))
 
 
 @contextlib.contextmanager
@@ -282,11 +289,8 @@ def _follow(before, after, rows, same):
     same: the pictures and their numbers of captions have not changed. Then a part that the step returned as it was,
     such as the grid for attention, need not be copied, as it is the same for all captions of a picture.
     """
-    parts = []
-    for old, new in zip(before, after):
-        unchanged = new is None or (new is old and same)
-        parts.append(new if unchanged else new.index_select(0, rows))
-    return _like(after, parts)
+    unchanged = {id(part) for part in before} if same else ()
+    return _of_captions(after, lambda part: part if id(part) in unchanged else part.index_select(0, rows))
 
 
 def _fill(done, live):

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eecs598.by_picture import ByPicture
+
 
 class DeepOutput(nn.Module):
     """r_t = tanh(W_h h_t + W_x x_t + W_v view_t + b), from which the next word is predicted.
@@ -43,25 +45,29 @@ class DeepOutput(nn.Module):
         both = self.keys_and_values(A.flatten(2).transpose(1, 2))  # (N, L, 2H)
         return both.unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
-    def look(self, h, keys, values):
-        """The views (N, T, H) for states h (N, T, H)."""
-        query = self.query(h).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (N, heads, T, H / heads)
-        return F.scaled_dot_product_attention(query, keys, values).transpose(1, 2).flatten(2)
+    def look(self, h, grids, keys, values):
+        """The views (R, H) for states h (R, H). grids: a `ByPicture`, which state belongs to which of the N grids."""
+        query = grids.spread(self.query(h)).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (N, heads, K, H / heads)
+        view = F.scaled_dot_product_attention(query, keys, values).transpose(1, 2).flatten(2)
+        return grids.gather(view)
 
     def forward(self, h, x, view):
-        """r (N, T, H) from states h (N, T, H), word vectors x (N, T, W) and views (N, T, H), in the precision of h."""
+        """r (R, H) from states h (R, H), word vectors x (R, W) and views (R, H), in the precision of h."""
         r = torch.tanh(self.state_projection(h) + self.word_projection(x) + self.view_projection(view))
         return r.to(h.dtype)
 
 
 class DeepState(NamedTuple):
-    """The state between two words: h and c (N, H), the grid A (N, H, h, w), its keys and values for the second look."""
+    """The state between two words, for R captions of N pictures. The captions of a picture share its grid."""
 
-    h: Tensor
-    c: Tensor
-    A: Tensor
-    keys: Tensor
+    h: Tensor  # (R, H)
+    c: Tensor  # (R, H)
+    picture: Tensor  # (R,) int64: which picture a caption is of
+    A: Tensor  # (N, H, h, w)
+    keys: Tensor  # (N, heads, L, H / heads), for the second look
     values: Tensor
+
+    of_pictures = ("A", "keys", "values")  # see `eecs598.decoding`
 
 
 @functools.cache
@@ -88,24 +94,27 @@ def with_deep_output(captioner_class):
         def forward(self, images, captions):
             inputs, targets = captions[:, :-1], captions[:, 1:]
             x, A = self.word_embedding(inputs), self.encode(images)
-            h = self.cell(x, A)
-            view = self.deep_output.look(h, *self.deep_output.project(A))
+            h, x = self.cell(x, A).flatten(0, 1), x.flatten(0, 1)  # (N * T, ...)
+            steps = ByPicture(torch.arange(len(h), device=h.device), *inputs.shape)
+            view = self.deep_output.look(h, steps, *self.deep_output.project(A))
             scores = self.output_projection(self.deep_output(h, x, view))
             ignored = -100 if self.ignore_index is None else self.ignore_index
-            losses = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=ignored, reduction="sum")
+            losses = F.cross_entropy(scores, targets.flatten(), ignore_index=ignored, reduction="sum")
             return losses / len(captions)
 
         def begin(self, images):
-            state = super().begin(images)
-            return DeepState(*state, *self.deep_output.project(state.A))
+            h, c, A = super().begin(images)
+            return DeepState(h, c, torch.arange(len(h), device=h.device), A, *self.deep_output.project(A))
 
         def step(self, words, state):
             x, cells = self.word_embedding(words), state.A.flatten(2)
-            weights = (torch.einsum("nh,nhl->nl", state.h, cells) / math.sqrt(cells.shape[1])).softmax(1)
-            attn = torch.einsum("nl,nhl->nh", weights, cells)
+            grids = ByPicture.of(state.picture, len(cells))
+            dots = torch.einsum("nkh,nhl->nkl", grids.spread(state.h), cells) / math.sqrt(cells.shape[1])
+            weights = dots.softmax(2)
+            attn = grids.gather(torch.einsum("nkl,nhl->nkh", weights, cells))
             h, c = self.cell.step_forward(x, state.h, state.c, attn)
-            view = self.deep_output.look(h.unsqueeze(1), state.keys, state.values).squeeze(1)
+            view = self.deep_output.look(h, grids, state.keys, state.values)
             scores = self.output_projection(self.deep_output(h, x, view))
-            return scores, state._replace(h=h, c=c), weights.unflatten(1, state.A.shape[2:])
+            return scores, state._replace(h=h, c=c), grids.gather(weights).unflatten(1, state.A.shape[2:])
 
     return DeepCaptioner

@@ -13,6 +13,7 @@ from torch import nn
 
 import rnn_lstm_captioning as rlc
 from eecs598 import decoding
+from eecs598.deep_output import with_deep_output
 from eecs598.encoders import set_encoder
 from eecs598.features import Features
 
@@ -20,6 +21,8 @@ NULL, END, START, UNK = 3, 0, 1, 4  # ids are looked up, never assumed
 WORDS = ["<END>", "<START>", "a", "<NULL>", "<UNK>", "red", "ball"]
 SPOKEN = [2, 5, 6]
 CELLS = pytest.mark.parametrize("cell_type", ["rnn", "lstm", "attn"])
+AND_DEEP = pytest.mark.parametrize("cell_type", ["rnn", "lstm", "attn", "deep"])
+GRIDS = ("attn", "deep")  # those that attend to a grid; the captions of a picture share that of deep
 
 
 @pytest.fixture
@@ -30,7 +33,11 @@ def make_model(monkeypatch):
 
     def make(cell_type, seed=0, words=WORDS):
         torch.manual_seed(seed)
-        model = rlc.CaptioningRNN({word: i for i, word in enumerate(words)}, 3, 5, 8, cell_type).double()
+        kind, options = rlc.CaptioningRNN, {"cell_type": cell_type}
+        if cell_type == "deep":
+            kind, options = with_deep_output(rlc.CaptioningRNN), {"cell_type": "attn", "output_heads": 2}
+        ids = {word: i for i, word in enumerate(words)}
+        model = kind(ids, 3, wordvec_dim=5, hidden_dim=8, **options).double()
         for layer in (model.feature_projection, model.output_projection):
             layer.weight.data *= 6
         return set_encoder(model, encoder)
@@ -108,7 +115,7 @@ def test_length_normalization_changes_what_is_best(make_model, cell_type):
     assert len(best) == 2
 
 
-@CELLS
+@AND_DEEP
 def test_probabilities_and_weights_belong_to_the_words(make_model, cell_type):
     """Of every caption in the beam, whatever rows it came through."""
     model, images = make_model(cell_type), pictures(12)
@@ -120,11 +127,11 @@ def test_probabilities_and_weights_belong_to_the_words(make_model, cell_type):
         log_probs, maps = word_log_probs(model, images[n], words)
         assert found.word_log_probs[n, k].tolist() == pytest.approx(log_probs + [0] * (6 - len(words)), rel=1e-10)
         assert float(found.log_probs[n, k]) == pytest.approx(sum(log_probs), rel=1e-10)
-        if cell_type == "attn":
+        if cell_type in GRIDS:
             torch.testing.assert_close(found.weights[n, k, : len(words)], torch.cat(maps))
             assert not found.weights[n, k, len(words) :].any()
         crossed |= k > 0 and words[0] == found.words[n, 0, 0]
-    assert crossed and (found.weights is None) == (cell_type != "attn")
+    assert crossed and (found.weights is None) == (cell_type not in GRIDS)
     assert found.weights is None or (found.weights.device.type == "cpu" and found.weights.shape == (12, 3, 6, 2, 3))
 
 
@@ -146,7 +153,7 @@ def test_a_beam_with_a_temperature_is_that_of_the_divided_logits(make_model, cel
         assert found.word_log_probs[n, k, : len(words)].tolist() == pytest.approx(log_probs)
 
 
-@CELLS
+@AND_DEEP
 @pytest.mark.parametrize("beam_size", [1, 2, 3, 7])
 def test_a_batch_is_searched_like_single_pictures(make_model, cell_type, beam_size):
     model, images = make_model(cell_type), pictures(9)
@@ -248,7 +255,7 @@ def test_it_stops_when_all_have_ended(make_model, cell_type, options, rows):
     assert (words[:, 0, 0] == END).all() and words.shape[2] == 50
 
 
-@CELLS
+@AND_DEEP
 def test_pictures_that_are_done_drop_out(make_model, cell_type):
     model, images = make_model(cell_type), pictures(9)
     with counted(model) as together:
@@ -329,7 +336,7 @@ def test_a_word_that_must_not_be_said_is_never_drawn_and_a_cold_draw_is_the_like
             assert set(decoding.sample_words(log_probs, temperature, top_k, top_p).tolist()) == words
 
 
-@CELLS
+@AND_DEEP
 def test_drawn_captions_have_their_own_probabilities(make_model, cell_type):
     """And the shares that those probabilities say."""
     model, images, max_length = make_model(cell_type), pictures(2), 2
@@ -361,22 +368,22 @@ def test_a_generator_repeats_the_draw(make_model, cell_type):
     assert draws[0].shape == (5, 3, 8)
 
 
-@CELLS
+@AND_DEEP
 def test_drawing_from_one_word_is_greedy_for_a_batch(make_model, cell_type):
     model, images = make_model(cell_type), pictures(9)
     model.output_projection.bias.data[[NULL, START, UNK]] -= 100
     greedy = model.sample(images, 8)
     drawn = decoding.decode(model, images, 8, top_k=1)
-    words, weights = greedy if cell_type == "attn" else (greedy, None)
+    words, weights = greedy if cell_type in GRIDS else (greedy, None)
     assert torch.equal(words, drawn.words[:, 0])
-    if cell_type == "attn":
+    if cell_type in GRIDS:
         torch.testing.assert_close(weights, drawn.weights[:, 0])
 
 
 # --- decode and its options -------------------------------------------------------------------------------
 
 
-@CELLS
+@AND_DEEP
 @pytest.mark.parametrize("options", [{"beam_size": 2}, {"temperature": 2.0, "num_captions": 2}])
 def test_a_picture_and_its_mirror_image_say_a_word_by_their_mean_probability(make_model, cell_type, options):
     model = make_model(cell_type)
@@ -387,7 +394,7 @@ def test_a_picture_and_its_mirror_image_say_a_word_by_their_mean_probability(mak
         (first, maps), (second, mirrored) = (word_log_probs(model, view, words) for view in views[n])
         wanted = [math.log((math.exp(a) + math.exp(b)) / 2) for a, b in zip(first, second)]
         assert found.word_log_probs[n, k, : len(words)].tolist() == pytest.approx(wanted)
-        for t in range(len(words) if cell_type == "attn" else 0):
+        for t in range(len(words) if maps[0] is not None else 0):
             torch.testing.assert_close(found.weights[n, k, t], (maps[t][0] + mirrored[t][0].flip(-1)) / 2)
 
 
@@ -431,7 +438,7 @@ def test_edge_shapes(make_model, cell_type, options, n, max_length):
     found = decoding.decode(make_model(cell_type), pictures(n), max_length, num_captions=1, **options)
     assert found.words.shape == (n, 1, max_length) and found.words.dtype == torch.int64
     assert found.weights is None or found.weights.shape == (n, 1, max_length, 2, 3)
-    assert not found.words.requires_grad and (found.weights is None) == (cell_type != "attn")
+    assert not found.words.requires_grad and (found.weights is None) == (cell_type not in GRIDS)
 
 
 @pytest.mark.parametrize("options, message", [

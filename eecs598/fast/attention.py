@@ -1,4 +1,7 @@
-"""The attention LSTM over a sequence: an LSTM step on [h, attn], with the gradients of attention as matrix products."""
+"""The attention LSTM over a sequence: an LSTM step on [h, attn], with the gradients of attention as matrix products.
+
+Several captions may look at the same grid. Then the grid is not copied for each: their states are a batch of queries.
+"""
 
 import math
 from typing import NamedTuple
@@ -6,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from eecs598.by_picture import ByPicture
 from eecs598.fast.arithmetic import add_product_, product
 from eecs598.fast.lstm import cell_backward, cell_forward_
 from eecs598.fast.packing import Packing, packing_of, pad_rows
@@ -18,57 +22,83 @@ class AttentionLSTMCache(NamedTuple):
     W: Tensor  # [Wh; Wattn], (2H, 4H)
     gates: Tensor  # packed (P, 4H): i, f, o, g
     c: list[Tensor]  # c0 and the cell state after each step, (n, H)
-    A: Tensor
+    grids: "Grids"
     weights: Tensor  # (T, N, L)
     packing: Packing
 
 
+class Grids(NamedTuple):
+    """The grids A (n, H, h, w) of N captions, sorted longest first. order: see `attention_lstm_forward`."""
+
+    A: Tensor
+    order: Tensor | None
+
+    def seen_by(self, count):
+        """What the first `count` captions look at: flat grids (n, H, L), and the layout of the captions' queries."""
+        n, cells = len(self.A), self.A.flatten(2)
+        if self.order is None:
+            return cells[:count], ByPicture(None, count)
+        return cells, ByPicture(self.order[:count], n, len(self.order) // n)
+
+    def of_captions(self, rows):
+        """Rows (n, D) of the pictures, repeated for their captions: (N, D)."""
+        return rows if self.order is None else rows[self.order // (len(self.order) // len(rows))]
+
+    def by_picture(self, x):
+        """Rows x (N, T, D) of the captions, as a sequence for each grid: (n, N / n * T, D)."""
+        return x if self.order is None else x[self.order.argsort()].view(len(self.A), -1, x.shape[2])
+
+
 def attend(prev_h, cells):
-    """`dot_product_attention` of the lesson for a flat grid (n, H, L). Returns attn (n, H) and the weights (n, L)."""
-    scores = torch.einsum("nh,nhl->nl", prev_h, cells) / math.sqrt(cells.shape[1])
-    weights = torch.softmax(scores, dim=1)
-    return torch.einsum("nl,nhl->nh", weights, cells), weights
+    """`dot_product_attention` of the lesson for K states (n, K, H) and a flat grid (n, H, L) of each picture.
+
+    Returns attn (n, K, H) and the weights (n, K, L).
+    """
+    weights = torch.softmax(torch.bmm(prev_h, cells) / math.sqrt(cells.shape[1]), dim=2)
+    return torch.bmm(weights, cells.transpose(1, 2)), weights
 
 
 def attend_backward(dattn, cells, weights):
-    """Gradients of `attend` with respect to prev_h (n, H) and to the dot products of prev_h and the cells (n, L)."""
-    dweights = torch.einsum("nh,nhl->nl", dattn, cells)
-    dscores = weights * (dweights - (weights * dweights).sum(1, keepdim=True))  # through the softmax
+    """Gradients of `attend` with respect to prev_h (n, K, H) and to the products of prev_h and the cells (n, K, L)."""
+    dweights = torch.bmm(dattn, cells)
+    dscores = weights * (dweights - (weights * dweights).sum(2, keepdim=True))  # through the softmax
     dproducts = dscores / math.sqrt(cells.shape[1])
-    return torch.einsum("nl,nhl->nh", dproducts, cells), dproducts
+    return torch.bmm(dproducts, cells.transpose(1, 2)), dproducts
 
 
 @torch.no_grad()
-def attention_lstm_forward(x, A, Wx, Wh, Wattn, b, lengths=None):
+def attention_lstm_forward(x, A, Wx, Wh, Wattn, b, lengths=None, order=None):
     """`attention_lstm_forward` of the lesson; lengths as in `eecs598.fast.rnn.rnn_forward`.
 
-    x (N, T, D), A (N, H, h, w), Wx (D, 4H), Wh and Wattn (H, 4H), b (4H,). Returns h (N, T, H), attn_weights
-    (N, T, h, w), which are 0 after a caption's end, and a cache.
+    x (N, T, D), A (N, H, h, w), Wx (D, 4H), Wh and Wattn (H, 4H), b (4H,). order (N,) int64: if the captions of a
+    picture share its grid, A (N / K, H, h, w). Listed picture by picture, K of each, caption i is number order[i].
+    Returns h (N, T, H), attn_weights (N, T, h, w), which are 0 after a caption's end, and a cache.
     """
-    packing = packing_of(x, lengths, 4, A=A, Wx=Wx, Wh=Wh, Wattn=Wattn, b=b)
-    W, cells = torch.cat([Wh, Wattn]), A.flatten(2)
-    N, H, L = cells.shape
+    packing = packing_of(x, lengths, 4, order, A=A, Wx=Wx, Wh=Wh, Wattn=Wattn, b=b)
+    W, grids = torch.cat([Wh, Wattn]), Grids(A, order)
+    N, H, L = packing.N, A.shape[1], A[0, 0].numel()
     packed = packing.pack(x)
     gates = product(packed, Wx).add_(b)  # all steps at once
     z = x.new_empty(len(packed), 2 * H)
     h, weights = x.new_zeros(packing.T, N, H), x.new_zeros(packing.T, N, L)
-    prev_h = A.mean(dim=(2, 3))
+    prev_h = grids.of_captions(A.mean(dim=(2, 3)))
     c = [prev_h]
     for t, n in enumerate(packing.sizes):
-        attn, weights[t, :n] = attend(prev_h[:n], cells[:n])
+        cells, rows = grids.seen_by(n)
+        attn, weights[t, :n] = map(rows.gather, attend(rows.spread(prev_h[:n]), cells))
         z_t = torch.cat([prev_h[:n], attn], dim=1, out=z[packing.rows(t)])
         gates_t = add_product_(gates[packing.rows(t)], z_t, W)
         c.append(cell_forward_(gates_t, c[t][:n], out=h[t, :n]))
         prev_h = h[t]
     maps = weights.transpose(0, 1).unflatten(2, A.shape[2:])
-    return h.transpose(0, 1), maps, AttentionLSTMCache(packed, z, Wx, W, gates, c, A, weights, packing)
+    return h.transpose(0, 1), maps, AttentionLSTMCache(packed, z, Wx, W, gates, c, grids, weights, packing)
 
 
 @torch.no_grad()
 def attention_lstm_backward(dh, cache):
     """Gradient of `attention_lstm_forward`. dh (N, T, H). Returns dx, dA, dWx, dWh, dWattn, db."""
-    x, z, Wx, W, gates, c, A, weights, packing = cache
-    (N, T, H), L, cells = dh.shape, weights.shape[2], A.flatten(2)
+    x, z, Wx, W, gates, c, grids, weights, packing = cache
+    (N, T, H), L = dh.shape, weights.shape[2]
     dx, dWx, dW, db = torch.empty_like(x), torch.zeros_like(Wx), torch.zeros_like(W), W.new_zeros(4 * H)
     dattn, dproducts = dh.new_zeros(T, N, H), dh.new_zeros(T, N, L)
     dprev_h = dprev_c = dh.new_zeros(0, H)
@@ -81,22 +111,25 @@ def attention_lstm_backward(dh, cache):
             da_t = da[packing.rows(t, since=first)]
             dprev_c = cell_backward(dh_t, dc_t, gates[packing.rows(t)], c[t][:n], c[t + 1], out=da_t)
             dprev_h, dattn[t, :n] = product(da_t, W.t()).chunk(2, dim=1)
-            dquery, dproducts[t, :n] = attend_backward(dattn[t, :n], cells[:n], weights[t, :n])
+            cells, rows = grids.seen_by(n)
+            at_t = attend_backward(rows.spread(dattn[t, :n]), cells, rows.spread(weights[t, :n]))
+            dquery, dproducts[t, :n] = map(rows.gather, at_t)
             dprev_h = dprev_h + dquery  # prev_h is used twice: in the step, and as the query of attention
         dx[block] = product(da, Wx.t())
         dWx.addmm_(x[block].t(), da)
         dW.addmm_(z[block].t(), da)
         db += da.sum(0)
-    dcells = _sum_over_steps(dattn, weights, packing.unpack(z[:, :H]), dproducts)
-    dcells += pad_rows(dprev_h + dprev_c, N).unsqueeze(2) / L  # through h0 = c0 = mean of A
-    return packing.unpack(dx), dcells.unflatten(2, A.shape[2:]), dWx, *dW.chunk(2), db
+    sequences = dattn.transpose(0, 1), weights.transpose(0, 1), packing.unpack(z[:, :H]), dproducts.transpose(0, 1)
+    dcells = _sum_over_steps(*map(grids.by_picture, sequences))
+    dstart = grids.by_picture(pad_rows(dprev_h + dprev_c, N).unsqueeze(1)).sum(1)
+    dcells += dstart.unsqueeze(2) / L  # through h0 = c0 = mean of A
+    return packing.unpack(dx), dcells.unflatten(2, grids.A.shape[2:]), dWx, *dW.chunk(2), db
 
 
 def _sum_over_steps(dattn, weights, prev_h, dproducts):
-    """The gradient of the cells (N, H, L), as values and as keys of attention.
+    """The gradient of the cells (n, H, L), as values and as keys of attention.
 
-    For each picture, the sum over steps is a matrix product, (H, T) @ (T, L). dattn (T, N, H), weights and
-    dproducts (T, N, L), prev_h (N, T, H).
+    For each picture, the sum over its S steps is a matrix product, (H, S) @ (S, L). dattn and prev_h (n, S, H), weights
+    and dproducts (n, S, L).
     """
-    dcells = torch.bmm(dattn.permute(1, 2, 0), weights.transpose(0, 1))
-    return dcells.baddbmm_(prev_h.transpose(1, 2), dproducts.transpose(0, 1))
+    return torch.bmm(dattn.transpose(1, 2), weights).baddbmm_(prev_h.transpose(1, 2), dproducts)

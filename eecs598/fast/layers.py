@@ -22,11 +22,13 @@ def run_lstm(x, h0, Wx, Wh, b, lengths=None):
     return by_hand(lstm_forward, lstm_backward, *tensors, lengths)
 
 
-def run_attention_lstm(x, A, Wx, Wh, Wattn, b, lengths=None):
-    """x (N, T, D), A (N, H, h, w) -> h (N, T, H), differentiable; h0 = c0 = mean of A."""
-    return by_hand(
-        attention_lstm_forward, attention_lstm_backward, *in_autocast_precision(x, A, Wx, Wh, Wattn, b), lengths
-    )
+def run_attention_lstm(x, A, Wx, Wh, Wattn, b, lengths=None, order=None):
+    """x (N, T, D), A (N, H, h, w) -> h (N, T, H), differentiable; h0 = c0 = mean of A.
+
+    order: if captions share grids, see `eecs598.fast.attention.attention_lstm_forward`.
+    """
+    tensors = in_autocast_precision(x, A, Wx, Wh, Wattn, b)
+    return by_hand(attention_lstm_forward, attention_lstm_backward, *tensors, lengths, order)
 
 
 def in_autocast_precision(*tensors):

@@ -61,11 +61,12 @@ def pad_rows(rows: Tensor, n: int) -> Tensor:
     return rows if len(rows) == n else F.pad(rows, (0, 0, 0, n - len(rows)))
 
 
-def packing_of(x: Tensor, lengths: Tensor | None, gates: int, **others: Tensor) -> Packing:
+def packing_of(x: Tensor, lengths: Tensor | None, gates: int, order: Tensor | None = None, **others: Tensor) -> Packing:
     """The packing of x (N, T, D). Raises ValueError for shapes of x or the other arguments that do not match.
 
-    gates: the number of columns of a weight, in units of H. others: states (N, H), a grid A (N, H, h, w), weights and
-    bias. The hidden size is that of the bias b.
+    gates: the number of columns of a weight, in units of H. order (N,): given if captions share grids, K captions each.
+    others: states (N, H), a grid A (N, H, h, w) or (N / K, H, h, w), weights and bias. The hidden size is that of the
+    bias b.
     """
     (columns,), Wx = others["b"].shape if others["b"].dim() == 1 else (0,), others["Wx"]
     H = columns // gates
@@ -73,9 +74,13 @@ def packing_of(x: Tensor, lengths: Tensor | None, gates: int, **others: Tensor) 
     D = len(Wx) if fits else x.shape[-1] if x.dim() == 3 else "D"
     if x.dim() != 3 or x.shape[2] != D or 0 in x.shape:
         raise ValueError(f"x is {tuple(x.shape)}; it must be (N, T, {D}), with N and T at least 1")
+    N = len(x)
+    if order is not None and (order.shape != (N,) or N % len(others["A"])):
+        raise ValueError(f"order is {tuple(order.shape)}; it must be ({N},), and {N} captions a multiple of the "
+                         f"{len(others['A'])} grids")  # fmt: skip
     wanted = {"Wx": (D, columns), "Wh": (H, columns), "Wattn": (H, columns), "b": (gates * H,)}
     for name, value in others.items():
-        shape = wanted.get(name, (len(x), H))
+        shape = wanted.get(name, (len(value) if name == "A" and order is not None else N, H))
         seen = value.shape[:2] if name == "A" and value.dim() == 4 else value.shape
         if tuple(seen) != shape:
             listed = f"({shape[0]}, {shape[1]}, h, w)" if name == "A" else shape

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eecs598.by_picture import ByPicture
 from eecs598.decoding import evaluating
 from eecs598.encoders import get_encoder
 from eecs598.training.options import Options
@@ -98,23 +99,19 @@ class Objective(nn.Module):
         captions, mask = captions[order], mask[order]
         if K == 1:  # sort the images, which is cheaper than sorting the projected grids
             images = images[order]
-        start = self._encode(parts, images)
-        grids = start
-        if K > 1:  # the features are projected once for all captions of a picture
-            start = _rows_of(start, order // K)
-        h, read = self._states(parts, start, (grids, order if K > 1 else None), captions[:, :-1], mask, sampled)
-        steps = mask.t().flatten().nonzero().squeeze(1)  # steps without padding, as indices into T * N
-        scored = read.transpose(0, 1).flatten(0, 1).index_select(0, steps)  # (N, T, H) -> (P, H)
-        y = captions[:, 1:].t().flatten().index_select(0, steps)
+        start = self._encode(parts, images)  # once for all captions of a picture
+        batch = _Batch(mask, order if K > 1 else None, K)
+        h, read = self._states(parts, start, batch, captions, sampled)
+        y = batch.pack(captions[:, 1:])
         factors = torch.ones(len(y), device=y.device)
         if sampled:
-            factors = weights.flatten()[order].repeat(mask.shape[1]).index_select(0, steps)
+            factors = batch.pack(weights.flatten()[order].unsqueeze(1).expand_as(mask))
         if parts.ignore_index is not None:
             factors = factors.masked_fill(y == parts.ignore_index, 0)
         smoothing = self.options.label_smoothing if self.training and not sampled else 0.0
         banned = self._banned_words() if sampled else []
-        loss = word_loss(scored, parts.output.weight, parts.output.bias, y, factors, smoothing, banned) / len(captions)
-        return loss if sampled else loss + self._attention_penalties(parts, h, start, mask)
+        loss = word_loss(read, parts.output.weight, parts.output.bias, y, factors, smoothing, banned) / len(captions)
+        return loss if sampled else loss + self._attention_penalties(parts, h, batch.of_captions(start), mask)
 
     def _banned_words(self):
         words = (getattr(self.model, name, None) for name in ("null", "start", "unk"))
@@ -136,43 +133,38 @@ class Objective(nn.Module):
             return self._drop(F.linear(features.movedim(1, -1), W, b)).movedim(-1, 1)
         return self._drop(F.linear(features.mean(dim=(2, 3)), W, b))
 
-    def _states(self, parts, start, looked_at, words, mask, sampled):
-        """The hidden states (N, T, H) for words (N, T), and what the next words are predicted from, (N, T, H).
+    def _states(self, parts, start, batch, captions, sampled):
+        """The hidden states (N, T, H) for captions (N, T + 1), and what their words are predicted from, packed (P, H).
 
-        looked_at: `grids` and `order` of `_read_out`. sampled: the words were sampled from the model.
+        start: the result of `_encode`, for each picture. sampled: the words were sampled from the model.
         """
-        lengths = mask.sum(1)
+        words = captions[:, :-1]
         if self.training and self.options.scheduled_sampling and not sampled:
             # In parallel: one pass over the true words gives the samples, a second one uses them (Duckworth et al.,
             # "Parallel scheduled sampling", 2019).
             with torch.no_grad():
-                _, read = self._run_cell(parts, start, looked_at, words, lengths)
-                scores = F.linear(read[:, :-1], parts.output.weight, parts.output.bias).float()
+                _, read = self._run_cell(parts, start, batch, words)
+                scores = F.linear(read, parts.output.weight, parts.output.bias).float()
                 guesses = torch.distributions.Categorical(logits=scores).sample()
             replaced = torch.rand(guesses.shape, device=words.device) < self.options.scheduled_sampling
-            words = torch.cat([words[:, :1], guesses.where(replaced, words[:, 1:])], dim=1)
-        return self._run_cell(parts, start, looked_at, words, lengths)
+            mixed = batch.unpack(guesses.where(replaced, batch.pack(captions[:, 1:])))
+            words = torch.cat([words[:, :1], mixed[:, :-1]], dim=1)
+        return self._run_cell(parts, start, batch, words)
 
-    def _run_cell(self, parts, start, looked_at, words, lengths):
+    def _run_cell(self, parts, start, batch, words):
         from eecs598.fast import layers
 
-        run = {"rnn": layers.run_rnn, "lstm": layers.run_lstm, "attn": layers.run_attention_lstm}[parts.cell_type]
         x = self._drop(parts.word_embedding(words))
-        h = run(x, start, *parts.cell, lengths)
-        read = self._drop(h)
+        if parts.cell_type == "attn":
+            h = layers.run_attention_lstm(x, start, *parts.cell, batch.lengths, batch.order)
+        else:
+            run = {"rnn": layers.run_rnn, "lstm": layers.run_lstm}[parts.cell_type]
+            h = run(x, batch.of_captions(start), *parts.cell, batch.lengths)
+        read = self._drop(batch.pack(h))
         if parts.deep_output is not None:
-            read = self._drop(self._read_out(parts.deep_output, read, x, *looked_at))
+            view = parts.deep_output.look(read, batch.by_picture(), *parts.deep_output.project(start))
+            read = self._drop(parts.deep_output(read, batch.pack(x), self._drop(view)))
         return h, read
-
-    def _read_out(self, deep_output, h, x, grids, order=None):
-        """A `DeepOutput` for states h (N, T, H) and word vectors x (N, T, W).
-
-        grids (n, H, h, w) are projected once for all captions of a picture; order (N,) is how the captions were sorted,
-        None if the grids were sorted too.
-        """
-        by_picture = h if order is None else h[order.argsort()].view(len(grids), -1, h.shape[2])  # (n, K * T, H)
-        view = deep_output.look(by_picture, *deep_output.project(grids)).reshape(h.shape)
-        return deep_output(h, x, self._drop(view if order is None else view[order]))
 
     def _attention_penalties(self, parts, h, start, mask):
         """The weighted attention penalties for states h (N, T, H)."""
@@ -240,11 +232,35 @@ def _mask(captions, ignore_index):
     return counts.flip(1).cummax(1).values.flip(1)
 
 
-def _rows_of(start, rows):
-    """The given rows of the initial states, or of the grids, with the channels still last in memory."""
-    if start.dim() == 2:
-        return start[rows]
-    return start.movedim(1, -1).index_select(0, rows).movedim(-1, 1)
+class _Batch:
+    """The layout of N captions of T words, sorted longest first, and of their P words without padding, step by step.
+
+    mask (N, T): the steps of each caption. order (N,): the numbers of the captions, listed picture by picture, K of
+    each; None for one caption each, whose pictures are sorted too.
+    """
+
+    def __init__(self, mask, order, K):
+        self.shape, self.lengths, self.order, self.K = mask.shape, mask.sum(1), order, K
+        self.steps = mask.t().flatten().nonzero().squeeze(1)  # (P,): t N + i for step t of caption i
+
+    def pack(self, x):
+        """(N, T, ...) -> (P, ...)."""
+        return x.transpose(0, 1).flatten(0, 1).index_select(0, self.steps)
+
+    def unpack(self, packed):
+        """(P,) -> (N, T), 0 for padding."""
+        N, T = self.shape
+        return packed.new_zeros(T * N).index_copy_(0, self.steps, packed).view(T, N).t()
+
+    def of_captions(self, start):
+        """The initial states, or the grids, of the captions, given those of the pictures."""
+        return start if self.order is None else start[self.order // self.K]
+
+    def by_picture(self):
+        """The packed words as queries to the grid of their picture."""
+        N, T = self.shape
+        caption = self.steps % N if self.order is None else self.order[self.steps % N]
+        return ByPicture(caption * T + self.steps // N, N // self.K, self.K * T)
 
 
 # ---------------------------------------------------------------------------------------------------------

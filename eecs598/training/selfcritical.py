@@ -16,6 +16,8 @@ import torch
 from torch import nn
 
 from eecs598 import decoding
+from eecs598.encoders import get_encoder
+from eecs598.features import fed_with_features
 from eecs598.metrics.bleu import Bleu
 from eecs598.metrics.cider import CiderD
 from eecs598.progress import late_bar
@@ -87,13 +89,15 @@ class SelfCritical(nn.Module):
         if not self.training:
             return self.objective(images, pictures)
         model, K = self.objective.model, self.samples
-        sampled = decoding.sample_captions(model, images, self.max_length, K).words  # (N, K, T)
-        scores = torch.tensor([[self.score(picture, words) for words in captions]
-                               for picture, captions in zip(pictures.tolist(), sampled.tolist())])  # fmt: skip
-        self.rewards.append(scores.mean().item())
-        baseline = (scores.sum(1, keepdim=True) - scores) / (K - 1)
-        start = sampled.new_full((*sampled.shape[:2], 1), self.start)
-        return self.objective(images, torch.cat([start, sampled], dim=2), (scores - baseline).to(images.device))
+        seen = get_encoder(model)(images)  # once, for the samples and for the loss
+        with fed_with_features(model):
+            sampled = decoding.sample_captions(model, seen.detach(), self.max_length, K).words  # (N, K, T)
+            scores = torch.tensor([[self.score(picture, words) for words in captions]
+                                   for picture, captions in zip(pictures.tolist(), sampled.tolist())])  # fmt: skip
+            self.rewards.append(scores.mean().item())
+            baseline = (scores.sum(1, keepdim=True) - scores) / (K - 1)
+            start = sampled.new_full((*sampled.shape[:2], 1), self.start)
+            return self.objective(seen, torch.cat([start, sampled], dim=2), (scores - baseline).to(seen.device))
 
     def time_step(self, images, batch_size, precision="float32"):
         """The seconds that a step on a batch takes at present. Leaves the model and the random numbers as they were.

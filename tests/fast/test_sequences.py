@@ -57,6 +57,32 @@ def test_sequences_equal_the_plain_ones_and_skip_padding(cell_type, N, T, D, H, 
     assert (gradients[0] * (1 - mask) == 0).all()
 
 
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(1, 3), K=st.integers(1, 3), T=st.integers(1, 5), H=st.integers(1, 4), data=st.data())
+def test_captions_that_share_a_grid_are_computed_as_with_copies_of_it(n, K, T, H, data):
+    order = torch.tensor(data.draw(st.permutations(range(n * K))))
+    lengths = sorted(data.draw(st.lists(st.integers(0, T), min_size=n * K, max_size=n * K)), reverse=True)
+    lengths = torch.tensor(lengths)
+    (x, _, *weights), A, dh = attention_inputs(n * K, T, 3, H, (1, 1)), randn(n, H, 2, 3), randn(n * K, T, H)
+    h, maps, cache = attention.attention_lstm_forward(x, A, *weights, lengths, order)
+    copied_h, copied_maps, copied_cache = attention.attention_lstm_forward(x, A[order // K], *weights, lengths)
+    assert_same(h, copied_h)
+    assert_same(maps, copied_maps)
+    dx, dA, *found = attention.attention_lstm_backward(dh, cache)
+    wanted_dx, copied_dA, *wanted = attention.attention_lstm_backward(dh, copied_cache)
+    assert_same(dA, torch.zeros_like(A).index_add_(0, order // K, copied_dA))
+    for mine, theirs in zip([dx, *found], [wanted_dx, *wanted]):
+        assert_same(mine, theirs)
+
+
+@pytest.mark.parametrize("order, grids", [([0, 1, 2], 2), ([0, 1, 2, 3], 3), ([[0, 1], [2, 3]], 2)])
+def test_a_wrong_order_is_refused(order, grids):
+    x, A, *weights = attention_inputs(4, 3, 2, 5, (2, 3))
+    message = rf"order is \(.*\); it must be \(4,\), and 4 captions a multiple of the {grids} grids"
+    with pytest.raises(ValueError, match=message):
+        attention.attention_lstm_forward(x, A[:grids], *weights, order=torch.tensor(order))
+
+
 @CELLS
 def test_without_lengths_every_step_is_computed(cell_type):
     inputs, dh = make_inputs(cell_type, 3, 4, 5, 6), randn(3, 4, 6)
