@@ -15,18 +15,6 @@ from eecs598.fast.lstm import cell_backward, cell_forward_
 from eecs598.fast.packing import Packing, packing_of, pad_rows
 
 
-class AttentionLSTMCache(NamedTuple):
-    x: Tensor  # packed (P, D)
-    z: Tensor  # packed (P, 2H): [h_{t-1}, attn_t]
-    Wx: Tensor
-    W: Tensor  # [Wh; Wattn], (2H, 4H)
-    gates: Tensor  # packed (P, 4H): i, f, o, g
-    c: list[Tensor]  # c0 and the cell state after each step, (n, H)
-    grids: "Grids"
-    weights: Tensor  # (T, N, L)
-    packing: Packing
-
-
 class Grids(NamedTuple):
     """The grids A (n, H, h, w) of N captions, sorted longest first. order: see `attention_lstm_forward`."""
 
@@ -47,6 +35,18 @@ class Grids(NamedTuple):
     def by_picture(self, x):
         """Rows x (N, T, D) of the captions, as a sequence for each grid: (n, N / n * T, D)."""
         return x if self.order is None else x[self.order.argsort()].view(len(self.A), -1, x.shape[2])
+
+
+class AttentionLSTMCache(NamedTuple):
+    x: Tensor  # packed (P, D)
+    z: Tensor  # packed (P, 2H): [h_{t-1}, attn_t]
+    Wx: Tensor
+    W: Tensor  # [Wh; Wattn], (2H, 4H)
+    gates: Tensor  # packed (P, 4H): i, f, o, g
+    c: list[Tensor]  # c0 and the cell state after each step, (n, H)
+    grids: Grids
+    weights: Tensor  # (T, N, L)
+    packing: Packing
 
 
 def attend(prev_h, cells):

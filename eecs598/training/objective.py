@@ -111,7 +111,7 @@ class Objective(nn.Module):
         smoothing = self.options.label_smoothing if self.training and not sampled else 0.0
         banned = self._banned_words() if sampled else []
         loss = word_loss(read, parts.output.weight, parts.output.bias, y, factors, smoothing, banned) / len(captions)
-        return loss if sampled else loss + self._attention_penalties(parts, h, batch.of_captions(start), mask)
+        return loss if sampled else loss + self._attention_penalties(parts, h, start, batch)
 
     def _banned_words(self):
         words = (getattr(self.model, name, None) for name in ("null", "start", "unk"))
@@ -166,15 +166,15 @@ class Objective(nn.Module):
             read = self._drop(parts.deep_output(read, batch.pack(x), self._drop(view)))
         return h, read
 
-    def _attention_penalties(self, parts, h, start, mask):
-        """The weighted attention penalties for states h (N, T, H)."""
+    def _attention_penalties(self, parts, h, start, batch):
+        """The weighted attention penalties for states h (N, T, H); start: the result of `_encode`."""
         options = self.options
         used = options.doubly_stochastic or options.attention_entropy
         if not (used and self.training and parts.cell_type == "attn"):
             return 0.0
-        log_weights = log_attention(h, start)
-        return (options.doubly_stochastic * doubly_stochastic_penalty(log_weights, mask)
-                + options.attention_entropy * attention_entropy(log_weights, mask))  # fmt: skip
+        log_weights = log_attention(h, batch.of_captions(start))
+        return (options.doubly_stochastic * doubly_stochastic_penalty(log_weights, batch.mask)
+                + options.attention_entropy * attention_entropy(log_weights, batch.mask))  # fmt: skip
 
 
 def require_fast():
@@ -240,7 +240,7 @@ class _Batch:
     """
 
     def __init__(self, mask, order, K):
-        self.shape, self.lengths, self.order, self.K = mask.shape, mask.sum(1), order, K
+        self.mask, self.lengths, self.order, self.K = mask, mask.sum(1), order, K
         self.steps = mask.t().flatten().nonzero().squeeze(1)  # (P,): t N + i for step t of caption i
 
     def pack(self, x):
@@ -249,7 +249,7 @@ class _Batch:
 
     def unpack(self, packed):
         """(P,) -> (N, T), 0 for padding."""
-        N, T = self.shape
+        N, T = self.mask.shape
         return packed.new_zeros(T * N).index_copy_(0, self.steps, packed).view(T, N).t()
 
     def of_captions(self, start):
@@ -258,7 +258,7 @@ class _Batch:
 
     def by_picture(self):
         """The packed words as queries to the grid of their picture."""
-        N, T = self.shape
+        N, T = self.mask.shape
         caption = self.steps % N if self.order is None else self.order[self.steps % N]
         return ByPicture(caption * T + self.steps // N, N // self.K, self.K * T)
 
