@@ -6,6 +6,7 @@ of `nn.Embedding`, that loop, `nn.Linear` and `F.cross_entropy`.
 
 import argparse
 import copy
+import math
 import sys
 from functools import partial
 from importlib import util
@@ -195,15 +196,15 @@ def launch_modes(layer, *inputs):
     return modes
 
 
-def captioner_and_data(module, sizes, cell_type, padding, where="cpu", encoder=None):
+def captioner_and_data(module, sizes, cell_type, padding, where="cpu", encoder=None, output_heads=0):
     """Our captioner, the plain one, and a batch (features, captions) with this fraction of padding.
 
-    Ours takes features, or pictures if an encoder is given.
+    Ours takes features, or pictures if an encoder is given. output_heads: see `eecs598.deep_output`.
     """
     N, T, W, H, V, C, grid = sizes
     words = {"vocab": {"token_to_idx": {word: i for i, word in enumerate((*SPECIAL_TOKENS[:3], *range(3, V)))}}}
     encoder = encoder or Features(torch.float32, C)
-    ours = make_captioner(module.CaptioningRNN, words, cell_type, encoder, hidden_dim=H, wordvec_dim=W)
+    ours = make_captioner(module.CaptioningRNN, words, cell_type, encoder, H, W, output_heads)
     plain = PlainCaptioner(V, C, W, H, cell_type)
     generator = torch.Generator().manual_seed(0)
     captions = torch.randint(3, V, (N, T + 1), generator=generator)
@@ -310,6 +311,28 @@ def beam_pairs(module, sizes, where, pictures=256):
         )  # fmt: skip
 
 
+def shared_pairs(module, sizes, where, captions=5):
+    """Several captions of each picture together, against the same captions with a copy of the features for each.
+
+    With the deep output layer, in a training step and in sampling, where about one word in twelve ends a caption.
+    """
+    sizes = sizes._replace(N=captions * max(1, sizes.N // 8), C=1280, grid=9)
+    ours, _, (features, texts) = captioner_and_data(module, sizes, "attn", 0.28, where, output_heads=8)
+    ours.output_projection.bias.data[ours.end] = math.log(sizes.V / 11)
+    features = features[: sizes.N // captions]
+    copied, size = features.repeat_interleave(captions, dim=0), f"{len(features)} pictures 9x9 V={sizes.V}"
+    together = features, texts.unflatten(0, (len(features), captions))
+    yield Pair(
+        f"training step, {captions} captions a picture", size, "the same, a grid for each caption",
+        fast_training_step(copy.deepcopy(ours), together), fast_training_step(ours, (copied, texts)),
+    )  # fmt: skip
+    sample = partial(decoding.sample_captions, ours, max_length=sizes.T)
+    yield Pair(
+        f"{captions} sampled captions a picture", size, "the same, a grid for each caption",
+        partial(sample, features, num_captions=captions), partial(sample, copied),
+    )  # fmt: skip
+
+
 def epoch_pairs(module, sizes, where, pictures=32):
     """A training step on cached features against the published one, end to end through the encoder."""
     sizes = sizes._replace(N=256, grid=4, C=400)
@@ -380,7 +403,7 @@ def growth_pairs(module, sizes, where, widths=(64, 128, 256, 512), lengths=(4, 8
 
 PAIRS = {
     "plain": plain_pairs, "layers": layer_pairs, "training": training_pairs, "precision": precision_pairs,
-    "beam": beam_pairs, "epoch": epoch_pairs, "features": feature_pairs, "growth": growth_pairs,
+    "beam": beam_pairs, "shared": shared_pairs, "epoch": epoch_pairs, "features": feature_pairs, "growth": growth_pairs,
     "arithmetic": arithmetic_pairs,
 }  # fmt: skip
 SLOW = ("beam", "epoch", "features")  # these take seconds, and the ratios are far from 1: a few rounds are enough

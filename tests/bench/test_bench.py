@@ -99,6 +99,22 @@ class Multiplications(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+def test_captions_share_a_grid_and_are_the_same_without():
+    training, sampling = bench.PAIRS["shared"](rlc, SMALL._replace(N=16, H=8), "cpu")
+    words = []
+    for run in (sampling.ours, sampling.other):
+        torch.manual_seed(0)
+        words.append(run().words.flatten(0, 1))
+    assert torch.equal(*words) and (words[0] == 0).any()
+    counts = []
+    for run in (training.ours, training.other):
+        run()  # also compares the first batch
+        with Multiplications() as seen:
+            run()
+        counts.append(seen.count)
+    assert counts[0] < counts[1]  # as each picture's features are projected once
+
+
 @pytest.mark.parametrize(("name", "columns"), [("LSTM", 4 * SMALL.H), ("RNN", SMALL.H)])
 def test_the_products_alone_are_those_of_the_layer(monkeypatch, name, columns):
     for what in ("product", "added-product"):

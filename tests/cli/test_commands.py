@@ -16,10 +16,11 @@ from support import ROOT
 import helpers
 from eecs598 import captioner, cli, encoders, features, metrics
 from eecs598.captioner import CELL_TYPES
-from eecs598.cli.train import _print_time_left
+from eecs598.cli.train import _print_time_left, _read_options
 from eecs598.coco import build_data, build_vocabulary, encode_captions, save_data
 from eecs598.metrics import meteor
 from eecs598.training import solver
+from eecs598.training.options import NAMES, Options
 from eecs598.training.recipes import RECIPES
 from eecs598.training.selfcritical import SelfCritical
 from eecs598.utils import reset_seed
@@ -194,6 +195,18 @@ def test_a_recipe_stands_in_for_the_defaults_and_yields_to_what_is_given():
     changed = parsed("--dropout", "0.2", "--recipe", "flickr8k", "--epochs", "10", "--no-cosine", "--no-freeze-encoder")
     assert (changed.cosine, changed.freeze_encoder, plain.freeze_encoder) == (False, False, None)
     assert (changed.dropout, changed.epochs, changed.label_smoothing) == (0.2, 10, recipe.label_smoothing)
+
+
+def test_each_option_of_a_run_can_be_given_on_the_command_line():
+    assert {name for name in NAMES if not hasattr(parsed(), name)} == {"progress", "plot"}
+    assert _read_options(parsed()) == Options(precision="auto", plot=False)
+    read = _read_options(parsed("--attention-entropy", "0.1", "--encoder-rate", "0.5", "--precision", "float32"))
+    assert read == Options(attention_entropy=0.1, encoder_rate=0.5, plot=False)
+
+
+def test_without_the_fast_functions_there_is_no_regularization(data_file, tmp_path, capsys):
+    status, _, errors = train(capsys, data_file, tmp_path, "--cell", "rnn", "--no-fast", "--dropout", 0.1)
+    assert_one_error(status, errors, "dropout: not supported by the model's own forward")
 
 
 @pytest.mark.parametrize("options, told", [

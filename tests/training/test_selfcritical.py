@@ -12,6 +12,7 @@ from support.encoder import MeanEncoder
 
 from eecs598 import progress
 from eecs598.captioner import make_captioner
+from eecs598.encoders import get_encoder
 from eecs598.metrics.bleu import Bleu
 from eecs598.metrics.cider import CiderD
 from eecs598.training import selfcritical, solver
@@ -90,6 +91,13 @@ def test_the_loss_weighs_each_caption_by_its_advantage(tiny_data, cell_type, ble
             wanted -= (score - sum(others) / 2) * log_probs[i] / 6
     assert loss.item() == pytest.approx(wanted, rel=1e-4)
     assert loss_of.rewards == [pytest.approx(sum(loss_of.rewards))] and model.training
+
+
+def test_pictures_are_encoded_once_for_the_samples_and_the_loss(tiny_data):
+    model, pictures, encoded = make(tiny_data), torch.arange(4), []
+    get_encoder(model).register_forward_hook(lambda module, inputs, output: encoded.append(len(output)))
+    critical(model, tiny_data)(tiny_data["train_images"][pictures], pictures)
+    assert encoded == [4]
 
 
 def test_a_weight_that_is_no_weight_is_refused(tiny_data):
