@@ -101,11 +101,13 @@ class Multiplications(TorchDispatchMode):
 
 def test_captions_share_a_grid_and_are_the_same_without():
     training, sampling = bench.PAIRS["shared"](rlc, SMALL._replace(N=16, H=8), "cpu")
-    words = []
+    found = []
     for run in (sampling.ours, sampling.other):
         torch.manual_seed(0)
-        words.append(run().words.flatten(0, 1))
-    assert torch.equal(*words) and (words[0] == 0).any()
+        found.append(run())
+    shared, copied = (captions.words.flatten(0, 1) for captions in found)
+    assert torch.equal(shared, copied) and (shared == 0).any()
+    torch.testing.assert_close(found[0].log_probs.flatten(), found[1].log_probs.flatten())
     counts = []
     for run in (training.ours, training.other):
         run()  # also compares the first batch

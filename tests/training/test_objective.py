@@ -272,7 +272,7 @@ def test_attention_penalties_add_what_they_are_defined_as(option, definition):
 
 @CELLS
 def test_scheduled_sampling_puts_the_models_words_before(cell_type):
-    loss_of, (images, captions), before = make_objective(cell_type, scheduled_sampling=0.5), batch(64), []
+    loss_of, (images, captions), before = make_objective(cell_type, scheduled_sampling=0.25), batch(64), []
     with torch.no_grad():
         loss_of.model.output_projection.bias[8] = 100.0  # it would always say "grass"
     loss_of(images, captions)  # compared
@@ -281,7 +281,7 @@ def test_scheduled_sampling_puts_the_models_words_before(cell_type):
     given, mixed = before
     assert (mixed[:, 0] == START).all()
     replaced = mixed[:, 1:] != given[:, 1:]
-    assert (mixed[:, 1:][replaced] == 8).all() and 0.35 < replaced[given[:, 1:] != NULL].double().mean() < 0.65
+    assert (mixed[:, 1:][replaced] == 8).all() and 0.1 < replaced[given[:, 1:] != NULL].double().mean() < 0.4
     before.clear()
     loss_of.eval()(images, captions)
     assert len(before) == 1

@@ -96,8 +96,9 @@ def test_the_loss_weighs_each_caption_by_its_advantage(tiny_data, cell_type, ble
 def test_pictures_are_encoded_once_for_the_samples_and_the_loss(tiny_data):
     model, pictures, encoded = make(tiny_data), torch.arange(4), []
     get_encoder(model).register_forward_hook(lambda module, inputs, output: encoded.append(len(output)))
-    critical(model, tiny_data)(tiny_data["train_images"][pictures], pictures)
-    assert encoded == [4]
+    images = tiny_data["train_images"][pictures].float().requires_grad_()
+    critical(model, tiny_data)(images, pictures).backward()
+    assert encoded == [4] and (images.grad != 0).any()  # so it can be trained
 
 
 def test_a_weight_that_is_no_weight_is_refused(tiny_data):
