@@ -43,7 +43,7 @@ class Packing:
         return [(first, min(first + steps, self.T)) for first in range(0, self.T, steps)]
 
     def pack(self, x: Tensor) -> Tensor:
-        """(N, T, D) -> (P, D)."""
+        """(N, T, ...) -> (P, ...)."""
         x = x.transpose(0, 1)
         if self.sizes[-1] == self.N:
             return x.flatten(0, 1)  # no padding

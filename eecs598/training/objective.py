@@ -102,10 +102,10 @@ class Objective(nn.Module):
         start = self._encode(parts, images)  # once for all captions of a picture
         batch = _Batch(mask, order if K > 1 else None, K)
         h, read = self._states(parts, start, batch, captions, sampled)
-        y = batch.pack(captions[:, 1:])
+        y = batch.packing.pack(captions[:, 1:])
         factors = torch.ones(len(y), device=y.device)
         if sampled:
-            factors = batch.pack(weights.flatten()[order].unsqueeze(1).expand_as(mask))
+            factors = batch.packing.pack(weights.flatten()[order].unsqueeze(1).expand_as(mask))
         if parts.ignore_index is not None:
             factors = factors.masked_fill(y == parts.ignore_index, 0)
         smoothing = self.options.label_smoothing if self.training and not sampled else 0.0
@@ -147,8 +147,8 @@ class Objective(nn.Module):
                 scores = F.linear(read, parts.output.weight, parts.output.bias).float()
                 guesses = torch.distributions.Categorical(logits=scores).sample()
             replaced = torch.rand(guesses.shape, device=words.device) < self.options.scheduled_sampling
-            mixed = batch.unpack(guesses.where(replaced, batch.pack(captions[:, 1:])))
-            words = torch.cat([words[:, :1], mixed[:, :-1]], dim=1)
+            mixed = guesses.where(replaced, batch.packing.pack(captions[:, 1:])).unsqueeze(1)
+            words = torch.cat([words[:, :1], batch.packing.unpack(mixed).squeeze(2)[:, :-1]], dim=1)
         return self._run_cell(parts, start, batch, words)
 
     def _run_cell(self, parts, start, batch, words):
@@ -160,10 +160,10 @@ class Objective(nn.Module):
         else:
             run = {"rnn": layers.run_rnn, "lstm": layers.run_lstm}[parts.cell_type]
             h = run(x, batch.of_captions(start), *parts.cell, batch.lengths)
-        read = self._drop(batch.pack(h))
+        read = self._drop(batch.packing.pack(h))
         if parts.deep_output is not None:
             view = parts.deep_output.look(read, batch.by_picture(), *parts.deep_output.project(start))
-            read = self._drop(parts.deep_output(read, batch.pack(x), self._drop(view)))
+            read = self._drop(parts.deep_output(read, batch.packing.pack(x), self._drop(view)))
         return h, read
 
     def _attention_penalties(self, parts, h, start, batch):
@@ -233,24 +233,17 @@ def _mask(captions, ignore_index):
 
 
 class _Batch:
-    """The layout of N captions of T words, sorted longest first, and of their P words without padding, step by step.
+    """The layout of N captions of T words, sorted longest first, and of their P words without padding.
 
     mask (N, T): the steps of each caption. order (N,): the numbers of the captions, listed picture by picture, K of
     each; None for one caption each, whose pictures are sorted too.
     """
 
     def __init__(self, mask, order, K):
+        from eecs598.fast.packing import Packing
+
         self.mask, self.lengths, self.order, self.K = mask, mask.sum(1), order, K
-        self.steps = mask.t().flatten().nonzero().squeeze(1)  # (P,): t N + i for step t of caption i
-
-    def pack(self, x):
-        """(N, T, ...) -> (P, ...)."""
-        return x.transpose(0, 1).flatten(0, 1).index_select(0, self.steps)
-
-    def unpack(self, packed):
-        """(P,) -> (N, T), 0 for padding."""
-        N, T = self.mask.shape
-        return packed.new_zeros(T * N).index_copy_(0, self.steps, packed).view(T, N).t()
+        self.packing = Packing(*mask.shape, self.lengths)
 
     def of_captions(self, start):
         """The initial states, or the grids, of the captions, given those of the pictures."""
@@ -259,8 +252,9 @@ class _Batch:
     def by_picture(self):
         """The packed words as queries to the grid of their picture."""
         N, T = self.mask.shape
-        caption = self.steps % N if self.order is None else self.order[self.steps % N]
-        return ByPicture(caption * T + self.steps // N, N // self.K, self.K * T)
+        steps = torch.arange(N * T, device=self.mask.device).view(N, T)  # of all captions, picture by picture
+        steps = steps if self.order is None else steps[self.order]
+        return ByPicture(self.packing.pack(steps), N // self.K, self.K * T)
 
 
 # ---------------------------------------------------------------------------------------------------------
