@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 class ByPicture(NamedTuple):
-    """The layout of R rows of captions, (R, D), as K rows for each of N pictures, (N, K, D).
+    """How R rows, one for each caption, (R, D), are laid out as K rows for each of N pictures, (N, K, D).
 
-    places (R,) int64: the place of each row among the N * K, of which the others are zero. None if R = N and K = 1,
-    and row i is that of picture i.
+    places (R,) int64: the index of each row among the N * K; the remaining ones are zero. None if row i belongs to
+    picture i, so that R = N and K = 1.
     """
 
     places: Tensor | None
@@ -19,7 +19,7 @@ class ByPicture(NamedTuple):
 
     @classmethod
     def of(cls, picture, N):
-        """The layout with the smallest K. picture (R,): whose each row is."""
+        """The layout with the smallest K. picture (R,): the picture that each row belongs to."""
         counts = picture.bincount(minlength=N)
         K = int(counts.max())
         by_picture = picture.argsort(stable=True)

@@ -71,7 +71,7 @@ def attention_lstm_forward(x, A, Wx, Wh, Wattn, b, lengths=None, order=None):
     """`attention_lstm_forward` of the lesson; lengths as in `eecs598.fast.rnn.rnn_forward`.
 
     x (N, T, D), A (N, H, h, w), Wx (D, 4H), Wh and Wattn (H, 4H), b (4H,). order (N,) int64: if the captions of a
-    picture share its grid, A (N / K, H, h, w). Listed picture by picture, K of each, caption i is number order[i].
+    picture share its grid, A (N / K, H, h, w). Numbered picture by picture, K to each, caption i is number order[i].
     Returns h (N, T, H), attn_weights (N, T, h, w), which are 0 after a caption's end, and a cache.
     """
     packing = packing_of(x, lengths, 4, order, A=A, Wx=Wx, Wh=Wh, Wattn=Wattn, b=b)

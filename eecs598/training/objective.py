@@ -235,8 +235,8 @@ def _mask(captions, ignore_index):
 class _Batch:
     """The layout of N captions of T words, sorted longest first, and of their P words without padding.
 
-    mask (N, T): the steps of each caption. order (N,): the numbers of the captions, listed picture by picture, K of
-    each; None for one caption each, whose pictures are sorted too.
+    mask (N, T): the steps of each caption. order (N,): the numbers of the captions, numbered picture by picture, K to
+    each; None if K is 1, and the pictures are sorted too.
     """
 
     def __init__(self, mask, order, K):
