@@ -1,8 +1,8 @@
 """Data-parallel training under torchrun, on one or several machines, on CPUs (gloo) or GPUs (NCCL).
 
-Each process takes its share of every batch and computes that part of the mean loss. DistributedDataParallel sums the
-gradients, so that all processes make the same update as a single process would with the whole batch. Without torchrun
-there is one process, and everything in this module does nothing.
+Each process takes its share of every batch and computes that part of the mean loss, times the number of processes, as
+DistributedDataParallel averages the gradients. So all processes make the same update as a single process would with the
+whole batch. Without torchrun there is one process, and everything in this module does nothing.
 """
 
 import contextlib
@@ -47,16 +47,11 @@ class Processes:
         return (mine, 1 / len(rows)) if len(mine) else (rows[:1], 0.0)
 
     def together(self, model):
-        """The model to use in the forward pass, whose backward pass sums the gradients over all processes.
+        """The model to use in the forward pass, whose backward pass averages the gradients over all processes.
 
         It also copies the weights of the first process to the others.
         """
-        if self.count == 1:
-            return model
-        # By default the gradients are averaged. Here they are summed, as each loss is weighted by its share already.
-        wrapped = DistributedDataParallel(model)
-        wrapped.register_comm_hook(None, _add_up)
-        return wrapped
+        return model if self.count == 1 else DistributedDataParallel(model)
 
     def alone(self, model, part_of_more):
         """A context in which gradients are accumulated locally, without communication, if more parts follow."""
@@ -92,10 +87,6 @@ class Processes:
         yield
         if leader:
             self.wait()
-
-
-def _add_up(_, bucket):
-    return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])
 
 
 def current():

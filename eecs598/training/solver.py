@@ -102,7 +102,7 @@ class Run:
         for part in parts:
             with self.processes.alone(self.together, part is not parts[-1]):
                 loss = loss_of(self.together, part) * (len(part) * weight)
-                loss.backward()
+                (loss * self.processes.count).backward()  # the gradients of all processes are averaged, not summed
             value += loss.item()
             reward += rewards[-1] * (len(part) * weight) if rewards else 0.0
         value = self._finite(self.processes.sum(value, self.device))
