@@ -350,27 +350,30 @@ def sample_captions(
 
 
 def _sample(model, images, T, K, no_repeat_ngram, how):
-    state = model.begin(images)
-    rows = torch.arange(len(images), device=images.device).repeat_interleave(K)
-    state = _follow(state, state, rows, same=K == 1)
-    words, live = torch.full_like(rows, model.start), torch.arange(len(rows), device=rows.device)
-    captions, maps = _captions(len(images), K, T, 0.0, model.null, state[0]), []
+    """Captions of a picture that begin alike have the same state, so it is computed once: `row` is that of each."""
+    state, (N, device) = model.begin(images), (len(images), images.device)
+    row = torch.arange(N, device=device).repeat_interleave(K)
+    live, prefixes = torch.arange(N * K, device=device), torch.full((N,), model.start, device=device)
+    captions, maps = _captions(N, K, T, 0.0, model.null, state[0]), []
     written, log_probs = captions.words.view(-1, T), captions.log_probs.view(-1, T)
     for t in range(T):
-        scores, state, weights = model.step(words, state)
-        next_log_probs = _next_log_probs(model, scores, written[live, :t], no_repeat_ngram)
+        scores, state, weights = model.step(prefixes, state)
+        next_log_probs = _next_log_probs(model, scores[row], written[live, :t], no_repeat_ngram)
         words = sample_words(next_log_probs, *how)
         written[live, t], log_probs[live, t] = words, next_log_probs.gather(1, words.unsqueeze(1)).squeeze(1)
         if weights is not None:
-            maps.append(weights.new_zeros(len(images) * K, *weights.shape[1:]))
-            maps[t][live] = weights
-            maps[t] = maps[t].unflatten(0, (len(images), K))
-        going = (words != model.end).nonzero().squeeze(1)  # the others are finished and no longer computed
-        if len(going) == 0:
+            maps.append(weights.new_zeros(N * K, *weights.shape[1:]))
+            maps[t][live] = weights[row]
+            maps[t] = maps[t].unflatten(0, (N, K))
+        going = words != model.end  # the others are finished and no longer computed
+        live, row, words = live[going], row[going], words[going]
+        if len(live) == 0:
             break
-        if len(going) < len(live):
-            words, live, state = words[going], live[going], _follow(state, state, going, same=False)
-    origins = torch.arange(K, device=words.device).unsqueeze(1).expand_as(captions.words)
+        extended, row = (row * scores.shape[1] + words).unique(return_inverse=True)
+        before, prefixes = extended // scores.shape[1], extended % scores.shape[1]
+        if not torch.equal(before, torch.arange(len(scores), device=device)):
+            state = _follow(state, state, before, same=False)
+    origins = torch.arange(K, device=device).unsqueeze(1).expand_as(captions.words)
     words, log_probs = captions.words, captions.log_probs
     return Captions(words, log_probs, log_probs.sum(2), _weights(maps, words, origins, model.null))
 

@@ -243,7 +243,7 @@ def counted(model):
 
 @CELLS
 @pytest.mark.parametrize("options, rows", [
-    ({"beam_size": 1}, [5]), ({"temperature": 1.0, "num_captions": 2}, [10]), ({"beam_size": 3}, [5, 15, 15])
+    ({"beam_size": 1}, [5]), ({"temperature": 1.0, "num_captions": 2}, [5]), ({"beam_size": 3}, [5, 15, 15])
 ])  # fmt: skip
 def test_it_stops_when_all_have_ended(make_model, cell_type, options, rows):
     """At once, but for a wider beam, which also looks for the best captions that are longer."""
@@ -266,6 +266,17 @@ def test_pictures_that_are_done_drop_out(make_model, cell_type):
             decoding.beam_search(model, image[None], 8, 3)
         single[: len(seen)] += torch.tensor(seen)
     assert together == [rows for rows in single.tolist() if rows] and together[-1] < 3 * 9
+
+
+@AND_DEEP
+def test_captions_that_begin_alike_are_computed_once(make_model, cell_type):
+    model, images, generator = make_model(cell_type), pictures(3), torch.Generator().manual_seed(0)
+    with counted(model) as seen:
+        drawn = decoding.sample_captions(model, images, 5, 20, generator=generator).words.tolist()
+    for t, rows in enumerate(seen):
+        begun = {(n, *words[:t]) for n, captions in enumerate(drawn) for words in captions if END not in words[:t]}
+        assert rows == len(begun)
+    assert seen[0] == 3 < seen[1] <= 3 * len(SPOKEN) + 3 * 1 and len(seen) == 5
 
 
 # --- repeats ----------------------------------------------------------------------------------------------

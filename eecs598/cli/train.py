@@ -99,6 +99,8 @@ def _add_self_critical(parser):
     add("--self-critical-bleu", type=commands.zero_or_more, default=0.0, metavar="W", help="reward: CIDEr-D plus W "
         "times the mean n-gram precision, n = 1 to 4, as in BLEU (0)")  # fmt: skip
     add("--samples", type=commands.at_least(2), default=5, metavar="K", help="captions sampled for each picture (5)")
+    add("--kept-samples", type=commands.positive, metavar="M", help="of these, train on the M with the largest "
+        "advantages only (all)")  # fmt: skip
     add("--finetune-blocks", type=commands.not_negative, default=0, metavar="N", help="with a frozen encoder, also "
         "train its last N blocks (0)")  # fmt: skip
     add("--sharpen", type=commands.above_zero, default=1.0, metavar="T", help="divide the logits by the temperature T "
@@ -128,7 +130,7 @@ def _add_run(parser):
 NEEDED = {
     "checkpoint_every": "checkpoint_dir", "reranker_encoders": "reranker", "self_critical_rate": "self_critical",
     "self_critical_batch": "self_critical", "self_critical_bleu": "self_critical", "samples": "self_critical",
-    "finetune_blocks": "self_critical", "sharpen": "self_critical",
+    "kept_samples": "self_critical", "finetune_blocks": "self_critical", "sharpen": "self_critical",
 }  # fmt: skip
 
 
@@ -137,6 +139,8 @@ def check_options(options):
     parser, from_recipe = options.parser, RECIPES.get(options.recipe, {})
     if options.self_critical and options.tie_embeddings and options.sharpen != 1:
         parser.error("--sharpen scales the output weights, which --tie-embeddings shares with the word vectors")
+    if options.kept_samples is not None and options.kept_samples > options.samples:
+        parser.error(f"--kept-samples {options.kept_samples} is more than --samples {options.samples}: lower it")
     if options.output_heads and set(options.cell) != {"attn"}:
         parser.error("--output-heads look at a grid, which only attn has: add --cell attn, or --output-heads 0")
     for name, needed in NEEDED.items():
@@ -277,13 +281,15 @@ def _make_self_critical(model, data, options):
     pictures = range(len(data["train_images"]))
     references = [[text.split() for text in texts] for texts in captioner.people(data, pictures, "train")]
     objective = Objective(model, _read_options(options))
-    return SelfCritical(objective, references, data["vocab"], options.samples, bleu=options.self_critical_bleu)
+    return SelfCritical(objective, references, data["vocab"], options.samples, bleu=options.self_critical_bleu,
+                        kept=options.kept_samples)  # fmt: skip
 
 
 def _train_self_critically(model, loss, data, options, shared):
     """Continue with self-critical training of a captioner trained with cross-entropy. Returns the History."""
     count = len(data["train_images"])
-    print(f"self-critical: {count:,} pictures, {options.samples} samples each, {options.self_critical} epochs")
+    kept = f" ({options.kept_samples} kept)" if options.kept_samples else ""
+    print(f"self-critical: {count:,} pictures, {options.samples} samples each{kept}, {options.self_critical} epochs")
     if options.sharpen != 1:
         selfcritical.scale_logits(model, options.sharpen)
     return train_captioner(

@@ -52,28 +52,48 @@ def _counting(references):
             bar.update()
 
 
+def _select(sampled, advantages, count, null):
+    """The captions to train on: each one once, with the sum of its advantages, and of these the `count` largest.
+
+    sampled (N, K, T), advantages (N, K). Returns both in the same shapes, with empty captions for those left out.
+    """
+    equal = (sampled.unsqueeze(2) == sampled.unsqueeze(1)).all(dim=3)  # (N, K, K)
+    first = equal.byte().argmax(dim=2)  # of those equal to a caption
+    repeated = first != torch.arange(first.shape[1], device=first.device)
+    weights = torch.zeros_like(advantages).scatter_add(1, first, advantages)
+    largest = weights.abs().masked_fill(repeated, -1).topk(count, dim=1).indices
+    omitted = torch.ones_like(repeated).scatter(1, largest, False) | repeated
+    return sampled.masked_fill(omitted.unsqueeze(2), null), weights.masked_fill(omitted, 0)
+
+
 class SelfCritical(nn.Module):
     """The loss of self-critical training, called as loss(images, pictures).
 
     objective: an `eecs598.training.objective.Objective`, whose model samples the captions. references: for each
     picture, its captions as lists of words. vocab: of the data file. samples: captions sampled for each picture, at
     least 2. max_length: their maximum length in words. bleu: the weight of `Bleu` in the reward, added to CIDEr-D.
-    <END> counts as a word, so that an unfinished caption scores lower than a finished one. Raises ValueError.
+    kept: how many distinct captions of a picture to train on, those with the largest advantages, positive or negative;
+    None: all. The others change the gradient little and take as much time (Xu et al., "Not all rollouts are useful:
+    down-sampling rollouts in LLM reinforcement learning", 2025). <END> counts as a word, so that an unfinished caption
+    scores lower than a finished one. Raises ValueError.
     """
 
-    def __init__(self, objective, references, vocab, samples=5, max_length=16, bleu=0.0):
+    def __init__(self, objective, references, vocab, samples=5, max_length=16, bleu=0.0, kept=None):
         super().__init__()
         if samples < 2:
             raise ValueError(f"samples is {samples!r}; it must be at least 2, as the others are the baseline")
+        if kept is not None and not 1 <= kept <= samples:
+            raise ValueError(f"kept is {kept!r}; it must be from 1 to samples, {samples}, or None for all")
         if not 0 <= bleu < math.inf:
             raise ValueError(f"bleu is {bleu!r}; it must be finite and at least 0")
         ids = vocab["token_to_idx"]
         self.objective, self.samples, self.max_length, self.null = objective, samples, max_length, ids["<NULL>"]
-        self.start, self.end = ids["<START>"], ids["<END>"]
+        self.kept, self.start, self.end = kept or samples, ids["<START>"], ids["<END>"]
         # words outside the vocabulary stay strings, which match nothing in a sampled caption
         known = [[[ids.get(word, word) for word in (*words, "<END>")] for words in texts] for texts in references]
         self.scorers = [(1.0, CiderD(_counting(known))), *([(bleu, Bleu(_counting(known)))] if bleu else [])]
-        self.known = {"samples": samples, "references": _hash(known), **({"bleu": bleu} if bleu else {})}
+        self.known = {"samples": samples, "references": _hash(known), **({"bleu": bleu} if bleu else {}),
+                      **({"kept": kept} if kept else {})}  # fmt: skip
         self.rewards = []  # mean reward of each batch
 
     def describe(self):
@@ -96,8 +116,9 @@ class SelfCritical(nn.Module):
                                    for picture, captions in zip(pictures.tolist(), sampled.tolist())])  # fmt: skip
             self.rewards.append(scores.mean().item())
             baseline = (scores.sum(1, keepdim=True) - scores) / (K - 1)
-            start = sampled.new_full((*sampled.shape[:2], 1), self.start)
-            return self.objective(seen, torch.cat([start, sampled], dim=2), (scores - baseline).to(seen.device))
+            captions, weights = _select(sampled, (scores - baseline).to(sampled.device), self.kept, self.null)
+            start = captions.new_full((*captions.shape[:2], 1), self.start)
+            return self.objective(seen, torch.cat([start, captions], dim=2), weights)
 
     def time_step(self, images, batch_size, precision="float32"):
         """The seconds that a step on a batch takes at present. Leaves the model and the random numbers as they were.

@@ -215,6 +215,7 @@ def test_without_the_fast_functions_there_is_no_regularization(data_file, tmp_pa
     (["--reranker-encoders", "lite0"], "--reranker-encoders does nothing without --reranker"),
     (["--finetune-blocks", "1"], "--finetune-blocks does nothing without --self-critical"),
     (["--sharpen", "0.5"], "--sharpen does nothing without --self-critical"),
+    (["--kept-samples", "2"], "--kept-samples does nothing without --self-critical"),
 ])  # fmt: skip
 def test_an_option_that_would_do_nothing_is_told(options, told, capsys):
     with pytest.raises(SystemExit):
@@ -251,7 +252,7 @@ def test_train_with_all_its_options(data_file, tmp_path, capsys):
                "--score", "--sharpen", 1, "--tie-embeddings", "--doubly-stochastic", 0.5, "--scheduled-sampling", 0.1,
                "--weight-decay", 0.01, "--checkpoint-dir", tmp_path / "kept"]  # fmt: skip
     status, said, _ = train(capsys, data_file, tmp_path, *options)
-    assert status == 0 and "self-critical: 8 pictures, 5 samples each, 1 epochs" in said  # 4, and mirrored
+    assert status == 0 and "self-critical: 8 pictures, 5 samples each (3 kept), 1 epochs" in said  # 4, and mirrored
     assert len([line for line in said if line.startswith("val, greedy: ")]) == 2  # once a phase
     (left,) = [line for line in said if "min left" in line]
     assert left == "epoch 1/1 is done; about 1 min left: 0 of cross-entropy, 0 of self-critical training"
@@ -265,7 +266,8 @@ def test_train_with_all_its_options(data_file, tmp_path, capsys):
 
 @pytest.mark.parametrize("option, value, told", [
     ("--dropout", 1, "dropout is 1.0"), ("--averaging", 2, "averaging is 2.0"), ("--label-smoothing", "nan", "is nan"),
-    ("--samples", 1, "'1', wanted a whole number, at least 2"), ("--sharpen", 0, "'0', wanted a positive number"),
+    ("--samples", 1, "'1', wanted a whole number, at least 2"), ("--kept-samples", 0, "'0', wanted a whole number"),
+    ("--sharpen", 0, "'0', wanted a positive number"),
     ("--self-critical", -1, "'-1', wanted a whole number, at least 0"), ("--clip-norm", "nan", "clip_norm is nan"),
     ("--self-critical-rate", "nan", "'nan', wanted a positive number"), ("--show", -1, "'-1', wanted a whole number"),
     ("--self-critical-bleu", "nan", "'nan', wanted a number, at least 0"), ("--encoder", "vgg", "choice: 'vgg'"),
@@ -297,6 +299,8 @@ def test_options_of_which_one_rules_out_the_other(data_file, tmp_path, capsys):
     options = ["--self-critical", 1, "--tie-embeddings", "--wordvec", 64, "--sharpen", 0.5]
     status, _, errors = train(capsys, data_file, tmp_path, *options)
     assert_one_error(status, errors, "--sharpen", "--tie-embeddings")
+    status, _, errors = train(capsys, data_file, tmp_path, "--self-critical", 1, "--samples", 2, "--kept-samples", 3)
+    assert_one_error(status, errors, "--kept-samples 3 is more than --samples 2: lower it")
 
 
 def test_a_beam_of_no_captions_is_refused_with_the_least_that_will_do(capsys):

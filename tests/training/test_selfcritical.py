@@ -51,6 +51,18 @@ def critical(model, data, options=Options(), **how):
     return SelfCritical(Objective(model, options), references, data["vocab"], **how).train()
 
 
+def noted_samples(monkeypatch):
+    """A list that gets the captions that are sampled from now on."""
+    drawn, sample = [], selfcritical.decoding.sample_captions
+
+    def sample_and_note(*args, **how):
+        drawn.append(sample(*args, **how))
+        return drawn[-1]
+
+    monkeypatch.setattr(selfcritical.decoding, "sample_captions", sample_and_note)
+    return drawn
+
+
 @torch.no_grad()
 def log_prob(model, data, picture, caption):
     """The log-probability of drawing a caption, where <NULL>, <START> and <UNK> are never drawn."""
@@ -67,15 +79,7 @@ def log_prob(model, data, picture, caption):
 def test_the_loss_weighs_each_caption_by_its_advantage(tiny_data, cell_type, bleu, monkeypatch):
     model = make(tiny_data, cell_type)
     loss_of = critical(model, tiny_data, samples=3, max_length=6, bleu=bleu)
-    drawn = []
-    draw = selfcritical.decoding.sample_captions
-
-    def draw_and_note(*args, **how):
-        drawn.append(draw(*args, **how))
-        return drawn[-1]
-
-    monkeypatch.setattr(selfcritical.decoding, "sample_captions", draw_and_note)
-    pictures = torch.tensor([2, 0])
+    drawn, pictures = noted_samples(monkeypatch), torch.tensor([2, 0])
     loss = loss_of(tiny_data["train_images"][pictures], pictures)
     names, end = tiny_data["vocab"]["idx_to_token"], tiny_data["vocab"]["token_to_idx"]["<END>"]
     references = [[[*text.split(), "<END>"] for text in texts] for texts in tiny_data["train_references"]]
@@ -171,9 +175,55 @@ def test_counting_the_references_has_a_bar(tiny_data, monkeypatch, capsys):
     assert "n-grams of the captions" in shown and "/4 [" in shown
 
 
+@pytest.mark.parametrize("kept", [None, 1, 3])
+def test_each_caption_is_trained_on_once_and_of_these_the_largest_advantages(tiny_data, kept, monkeypatch):
+    pictures, drawn, given = torch.arange(4), noted_samples(monkeypatch), []
+    loss_of = critical(make(tiny_data), tiny_data, samples=8, max_length=2, bleu=1.0, kept=kept)
+    monkeypatch.setattr(loss_of.objective, "forward", lambda *args: given.append(args) or torch.zeros(()))
+    for _ in range(5):
+        loss_of(tiny_data["train_images"], pictures)
+    repeats = omissions = 0
+    for captions, (_, trained, weights) in zip(drawn, given):
+        assert (trained[:, :, 0] == loss_of.start).all()
+        for picture in range(4):
+            words = [tuple(caption) for caption in captions.words[picture].tolist()]
+            scores = [loss_of.score(picture, list(caption)) for caption in words]
+            advantages = dict.fromkeys(words, 0.0)
+            for caption, score in zip(words, scores):
+                advantages[caption] += score - (sum(scores) - score) / 7
+            rows = zip(trained[picture, :, 1:].tolist(), weights[picture].tolist())
+            found = [(tuple(row), weight) for row, weight in rows if any(row)]
+            assert all(weight == pytest.approx(advantages[row], abs=1e-5) for row, weight in found)
+            assert len(found) == len(dict(found)) == min(kept or 8, len(advantages))
+            others = [abs(advantage) for row, advantage in advantages.items() if row not in dict(found)]
+            assert max(others, default=0) <= min(abs(weight) for _, weight in found) + 1e-5
+            assert not weights[picture][(trained[picture, :, 1:] == loss_of.null).all(1)].any()
+            repeats, omissions = repeats + 8 - len(advantages), omissions + len(others)
+    assert repeats and bool(omissions) == (kept is not None)
+
+
+@CELLS
+def test_training_on_equal_samples_once_changes_no_gradient(tiny_data, cell_type, monkeypatch):
+    """Of their sum of gradients. The captions left out are empty, so they take no step."""
+    found = []
+    for select in (selfcritical._select, lambda sampled, advantages, *others: (sampled, advantages)):
+        monkeypatch.setattr(selfcritical, "_select", select)
+        model, pictures = make(tiny_data, cell_type).double(), torch.arange(4)
+        loss = critical(model, tiny_data, samples=8, max_length=2, bleu=1.0)(tiny_data["train_images"], pictures)
+        loss.backward()
+        found.append({"loss": loss.detach(), **{name: p.grad for name, p in model.named_parameters()}})
+    once, each = found
+    assert any(value is not None and value.abs().max() > 1e-3 for value in once.values())
+    for name, value in each.items():
+        torch.testing.assert_close(once[name], value, rtol=1e-5, atol=1e-7)
+
+
 def test_two_samples_at_least(tiny_data):
     with pytest.raises(ValueError, match="samples is 1; it must be at least 2"):
         critical(make(tiny_data), tiny_data, samples=1)
+    for kept in (0, 6):
+        with pytest.raises(ValueError, match=f"kept is {kept}; it must be from 1 to samples, 5, or None for all"):
+            critical(make(tiny_data), tiny_data, kept=kept)
 
 
 def test_it_goes_on_from_its_own_checkpoints_alone(tiny_data, tmp_path):
@@ -197,6 +247,8 @@ def test_it_goes_on_from_its_own_checkpoints_alone(tiny_data, tmp_path):
         train(tmp_path / "parts", 4, samples=4)
     with pytest.raises(CheckpointError, match="bleu: "):
         train(tmp_path / "parts", 4, bleu=1.0)
+    with pytest.raises(CheckpointError, match="kept: "):
+        train(tmp_path / "parts", 4, kept=2)
 
 
 def test_scaled_logits_are_those_divided_by_a_temperature(tiny_data):
