@@ -222,7 +222,7 @@ def caption_pictures(model, images, idx_to_word, max_length=16, batch_size=64, *
     """Caption any number of pictures, greedily or with the options of `decode_pictures`. images (n, 3, H, W).
 
     A frozen encoder computes their features exactly as in training. Returns a list of n strings; for an attention
-    model also the weights (n, max_length, h, w). Raises ValueError.
+    model also the weights (n, max_length, h, w), unless n is 0. Raises ValueError.
     """
     if len(images) == 0:
         return []
@@ -255,7 +255,7 @@ def decode_pictures(model, images, max_length=16, batch_size=64, *, mirror=False
     if rerank and not hasattr(model, "reranker"):
         raise ValueError("this captioner has no reranker: leave out rerank, or train with --reranker")
     if rerank and max(options.get("beam_size", 1), options.get("num_captions") or 1) == 1:
-        raise ValueError("rerank needs more than one caption of each picture: give a beam_size, such as 16")
+        raise ValueError("rerank needs more than one caption of each picture: give a beam_size (--beam), such as 16")
     if len(images) == 0:
         raise ValueError("images is empty; pass at least one picture")
     decoded = decoding.Mirrored(model) if mirror else model

@@ -19,7 +19,7 @@ from eecs598.training.objective import PartsError
 
 
 class PhotographsError(Exception):
-    """No data file of photographs is there or can be had; in the notebook the cells that need one are left out."""
+    """There is no data file of photographs and none could be obtained: the notebook skips the cells that need one."""
 
 
 def show(figure):
@@ -54,7 +54,7 @@ def check(part, code):
     """Run one of eecs598.checks.CHECKS on a module's functions; returns its table, raises CheckError.
 
     code: our rnn_lstm_captioning or a student's. What a file for the published assignment does not have is skipped,
-    with a line that says so; what is right there by the published notebook's measure alone is let pass, with another.
+    with a line that says so. What passes only the published notebook's own check is accepted, also with a line.
     """
     needs = CHECKS[part].needs
     missing = [name for name in needs if not hasattr(code, name)]
@@ -83,7 +83,7 @@ def _passed_as_published(part, functions):
 
 
 def find_missing(code):
-    """What the lesson calls and rnn_lstm_captioning, `code`, lacks, as a file for the published assignment does."""
+    """The names that the lesson uses and the module `code` lacks, as a file for the published assignment does."""
     needed = dict.fromkeys(name for check in CHECKS.values() for name in check.needs) | {"captioning_gradients": None}
     steps = missing_steps(code.CaptioningRNN) if hasattr(code, "CaptioningRNN") else []
     return [name for name in needed if not hasattr(code, name)] + [f"CaptioningRNN.{name}" for name in steps]
@@ -191,9 +191,9 @@ def explain_todos():
     """From now on a part that is still to do stops a notebook's cell with one sentence, not with a traceback.
 
     Called after %autoreload: recent IPython then patches single functions, which misses decorated methods, and new
-    functions that call each other. Here a changed module is to be read anew as a whole. And each reload looks for the
-    instances of every class that the module ever had, which takes longer each time: here, of the last ones, and not
-    among the objects that were there before any instance could be, which takes a second.
+    functions that call each other. Here a changed module is reloaded as a whole. Each reload also searches all objects
+    for instances of every earlier version of each class, which takes longer each time. Here it searches for those of
+    the latest versions only, and skips objects that existed before any of these classes, which would take a second.
     """
     from IPython import get_ipython
 

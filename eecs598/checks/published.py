@@ -174,7 +174,7 @@ def _find_unlikely(model, features, captions):
 
 
 def _find_unlikely_word(model, picture, caption):
-    """How likely a word is, the loss of the caption that ends with it tells: nothing need be known of the layers."""
+    """The loss of a caption tells how likely its last word is, whatever the layers are."""
     names, said = list(WORDS), caption[: caption.index(END) + 1] if END in caption else caption
     for t, word in enumerate(said[:WORDS_CHECKED]):
         others = {other for other in WORDS.values() if other != NULL} | {word}

@@ -42,8 +42,8 @@ def add_options(parser):
     add("--batch-size", type=commands.positive, default=128, help="captions in a batch; with --captions together, "
         "pictures (128)")  # fmt: skip
     add("--learning-rate", type=commands.above_zero, default=1e-3, help="for Adam (0.001)")
-    add("--checkpoint-dir", type=Path, metavar="DIR", help="save checkpoints of each run in DIR/CELL, and resume from "
-        "there")  # fmt: skip
+    add("--checkpoint-dir", type=Path, metavar="DIR", help="save checkpoints of each run in DIR/CELL (and of "
+        "self-critical training in DIR/CELL-self-critical), and resume from there")  # fmt: skip
     add("--device", type=commands.device, help="cpu, cuda, ... (cuda if available)")
     for add_group in (_add_model, _add_regularization, _add_optimizer, _add_self_critical, _add_run):
         add_group(parser)
@@ -99,8 +99,8 @@ def _add_self_critical(parser):
     add("--self-critical-bleu", type=commands.zero_or_more, default=0.0, metavar="W", help="reward: CIDEr-D plus W "
         "times the mean n-gram precision, n = 1 to 4, as in BLEU (0)")  # fmt: skip
     add("--samples", type=commands.at_least(2), default=5, metavar="K", help="captions sampled for each picture (5)")
-    add("--kept-samples", type=commands.positive, metavar="M", help="of these, train on the M with the largest "
-        "advantages only (all)")  # fmt: skip
+    add("--kept-samples", type=commands.positive, metavar="M", help="of these, train on the M different ones "
+        "with the largest advantages, positive or negative (all)")  # fmt: skip
     add("--finetune-blocks", type=commands.not_negative, default=0, metavar="N", help="with a frozen encoder, also "
         "train its last N blocks (0)")  # fmt: skip
     add("--sharpen", type=commands.above_zero, default=1.0, metavar="T", help="divide the logits by the temperature T "
@@ -140,7 +140,8 @@ def check_options(options):
     if options.self_critical and options.tie_embeddings and options.sharpen != 1:
         parser.error("--sharpen scales the output weights, which --tie-embeddings shares with the word vectors")
     if options.kept_samples is not None and options.kept_samples > options.samples:
-        parser.error(f"--kept-samples {options.kept_samples} is more than --samples {options.samples}: lower it")
+        parser.error(f"--kept-samples {options.kept_samples} is more than --samples {options.samples}: give "
+                     f"--kept-samples {options.samples}, or more samples")  # fmt: skip
     if options.output_heads and set(options.cell) != {"attn"}:
         parser.error("--output-heads look at a grid, which only attn has: add --cell attn, or --output-heads 0")
     for name, needed in NEEDED.items():

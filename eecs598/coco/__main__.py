@@ -27,7 +27,8 @@ EPILOG = """examples:
   python -m eecs598.coco build --num-train 1000 --num-val 100 --out datasets/coco1k.pt
 
 Each command has its own --help, with more examples. After an interruption, run the same command again
-to resume. Without a network, python -m eecs598.scenes FILE draws 10,000 captioned pictures in a minute."""
+to resume. Without a network, python -m eecs598.scenes FILE draws 10,000 captioned pictures in
+a few seconds."""
 
 DOWNLOAD_EXAMPLES = """examples:
   python -m eecs598.coco download
@@ -132,7 +133,8 @@ def _add_subset_options(add):
     add("--out", type=Path, required=True, metavar="FILE", help="the data file to write")
     add("--train", type=positive, default=10000, metavar="N", help="maximum number of training pictures (10000)")
     add("--val", type=positive, default=500, metavar="N", help="maximum number of validation pictures (500)")
-    add("--minutes", type=above_zero, default=5, metavar="M", help="time limit (5)")
+    add("--minutes", type=above_zero, default=5, metavar="M", help="time limit for the captions, and again for the "
+        "pictures (5)")
     add("--folder", type=Path, default=CACHE, metavar="DIR", help=f"folder for downloads (datasets/{CACHE.name})")
     add("--host", action="append", metavar="URL", help=f"another host with COCO's folders ({COCO_HOSTS[0]})")
 
@@ -156,7 +158,8 @@ def _add_build_options(add):
         "500)")  # fmt: skip
     add("--min-count", type=positive, default=4, metavar="N", help="rarer words become <UNK> (4)")
     add("--seed", type=int, default=0, metavar="N", help="random seed for the selection (0)")
-    add("--workers", type=positive, metavar="N", help="threads (one per core); the result does not depend on it")
+    add("--workers", type=positive, metavar="N", help="threads (one per core, at most 16); the result does "
+        "not depend on it")  # fmt: skip
 
 
 def _run(command, options):

@@ -55,7 +55,7 @@ def build_data(images=None, train_captions=None, val_captions=None, out=None, *,
     image_size, fit: as in `prepare_image`
     num_train, num_val: numbers of pictures, chosen by `seed`; by default all, or at most 10,000 and 500 if downloaded
     min_count: rarer words of the training captions become `<UNK>`
-    workers: threads that decode pictures, by default one per core; the result does not depend on it
+    workers: threads that decode pictures, by default one per core, at most 16; the result does not depend on it
 
     Each picture has one row: `*_captions` has one of its captions, chosen among those of at most 15 words if there are
     any, and `*_references` all of them, that one first, tokenized and joined by spaces. The vocabulary is that of all

@@ -407,7 +407,7 @@ def read_points(path, parts):
 
 def _parser():
     what = "Grade submissions: a score for each part, with the cause of each failure."
-    parser = commands.Parser(prog="eecs598.grading", description=what)
+    parser = commands.Parser(prog="python -m eecs598.grading", description=what)
     add, seconds = parser.add_argument, functools.partial(commands.above_zero, most=DAY)
     add("submissions", nargs="+", type=Path, metavar="FILE-or-FOLDER", help=f"{NAME}.py, or a folder of submissions")
     add("--parts", nargs="+", default=["all"], metavar="PART", help="all (the default), published, or parts by name")

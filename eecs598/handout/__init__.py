@@ -1,6 +1,7 @@
 """The student edition, made from the solution: answers become TODO boxes, and the notebook loses its outputs.
 
     python -m eecs598.handout OUT [--parts NAME... | --published] [--due TEXT] [--ai-use TEXT]
+                                [--repo OWNER/NAME]
     python -m eecs598.handout --list
 
     parts       what an answer is, and what its box says: one table

@@ -11,7 +11,8 @@ from eecs598.handout.parts import GROUPS, PARTS, HandoutError, choose_parts
 
 
 def _parser():
-    parser = commands.Parser(prog="eecs598.handout", description="Make the student edition from the solution.")
+    what = "Make the student edition from the solution."
+    parser = commands.Parser(prog="python -m eecs598.handout", description=what)
     add = parser.add_argument
     add("out", nargs="?", type=Path, metavar="OUT", help="the folder to write; OUT.zip, for Drive, goes next to it")
     chosen = parser.add_mutually_exclusive_group()

@@ -25,9 +25,9 @@ class Options:
 
     weight_decay: decoupled weight decay, as in AdamW (Loshchilov and Hutter, 2019). clip_norm: gradient clipping by
     norm (Pascanu et al., "On the difficulty of training recurrent neural networks", 2013). warmup: iterations in which
-    the learning rate rises linearly from 0. cosine: a cosine schedule down to a twentieth of the learning rate at the
-    end of the last epoch (Loshchilov and Hutter, "SGDR", 2017). averaging: decay of an exponential moving average of
-    the weights, which is used for validation and as the final model; smaller at first, so that the initialization is
+    the learning rate rises linearly. cosine: a cosine schedule down to a twentieth of the learning rate at the end of
+    the last epoch (Loshchilov and Hutter, "SGDR", 2017). averaging: decay of an exponential moving average of the
+    weights, which is used for validation and as the final model; smaller at first, so that the initialization is
     soon forgotten (Polyak and Juditsky, 1992). encoder_rate: factor of the learning rate for the image encoder's
     weights, where they are trained.
 

@@ -2,7 +2,8 @@
 
 Each process takes its share of every batch and computes that part of the mean loss, times the number of processes, as
 DistributedDataParallel averages the gradients. So all processes make the same update as a single process would with the
-whole batch. Without torchrun there is one process, and everything in this module does nothing.
+whole batch, but for trained batch norms, which see one part of it. Without torchrun there is one process, and
+everything in this module does nothing.
 """
 
 import contextlib

@@ -38,7 +38,8 @@ def train_captioner(
 
     checkpoint_dir: a folder for the checkpoints of this run, written after each epoch and after every
     options.checkpoint_every iterations. The same call resumes from the last one, with the same result as an
-    uninterrupted run. If all epochs are done it returns at once; a larger num_epochs continues the run. An interrupt
+    uninterrupted run. If all epochs are done it returns at once; a larger num_epochs continues the run, unless
+    options.cosine is on. An interrupt
     (Ctrl-C, the stop button of a notebook) takes effect after the current iteration, writes a checkpoint and raises
     KeyboardInterrupt. Raises ValueError, also for a checkpoint_dir of another model, data or options, and
     eecs598.training.solver.TrainingError.

@@ -201,7 +201,7 @@ def train(
     (images, captions), for the validation loss after each epoch. fast: compute the loss with `eecs598.fast` (see
     `eecs598.training.objective`) instead of the model's own forward. loss: a module to use instead, called as
     loss(images, captions), in evaluation mode for val_data. score(model): returns a dict of scores after each epoch,
-    for the history. after_epoch(history, images): called after each epoch. checkpoints: an
+    with CIDEr-D, for the history. after_epoch(history, images): called after each epoch. checkpoints: an
     `eecs598.training.checkpoints.Checkpoints` to resume from and save to; num_epochs (unless `cosine` is on),
     accumulate and the number of processes may change between runs. Under torchrun (`eecs598.training.processes`),
     batch_size is the total over all processes. options: see `Options`; `accumulate` does not change an update, except

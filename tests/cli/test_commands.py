@@ -300,7 +300,7 @@ def test_options_of_which_one_rules_out_the_other(data_file, tmp_path, capsys):
     status, _, errors = train(capsys, data_file, tmp_path, *options)
     assert_one_error(status, errors, "--sharpen", "--tie-embeddings")
     status, _, errors = train(capsys, data_file, tmp_path, "--self-critical", 1, "--samples", 2, "--kept-samples", 3)
-    assert_one_error(status, errors, "--kept-samples 3 is more than --samples 2: lower it")
+    assert_one_error(status, errors, "--kept-samples 3 is more than --samples 2: give --kept-samples 2")
 
 
 def test_a_beam_of_no_captions_is_refused_with_the_least_that_will_do(capsys):
