@@ -6,7 +6,10 @@ whole batch, but for trained batch norms, which see one part of it. Without torc
 everything in this module does nothing.
 """
 
+import atexit
 import contextlib
+import gc
+import importlib
 import os
 import re
 import signal
@@ -19,7 +22,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 TIMEOUT = timedelta(hours=12)  # the others wait while one computes image features; a lost process is noticed at once
-GROUPS = []  # created by `joined`
+GROUPS = []  # created by `joined`, released by `_release_groups`
 LOST = re.compile(r"connection (was )?(closed|reset|refused)|socket closed|gloo|nccl|process group", re.IGNORECASE)
 
 
@@ -114,9 +117,10 @@ def joined(device):
                              f"lower --nproc-per-node to {here}, or pass --device cpu")  # fmt: skip
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
+    # DistributedDataParallel imports it too: if there is a group by then, it is the default value of its functions'
+    # arguments, and so never released.
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
-    # Never released: if a DistributedDataParallel holds the last reference, torch holds the GIL while it waits for a
-    # gloo thread, which may be waiting for the GIL (this deadlock was seen on a busy machine).
     GROUPS.append(dist.group.WORLD)
     try:
         quiet = contextlib.nullcontext() if current().first else contextlib.redirect_stdout(None)
@@ -131,6 +135,19 @@ def joined(device):
     finally:
         with contextlib.suppress(RuntimeError, ValueError):
             dist.destroy_process_group()
+
+
+@atexit.register
+def _release_groups():
+    """End gloo's threads while Python still runs.
+
+    A thread that is late to drop the tensors of the last operations would need the GIL after that, and abort the
+    process. Nor may a group be released sooner: if a DistributedDataParallel holds the last reference, torch holds the
+    GIL while it waits for a gloo thread, which may be waiting for the GIL. Both were seen on a busy machine.
+    """
+    if GROUPS:
+        gc.collect()  # a DistributedDataParallel that nothing uses any more
+        GROUPS.clear()
 
 
 @contextlib.contextmanager
