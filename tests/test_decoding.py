@@ -369,6 +369,20 @@ def test_drawn_captions_have_their_own_probabilities(make_model, cell_type):
                     assert not drawn.weights[n, k, len(words) :].any()
 
 
+@AND_DEEP
+def test_captions_that_part_and_end_keep_their_own_states(make_model, cell_type):
+    """Some end where others that began alike go on, in as many ways as before."""
+    model, images = make_model(cell_type), pictures(2)
+    for word in (NULL, START, UNK):
+        model.output_projection.bias.data[word] = -1e3
+    for seed in range(12):
+        drawn = decoding.sample_captions(model, images, 5, 3, generator=torch.Generator().manual_seed(seed))
+        for n, image in enumerate(images):
+            for k, words in enumerate(map(spoken, drawn.words[n])):
+                log_probs, _ = word_log_probs(model, image, words)
+                assert drawn.word_log_probs[n, k, : len(words)].tolist() == pytest.approx(log_probs, rel=1e-9)
+
+
 @CELLS
 def test_a_generator_repeats_the_draw(make_model, cell_type):
     model, draws = make_model(cell_type), []

@@ -262,6 +262,8 @@ def test_train_with_all_its_options(data_file, tmp_path, capsys):
     assert torch.equal(model.word_embedding.W_embed, model.output_projection.weight)
     status, _, errors = train(capsys, data_file, tmp_path, *options, "--averaging", 0.5)
     assert_one_error(status, errors, "averaging: 0.99 there, 0.5 here")
+    status, _, errors = train(capsys, data_file, tmp_path, *options, "--kept-samples", 2)
+    assert_one_error(status, errors, "kept: 3 there, 2 here")
 
 
 @pytest.mark.parametrize("option, value, told", [

@@ -202,6 +202,18 @@ def test_each_caption_is_trained_on_once_and_of_these_the_largest_advantages(tin
     assert repeats and bool(omissions) == (kept is not None)
 
 
+@pytest.mark.parametrize("kept", [1, 5])
+def test_where_all_samples_are_equal_one_is_left(tiny_data, kept, monkeypatch):
+    model, drawn, given = make(tiny_data), noted_samples(monkeypatch), []
+    model.output_projection.bias.data[tiny_data["vocab"]["token_to_idx"]["<END>"]] = 1e3
+    loss_of = critical(model, tiny_data, samples=64, kept=kept)
+    loss = loss_of(tiny_data["train_images"], torch.arange(4))
+    assert (drawn[0].words == drawn[0].words[:1, :1]).all() and loss.item() == 0
+    monkeypatch.setattr(loss_of.objective, "forward", lambda *args: given.append(args) or torch.zeros(()))
+    loss_of(tiny_data["train_images"], torch.arange(4))
+    assert ((given[0][1][:, :, 1:] != loss_of.null).any(2).sum(1) == 1).all()
+
+
 @CELLS
 def test_training_on_equal_samples_once_changes_no_gradient(tiny_data, cell_type, monkeypatch):
     """Of their sum of gradients. The captions left out are empty, so they take no step."""
