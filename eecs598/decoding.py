@@ -350,14 +350,14 @@ def sample_captions(
 
 
 def _sample(model, images, T, K, no_repeat_ngram, how):
-    """Captions of a picture that begin alike have the same state, so it is computed once: `row` is that of each."""
+    """Captions of a picture that begin alike share a row of the state; row: that of each live caption."""
     state, (N, device) = model.begin(images), (len(images), images.device)
     row = torch.arange(N, device=device).repeat_interleave(K)
-    live, prefixes = torch.arange(N * K, device=device), torch.full((N,), model.start, device=device)
+    live, last = torch.arange(N * K, device=device), torch.full((N,), model.start, device=device)
     captions, maps = _captions(N, K, T, 0.0, model.null, state[0]), []
     written, log_probs = captions.words.view(-1, T), captions.log_probs.view(-1, T)
     for t in range(T):
-        scores, state, weights = model.step(prefixes, state)
+        scores, state, weights = model.step(last, state)
         next_log_probs = _next_log_probs(model, scores[row], written[live, :t], no_repeat_ngram)
         words = sample_words(next_log_probs, *how)
         written[live, t], log_probs[live, t] = words, next_log_probs.gather(1, words.unsqueeze(1)).squeeze(1)
@@ -370,9 +370,9 @@ def _sample(model, images, T, K, no_repeat_ngram, how):
         if len(live) == 0:
             break
         extended, row = (row * scores.shape[1] + words).unique(return_inverse=True)
-        before, prefixes = extended // scores.shape[1], extended % scores.shape[1]
-        if not torch.equal(before, torch.arange(len(scores), device=device)):
-            state = _follow(state, state, before, same=False)
+        parents, last = extended // scores.shape[1], extended % scores.shape[1]
+        if not torch.equal(parents, torch.arange(len(scores), device=device)):
+            state = _follow(state, state, parents, same=False)
     origins = torch.arange(K, device=device).unsqueeze(1).expand_as(captions.words)
     words, log_probs = captions.words, captions.log_probs
     return Captions(words, log_probs, log_probs.sum(2), _weights(maps, words, origins, model.null))

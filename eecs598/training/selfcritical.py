@@ -53,7 +53,7 @@ def _counting(references):
 
 
 def _select(sampled, advantages, count, null):
-    """The captions to train on: each one once, with the sum of its advantages, and of these the `count` largest.
+    """The captions to train on: each one once, with the sum of its advantages; the largest sums of either sign.
 
     sampled (N, K, T), advantages (N, K). Returns both in the same shapes, with empty captions for those left out.
     """
