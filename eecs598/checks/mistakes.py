@@ -69,6 +69,11 @@ def _last_only(x):
     return torch.tensor([word not in words[k + 1 :] for k, word in enumerate(words)]).view(x.shape)
 
 
+def _last_in_row(x):
+    """1 at the words of x (N, T) that are not followed by the same word in their row, else 0."""
+    return torch.cat([_last_only(row) for row in x.split(1)])
+
+
 def _unscaled_slope(scores, H):
     return scores + (scaled(scores, H) - scores).detach()
 
@@ -80,7 +85,7 @@ def _unscaled_slope(scores, H):
 NO_BIAS = ("the bias b is left out", _on(b=zero))
 RNN_CELL = (
     NO_BIAS,
-    ("tanh' is missing: da = dnext_h * (1 - next_h**2)", _with(tanh=_slope(torch.tanh, lambda a, y: 1))),
+    ("tanh' is missing; it must be da = dnext_h * (1 - next_h**2)", _with(tanh=_slope(torch.tanh, lambda a, y: 1))),
     ("tanh' is 1 - next_h; it must be 1 - next_h**2", _with(tanh=_slope(torch.tanh, lambda a, y: 1 - y))),
     ("tanh' is computed from a, 1 - a**2; it must be 1 - next_h**2",
      _with(tanh=_slope(torch.tanh, lambda a, y: 1 - a**2))),
@@ -103,15 +108,16 @@ LSTM_CELL = (
     ("the gates i, f, o use tanh; it must be sigmoid", _with(sigmoid=torch.tanh)),
     ("the forget gate is not applied to prev_c", _with(cell=lambda i, f, g, c: c + i * g)),
     ("the input gate is not applied to g", _with(cell=lambda i, f, g, c: f * c + g)),
-    ("the path from next_h through tanh(next_c) is missing: dc = dnext_c + dnext_h * o * tanh'",
+    ("the path from next_h through tanh(next_c) is missing; it must be dc = dnext_c + dnext_h * o * tanh'",
      _with(squash=lambda c: torch.tanh(c).detach())),
-    ("tanh' of next_c is missing: 1 - tanh(next_c)**2", _with(squash=_slope(torch.tanh, lambda c, y: 1))),
+    ("tanh' of next_c is missing; it must be 1 - tanh(next_c)**2", _with(squash=_slope(torch.tanh, lambda c, y: 1))),
     ("tanh' is computed from next_c, 1 - next_c**2; it must be 1 - tanh(next_c)**2",
      _with(squash=_slope(torch.tanh, lambda c, y: 1 - c**2))),
-    ("sigmoid' is missing: s * (1 - s) for i, f and o", _with(sigmoid=_slope(torch.sigmoid, lambda a, s: 1))),
-    ("tanh' of the candidate is missing: 1 - g**2", _with(tanh=_slope(torch.tanh, lambda a, g: 1))),
+    ("sigmoid' is missing; it must be s * (1 - s) for i, f and o",
+     _with(sigmoid=_slope(torch.sigmoid, lambda a, s: 1))),
+    ("tanh' of the candidate is missing; it must be 1 - g**2", _with(tanh=_slope(torch.tanh, lambda a, g: 1))),
     ("df is computed from next_c; it must be prev_c", _with(cell=_forget_late)),
-    ("dprev_c lacks the forget gate: dprev_c = dc * f", _with(cell=_keep_whole)),
+    ("dprev_c lacks the forget gate; it must be dprev_c = dc * f", _with(cell=_keep_whole)),
 )
 CELL_UNDRIVEN = ("dnext_c is not used", _after(lambda next_h, next_c: (next_h, next_c.detach())))
 IN_TIME = (
@@ -152,10 +158,14 @@ ATTENTION_IN_TIME = (
 )
 ATTN_UNUSED = ("attn @ Wattn is left out", _on(Wattn=zero))
 WORD_EMBEDDING = (
-    ("a repeated word keeps the gradient of one occurrence (dW[x] = dout overwrites): sum them, as with index_add_",
-     _with(share=_last_only)),
-    ("a repeated word keeps the gradient of one occurrence: sum them with +=",
-     _with(share=lambda x: _last_only(x.t()).t())),
+    ("a repeated word keeps the gradient of one occurrence, as by dW[x] = dout or dW[x] += dout: sum them all, as "
+     "with index_add_", _with(share=_last_only)),
+    ("a repeated word keeps the gradient of its last step, as by dW[x[:, t]] = dout[:, t]: sum them all, as with "
+     "index_add_", _with(share=lambda x: _last_only(x.t()).t())),
+    ("a word that is repeated within a step counts once there, as by dW[x[:, t]] += dout[:, t]: sum them all, as with "
+     "index_add_", _with(share=lambda x: _last_in_row(x.t()).t())),
+    ("a word that is repeated within a caption counts once there, as by dW[x[n]] += dout[n]: sum them all, as with "
+     "index_add_", _with(share=_last_in_row)),
     ("the gradient of a repeated word is averaged over its occurrences: sum them",
      _with(share=lambda x: 1 / (x.unsqueeze(2) == x.flatten()).sum(2))),
     ("word 0 gets no gradient", _with(share=lambda x: x != 0)),

@@ -26,7 +26,7 @@ class Case:
     """One test case of a check. The main case has no label and a row for each output; others have one row.
 
     sizes and scale (input name -> factor) override the default ones; options are further arguments; hint is shown if
-    this case misses and those before it pass. beyond: not part of the lesson. strided: the inputs are not contiguous.
+    this case fails and those before it pass. beyond: not part of the lesson. strided: the inputs are not contiguous.
     single: they are float32.
     """
 
@@ -38,6 +38,11 @@ class Case:
     beyond: bool = False
     strided: bool = False
     single: bool = False
+
+
+def _repeats(words, axis):
+    """Whether a word occurs twice along this axis, if it has more than one."""
+    return words.shape[axis] == 1 or bool((words.sort(axis).values.diff(dim=axis) == 0).any())
 
 
 @dataclass(frozen=True)
@@ -94,12 +99,13 @@ class Formula:
         return inputs
 
     def _has_telling_words(self, inputs, sizes):
-        """Whether word 0 and IGNORED occur in each batch of words, as with SEED."""
+        """Whether word 0 and IGNORED occur in each batch of words, and words are repeated in it, as with its seed."""
         for part in self.inputs.split():
             name, _, bound = re.fullmatch(r"(\w+):(\w+)<?(\w*)", part).groups()
             if bound and inputs[name].numel() >= 8:
                 wanted = [word for word in (0, IGNORED) if word < sizes[bound]]
-                if not all((inputs[name] == word).any() for word in wanted):
+                repeated = [_repeats(inputs[name], axis) for axis in (0, 1)]
+                if not all(repeated) or not all((inputs[name] == word).any() for word in wanted):
                     return False
         return True
 
@@ -125,9 +131,9 @@ MAIN = Case()
 BATCH_OF_ONE = Case(
     "a batch of one, one step",
     sizes={"N": 1, "T": 1},
-    hint="only a batch of one misses: squeeze() without a dimension also drops the batch's, if that is 1",
+    hint="only the batch of one fails: squeeze() without an argument also removes the batch dimension, if that is 1",
 )
-LARGE = "only large scores miss: exp overflows; subtract the largest score first, or use torch.softmax or logsumexp"
+LARGE = "only large scores fail: exp overflows; subtract the largest score first, or use torch.softmax or logsumexp"
 LARGE_STATE = Case("large scores", scale={"prev_h": 3000}, hint=LARGE)
 IGNORING = Case(options={"ignore_index": IGNORED})
 ONE_IGNORING = replace(BATCH_OF_ONE, options=IGNORING.options)
@@ -167,7 +173,7 @@ ATTENTION_LSTM_SEQUENCE = Formula(
 ATTENTION_LSTM_STATES = replace(ATTENTION_LSTM_SEQUENCE, outputs=("h",))
 WORD_EMBEDDING = Formula(
     "x:NT<V W_embed:VW", ("out",), formulas.word_embedding, formulas.torch_word_embedding, "F.embedding",
-    mistakes.WORD_EMBEDDING, (MAIN, BATCH_OF_ONE))
+    mistakes.WORD_EMBEDDING, (MAIN, BATCH_OF_ONE), seed=612)  # words are repeated within a step and within a caption
 TEMPORAL_AFFINE = Formula(
     "h:NTH W:HV b:V", ("scores",), formulas.temporal_affine, formulas.torch_temporal_affine, "F.linear",
     mistakes.TEMPORAL_AFFINE, (MAIN, BATCH_OF_ONE))

@@ -42,7 +42,7 @@ def names_of(formula):
 
 
 # In one step the gradient without tanh is the gradient with tanh' forgotten.
-SAME_GRADIENT = {("RNN_STEP", "tanh is left out"): "tanh' is missing: da = dnext_h * (1 - next_h**2)"}
+SAME_GRADIENT = {("RNN_STEP", "tanh is left out"): "tanh' is missing; it must be da = dnext_h * (1 - next_h**2)"}
 
 
 def right(f, p):
@@ -173,7 +173,13 @@ SLIPS = {  # part: text, its replacement, what a hint must say
     "word_embedding_backward": [
         ("dW[x[n, t]] += dout", "dW[x[n, t]] = dout", "a repeated word keeps the gradient of one"),
         ("            dW[x[n, t]] += dout[n, t]",
-         "            pass\n    dW[x] = dout", "a repeated word keeps the gradient of one"),
+         "            pass\n    dW[x] += dout", "a repeated word keeps the gradient of one"),
+        ("            dW[x[n, t]] += dout[n, t]",
+         "            dW[x[:, t]] = dout[:, t]", "a repeated word keeps the gradient of its last step"),
+        ("            dW[x[n, t]] += dout[n, t]",
+         "            dW[x[:, t]] += dout[:, t] / x.shape[0]", "repeated within a step counts once there"),
+        ("        for t in range(x.shape[1]):\n            dW[x[n, t]] += dout[n, t]",
+         "        dW[x[n]] += dout[n]", "repeated within a caption counts once there"),
     ],
     "word_embedding_module": [
         ("return self.W_embed[x]", "return self.W_embed[x].transpose(0, 1)", "it is transposed"),
@@ -192,7 +198,7 @@ SLIPS = {  # part: text, its replacement, what a hint must say
         ("(losses * mask).sum() / N", "losses.sum() / N", "ignore_index is not used"),
         ("!= ignore_index).to(x.dtype)", "!= 0).to(x.dtype)", "word 0 is ignored"),
         ("if ignore_index is None", "if False", "ignore_index=None counts every step;"),
-        ("    x = x - x.max(dim=2, keepdim=True).values\n", "", "only large scores miss: exp"),
+        ("    x = x - x.max(dim=2, keepdim=True).values\n", "", "only large scores fail: exp"),
         ("(losses * mask).sum() / N",
          "((losses * mask).sum() / N).item()", "returned a float for loss, wanted a tensor"),
         ("(losses * mask).sum() / N", "((losses * mask).sum() / N).detach()", "no gradient flows"),
@@ -240,13 +246,13 @@ SLIPS = {  # part: text, its replacement, what a hint must say
         (" / math.sqrt(H)\n    weights", "\n    weights", "not divided by sqrt(H)"),
         ("torch.softmax(scores, dim=1)", "torch.softmax(scores, dim=0)", "is over the batch"),
         ("torch.softmax(scores, dim=1)",
-         "scores.exp() / scores.exp().sum(1, keepdim=True)", "only large scores miss"),
+         "scores.exp() / scores.exp().sum(1, keepdim=True)", "only large scores fail"),
         ("weights.reshape(N, h, w)", "weights.reshape(N, w, h)", "a reshape is missing"),
         ("weights.reshape(N, h, w)", "weights.reshape(N, w, h).transpose(1, 2)", "attn_weights matches"),
         ("h * w, H)", "h * h, H)", "it is right on a 4 x 4 grid"),
         ("scores = torch.bmm(cells, prev_h[:, :, None])",
          "scores = (cells @ prev_h[:, :, None]).squeeze()[..., None]",
-         "only a batch of one misses: squeeze()"),
+         "only the batch of one fails: squeeze()"),
     ],
     "dot_product_attention_backward": [
         (" / math.sqrt(H)\n    dA_value", "\n    dA_value", "missing in the backward"),
