@@ -409,7 +409,7 @@ class WordEmbedding(nn.Module):
 
     def __init__(self, vocab_size, embed_size):
         super().__init__()
-        self.W_embed = _weight(vocab_size, embed_size)
+        self.W_embed = _weight(vocab_size, embed_size)  # as published: of standard deviation 1 / sqrt(V)
 
     def forward(self, x):
         """x (N, T) or (N,) int64 ids. Returns the word vectors, (N, T, W) or (N, W)."""
@@ -477,8 +477,8 @@ class CaptioningRNN(nn.Module):
     def forward(self, images, captions):
         """The captioning loss, `temporal_softmax_loss`: summed over the words of a caption, averaged over the batch.
 
-        images (N, 3, H, W), uint8 or float in [0, 1]; captions (N, T + 1) int64, each <START> words <END>
-        <NULL>... The first T tokens are the inputs, the last T the targets.
+        images (N, 3, height, width), uint8 or float in [0, 1]; captions (N, T + 1) int64, each <START> words
+        <END> <NULL>... The first T tokens are the inputs, the last T the targets.
         """
         inputs, targets = captions[:, :-1], captions[:, 1:]
         x = self.word_embedding(inputs)  # (N, T, W)
@@ -513,7 +513,7 @@ class CaptioningRNN(nn.Module):
     def sample(self, images, max_length=15):
         """Generate captions greedily: at each step, take the word with the highest score.
 
-        images (N, 3, H, W). Returns captions (N, max_length) int64, <NULL> after <END>; for attn also the
+        images (N, 3, height, width). Returns captions (N, max_length) int64, <NULL> after <END>; for attn also the
         weights (N, max_length, h, w) on the CPU, zero after <END>.
         """
         captions = torch.full((len(images), max_length), self.null, device=images.device)

@@ -6,6 +6,15 @@ import torch
 from torch import Tensor
 
 
+def for_captions(rows, order):
+    """Rows (n, ...) of the pictures, repeated for their captions: (N, ...).
+
+    order (N,) int64: the number of each caption, numbered picture by picture, N / n to each; None if N = n and caption
+    i is of picture i.
+    """
+    return rows if order is None else rows[order // (len(order) // len(rows))]
+
+
 class ByPicture(NamedTuple):
     """How R rows, one for each caption, (R, D), are laid out as K rows for each of N pictures, (N, K, D).
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import requests
 import torch
+import torch.nn.functional as F
 
 from eecs598 import decoding, encoders, features, metrics, reranking
 from eecs598.coco import DataError, prepare_image
@@ -228,12 +229,14 @@ def caption_pictures(model, images, idx_to_word, max_length=16, batch_size=64, *
         return []
     if options:
         found = decode_pictures(model, images, max_length, batch_size, **options)
-        words, maps = found.words[:, 0], None if found.weights is None else found.weights[:, 0]
+        words, maps = [found.words[:, 0]], [None if found.weights is None else found.weights[:, 0]]
     else:
-        pairs = in_batches(model, images, batch_size, lambda part, _: sample(model, part, max_length))
-        words, maps = (None if each[0] is None else torch.cat(each).cpu() for each in zip(*pairs))
-    captions = decode_captions(words, idx_to_word, specials=False)
-    return captions if maps is None else (captions, maps)
+        words, maps = zip(*in_batches(model, images, batch_size, lambda part, _: sample(model, part, max_length)))
+    captions = [text for part in words for text in decode_captions(part, idx_to_word, specials=False)]
+    if maps[0] is None:
+        return captions
+    # a student's sample() may stop when all captions of its batch have ended
+    return captions, torch.cat([F.pad(part, (0, 0, 0, 0, 0, max_length - part.shape[1])).cpu() for part in maps])
 
 
 def sample(model, images, max_length):

@@ -70,51 +70,56 @@ class DeepState(NamedTuple):
     of_pictures = ("A", "keys", "values")  # see `eecs598.decoding`
 
 
+class _Deep:
+    """What `with_deep_output` adds to a captioner of cell type attn: the output layer is a `DeepOutput`."""
+
+    def __init__(self, *args, wordvec_dim, hidden_dim, cell_type, output_heads, **kwargs):
+        if cell_type != "attn":
+            raise ValueError(f"cell_type is {cell_type!r}; output heads need attn, which has a grid to look at")
+        super().__init__(*args, wordvec_dim=wordvec_dim, hidden_dim=hidden_dim, cell_type=cell_type, **kwargs)
+        missing = [name for name in ("word_embedding", "cell", "output_projection") if not hasattr(self, name)]
+        lesson = super()
+        missing += [name for name in ("encode", "begin", "step") if not hasattr(lesson, name)]
+        if missing:
+            raise ValueError(f"output heads need a captioner with {', '.join(missing)}, as this project's; train "
+                             "with output_heads 0")  # fmt: skip
+        self.deep_output = DeepOutput(wordvec_dim, hidden_dim, output_heads)
+
+    def forward(self, images, captions):
+        """The captioning loss. images (N, 3, height, width) or features; captions (N, T + 1) int64."""
+        inputs, targets = captions[:, :-1], captions[:, 1:]
+        x, A = self.word_embedding(inputs), self.encode(images)
+        h, x = self.cell(x, A).flatten(0, 1), x.flatten(0, 1)  # (N * T, ...)
+        steps = ByPicture(torch.arange(len(h), device=h.device), *inputs.shape)
+        view = self.deep_output.look(h, steps, *self.deep_output.project(A))
+        scores = self.output_projection(self.deep_output(h, x, view))
+        ignored = -100 if self.ignore_index is None else self.ignore_index
+        losses = F.cross_entropy(scores, targets.flatten(), ignore_index=ignored, reduction="sum")
+        return losses / len(captions)
+
+    def begin(self, images):
+        """The `DeepState` before the first word of each picture's caption."""
+        h, c, A = super().begin(images)
+        return DeepState(h, c, torch.arange(len(h), device=h.device), A, *self.deep_output.project(A))
+
+    def step(self, words, state):
+        """The scores of the next word (R, V) after words (R,) int64, the next state, and the weights (R, h, w)."""
+        x, cells = self.word_embedding(words), state.A.flatten(2)
+        grids = ByPicture.of(state.picture, len(cells))
+        dots = torch.einsum("nkh,nhl->nkl", grids.spread(state.h), cells) / math.sqrt(cells.shape[1])
+        weights = dots.softmax(2)
+        attn = grids.gather(torch.einsum("nkl,nhl->nkh", weights, cells))
+        h, c = self.cell.step_forward(x, state.h, state.c, attn)
+        view = self.deep_output.look(h, grids, state.keys, state.values)
+        scores = self.output_projection(self.deep_output(h, x, view))
+        return scores, state._replace(h=h, c=c), grids.gather(weights).unflatten(1, state.A.shape[2:])
+
+
 @functools.cache
 def with_deep_output(captioner_class):
     """The class of captioners with a deep output layer. captioner_class: the lesson's CaptioningRNN.
 
-    Its constructor raises ValueError for another cell type than attn, and for a class without the lesson's parts.
+    Its constructor also takes output_heads, their number. It raises ValueError for another cell type than attn, and for
+    a class without the lesson's parts.
     """
-
-    class DeepCaptioner(captioner_class):
-        """A CaptioningRNN of cell type attn whose output layer is a `DeepOutput` with this number of heads."""
-
-        def __init__(self, *args, wordvec_dim, hidden_dim, cell_type, output_heads, **kwargs):
-            if cell_type != "attn":
-                raise ValueError(f"cell_type is {cell_type!r}; output heads need attn, which has a grid to look at")
-            super().__init__(*args, wordvec_dim=wordvec_dim, hidden_dim=hidden_dim, cell_type=cell_type, **kwargs)
-            missing = [name for name in ("word_embedding", "cell", "output_projection") if not hasattr(self, name)]
-            missing += [name for name in ("encode", "begin", "step") if not hasattr(captioner_class, name)]
-            if missing:
-                raise ValueError(f"output heads need a captioner with {', '.join(missing)}, as this project's; train "
-                                 "with output_heads 0")  # fmt: skip
-            self.deep_output = DeepOutput(wordvec_dim, hidden_dim, output_heads)
-
-        def forward(self, images, captions):
-            inputs, targets = captions[:, :-1], captions[:, 1:]
-            x, A = self.word_embedding(inputs), self.encode(images)
-            h, x = self.cell(x, A).flatten(0, 1), x.flatten(0, 1)  # (N * T, ...)
-            steps = ByPicture(torch.arange(len(h), device=h.device), *inputs.shape)
-            view = self.deep_output.look(h, steps, *self.deep_output.project(A))
-            scores = self.output_projection(self.deep_output(h, x, view))
-            ignored = -100 if self.ignore_index is None else self.ignore_index
-            losses = F.cross_entropy(scores, targets.flatten(), ignore_index=ignored, reduction="sum")
-            return losses / len(captions)
-
-        def begin(self, images):
-            h, c, A = super().begin(images)
-            return DeepState(h, c, torch.arange(len(h), device=h.device), A, *self.deep_output.project(A))
-
-        def step(self, words, state):
-            x, cells = self.word_embedding(words), state.A.flatten(2)
-            grids = ByPicture.of(state.picture, len(cells))
-            dots = torch.einsum("nkh,nhl->nkl", grids.spread(state.h), cells) / math.sqrt(cells.shape[1])
-            weights = dots.softmax(2)
-            attn = grids.gather(torch.einsum("nkl,nhl->nkh", weights, cells))
-            h, c = self.cell.step_forward(x, state.h, state.c, attn)
-            view = self.deep_output.look(h, grids, state.keys, state.values)
-            scores = self.output_projection(self.deep_output(h, x, view))
-            return scores, state._replace(h=h, c=c), grids.gather(weights).unflatten(1, state.A.shape[2:])
-
-    return DeepCaptioner
+    return type("DeepCaptioner", (_Deep, captioner_class), {})

@@ -217,7 +217,7 @@ class EfficientNetLite(nn.Module):
                 bar.update(len(part))
         features = torch.cat(parts)
         self.center.copy_(features.mean(dim=(0, 2, 3)).view(-1, 1, 1))
-        self.scale.fill_(1 / (features - self.center).std())
+        self.scale.fill_(1 / (features - self.center).std().clamp_min(1e-6))  # 0 for a picture of one colour
         return self
 
     def extra_repr(self):

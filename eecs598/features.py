@@ -7,6 +7,7 @@ caches them, and in the context `fed_with_features` a captioner takes features a
 import contextlib
 import errno
 import hashlib
+import inspect
 import math
 import os
 import shutil
@@ -23,6 +24,7 @@ from eecs598.progress import late_bar
 
 GPU_BATCH = 64  # pictures encoded at once on a GPU
 FEATURES_VERSION = 3  # to be incremented when encode_images changes its results, which invalidates older files
+PACKAGES = ("torch", "torchvision", "efficientnet_lite_pytorch", __package__)  # whose code does not change in between
 UNREADABLE = (ValueError, OSError, EOFError)  # raised for a missing or damaged file of features
 FEATURES_FOLDER = Path(__file__).resolve().parent.parent / "datasets" / "features"
 
@@ -149,7 +151,7 @@ def describe_pictures(encoder, images, encode=encode_images):
 
 
 def cached_features(encoder, images, folder=None, device="cpu", progress=True):
-    """`encode_images`, cached in `folder` under a hash of the encoder's weights and the pictures.
+    """`encode_images`, cached in `folder` under a hash of the encoder's weights, its code and the pictures.
 
     folder: if None, FEATURES_FOLDER. Returns features (n, C, h, w) in float16, memory-mapped, so that they need not fit
     in memory. After an interruption, the next call resumes. A damaged file is computed again. If another process is
@@ -228,9 +230,18 @@ def _map_features(path):
 
 
 def _features_key(encoder, images, device):
-    """24 hex digits of a hash of the encoder's weights and structure, the pictures and the precision."""
+    """24 hex digits of a hash of the encoder's weights, structure and code, the pictures and the precision."""
     known = (FEATURES_VERSION, encoder, tuple(images.shape), images.dtype, precision_of(encoder, device))
     digest = hashlib.sha256(repr(known).encode())
+    digest.update("".join(_own_code(encoder)).encode())
     for tensor in (*encoder.state_dict().values(), images):
         hash_rows(digest, tensor)
     return digest.hexdigest()[:24]
+
+
+def _own_code(encoder):
+    """The source of each class in an encoder that is of no package used here, such as a student's."""
+    for kind in dict.fromkeys(type(module) for module in encoder.modules()):
+        if kind.__module__.partition(".")[0] not in PACKAGES:
+            with contextlib.suppress(OSError, TypeError):  # no source, as of a class typed at the prompt
+                yield inspect.getsource(kind)

@@ -130,12 +130,14 @@ except Exception as _cell_error:
         wrapped, names = ast.parse(self.WRAPPED), sorted(_names_given(tree))
         self.shell.push({"_leave_out": self.leave_out, "_cell_names": names, "_cell_value": None}, interactive=False)
         (attempt,) = wrapped.body
-        attempt.body = list(tree.body) or attempt.body
+        future = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
+        attempt.body = [node for node in tree.body if node not in future] or attempt.body
         if isinstance(attempt.body[-1], ast.Expr):
             last = attempt.body[-1]
             kept = ast.Assign([ast.Name("_cell_value", ast.Store())], last.value)
             attempt.body[-1] = ast.copy_location(kept, last)
             wrapped.body.append(ast.copy_location(ast.Expr(ast.Name("_cell_value", ast.Load())), last))
+        wrapped.body[:0] = future  # they must come first
         return ast.fix_missing_locations(wrapped)
 
     def leave_out(self, error, names):

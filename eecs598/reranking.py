@@ -42,6 +42,11 @@ def join(parts):
     return torch.cat([F.pad(part, (0, width - part.shape[2])) for part in parts], dim=1)
 
 
+def load_encoders(names, image_size):
+    """The encoders of these names, for pictures resized to image_size, as the captioner's own encoder resizes them."""
+    return [load_encoder(name, image_size=image_size) for name in names]
+
+
 def reorder(captions, scores, lengths, weight, length_penalty=0.0):
     """The captions of each picture, best first by log p / length^length_penalty + weight * score.
 
@@ -60,9 +65,8 @@ class Reranker:
 
     features (n, M, C): of the training pictures, see `join`. First `describe_grids` from the captioner's own encoder,
     which may be averaged over views such as mirror images; then those from each of `encoders`, names as in
-    `eecs598.encoders.load_encoder`, for pictures resized to image_size, as the captioner's own encoder resizes them.
-    captions (n, K, T) int: their captions. special: the ids of words that are no part of a caption, such as <START>.
-    Raises ValueError.
+    `load_encoders`, for pictures resized to image_size. captions (n, K, T) int: their captions. special: the ids of
+    words that are no part of a caption, such as <START>. Raises ValueError.
     """
 
     def __init__(self, features, captions, special, encoders=(), image_size=None):
@@ -82,7 +86,7 @@ class Reranker:
     @functools.cached_property
     def other_encoders(self):
         """The encoders that `encoders` names, loaded once."""
-        return [load_encoder(name, image_size=self.image_size) for name in self.encoders]
+        return load_encoders(self.encoders, self.image_size)
 
     def score(self, features, captions):
         """The scores (N, K) of captions (N, K, T) int64 for pictures with features (N, M, C). Float32, on the CPU.

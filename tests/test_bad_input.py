@@ -27,13 +27,14 @@ import helpers
 import rnn_lstm_captioning
 from eecs598 import fast as fast_layers
 from eecs598.captioner import make_captioner
-from eecs598.coco import prepare_image
+from eecs598.coco import decode_captions, prepare_image
 from eecs598.coco.captions import SPECIAL_TOKENS, DataError
 from eecs598.coco.datafile import check_whole, load_data, save_data
 from eecs598.fast import attention, lstm, rnn
 from eecs598.training import solver
 from eecs598.training.objective import Objective
 from eecs598.training.options import Options
+from eecs598.training.run import train_captioner
 from rnn_lstm_captioning import CaptioningRNN
 
 
@@ -484,6 +485,9 @@ def test_ids_of_no_word_are_not_decoded(words, captions):
         ({"image_index": [0, 1]}, "the numbers in image_index are a list; they must be a tensor"),
         ({"val_data": (IMAGES, None)}, "validation captions are a NoneType"),
         ({"val_data": (IMAGES, CAPTIONS[:1])}, "val_data has 2 images but 1 captions: give one of each"),
+        ({"captions": CAPTIONS.int()}, "captions are torch.int32; they must be torch.int64"),
+        ({"image_index": torch.tensor([0.0, 1.0])}, "the numbers in image_index are torch.float32"),
+        ({"val_data": (IMAGES, CAPTIONS.float())}, "validation captions are torch.float32"),
         ({"image_index": torch.tensor([0, 9])}, "image_index goes from 0 to 9, but there are 2 images"),
     ],
 )  # fmt: skip
@@ -494,6 +498,23 @@ def test_training_that_makes_no_sense(options, told):
     with pytest.raises(ValueError, match=told):
         solver.train(model, options=QUIET, **(known | options))
     assert same(model.state_dict(), before)
+
+
+def test_nothing_to_train():
+    model = make_model().requires_grad_(False)
+    with pytest.raises(ValueError, match="CaptioningRNN has no weights to train"):
+        solver.train(model, IMAGES, CAPTIONS, num_epochs=1, batch_size=2, learning_rate=0.1, options=QUIET)
+
+
+def test_references_without_pictures():
+    with pytest.raises(ValueError, match="val_references are given without val_data"):
+        train_captioner(make_model(), IMAGES, CAPTIONS, 1, 2, 0.1, val_references=([["a"]] * 2, list(WORDS)))
+
+
+@pytest.mark.parametrize("shape", [(), (2, 3, 4)])
+def test_captions_of_another_shape_are_not_decoded(shape):
+    with pytest.raises(ValueError, match=re.escape(f"captions are {shape}; they must be (N, T) or (T,)")):
+        decode_captions(torch.zeros(shape, dtype=torch.int64), list(WORDS))
 
 
 ODD = st.sampled_from([None, "3", True, 2**63, 10**30])

@@ -74,7 +74,7 @@ def test_training_compares_the_two_and_refuses_another_forward(monkeypatch):
     monkeypatch.setattr(DeepOutput, "forward", lambda self, h, x, view: torch.tanh(self.state_projection(h)))
     fast = Objective(model).train()
     monkeypatch.undo()
-    monkeypatch.setattr(type(model), "forward", super(type(model), model).forward.__func__)  # the shallow one
+    monkeypatch.setattr(type(model), "forward", rlc.CaptioningRNN.forward)  # the shallow one
     with pytest.raises(ObjectiveError, match="differs from the fast one"):
         fast(*batch())
 

@@ -404,6 +404,28 @@ def test_other_pictures_or_weights_have_other_features(mean_encoder, pictures, t
     assert len(list(tmp_path.iterdir())) == 3
 
 
+OWN = """
+import torch
+
+class Own(torch.nn.Module):
+    out_channels = 3
+
+    def forward(self, images):
+        return images.float().{reduced}((2, 3), keepdim=True)
+"""
+
+
+def test_an_encoder_whose_code_was_changed_has_other_features(pictures, tmp_path, monkeypatch):
+    """As while a student looks for a mistake in its normalization."""
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for reduced in ("mean", "amax"):
+        (tmp_path / f"own_{reduced}.py").write_text(OWN.format(reduced=reduced))
+        encoder = importlib.import_module(f"own_{reduced}").Own()
+        found.append(feature_room.cached_features(encoder, pictures, tmp_path / "features"))
+    assert not torch.equal(*found)
+
+
 def test_features_computed_in_an_older_way_are_not_read(mean_encoder, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(feature_room, "FEATURES_VERSION", feature_room.FEATURES_VERSION - 1)
     cached(mean_encoder, pictures, tmp_path)

@@ -65,7 +65,11 @@ def main(arguments=None):
         torch.set_num_threads(options.threads)
         os.environ["OMP_NUM_THREADS"] = str(options.threads)  # for groups that start processes
     torch.manual_seed(0)
-    rows = run(load_module(options.module), options.rows, options.rounds, options.device)
+    try:
+        rows = run(load_module(options.module), options.rows, options.rounds, options.device)
+    except (ValueError, ImportError, SyntaxError, NotImplementedError) as error:  # of the module, such as a TODO
+        print(f"error: {options.module}: {error}", file=sys.stderr)
+        return 1
     if not rows:
         print(f"error: nothing could be measured of {', '.join(options.rows)}", file=sys.stderr)
         return 1
@@ -94,4 +98,3 @@ def draw(rows, machine, path):
     for target, figure in figures.items():
         figure.savefig(target, format="png", dpi=150)
     return list(figures)
-

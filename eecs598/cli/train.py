@@ -169,7 +169,9 @@ def run(options, captioner_class):
             commands.check_output(options.out / name, [options.data])
         with everyone.first_before_the_rest():  # weights may have to be downloaded
             encoder = encoders.encoder_for(data, name=options.encoder)
-            others = _load_reranker_encoders(encoder, options) if options.reranker else []
+            encoder = captioner.fit_encoder(captioner_class, encoder, data["train_images"])
+            size = encoders.describe_encoder(encoder)["image_size"]
+            others = reranking.load_encoders(options.reranker_encoders, size) if options.reranker else []
         data = examples.with_mirror_images(data) if options.mirror else data
         histories, captions, scores = {}, {}, {}
         for cell_type in options.cell:
@@ -185,7 +187,7 @@ def run(options, captioner_class):
                 if options.reranker:
                     model.reranker = _fit_reranker(model, others, data, options, device)
                     captioner.save_captioner(model, path, data, options.hidden, options.wordvec)
-                print(f"{path}: training loss {_last_loss(histories[cell_type]):.3f} over the last epoch")
+                print(f"{path}: training loss {histories[cell_type].last_loss:.3f} over the last epoch")
                 captions[cell_type], evaluation = captioner.score_captioner(model, data)
                 scores[cell_type] = evaluation.scores
         if everyone.first:
@@ -230,12 +232,6 @@ def _print_time_left(self_critical, options, history, images):
         after = options.self_critical * math.ceil(len(images) / options.self_critical_batch) * step
         tqdm.write(f"epoch {epochs}/{options.epochs} is done; about {max(1, round((before + after) / 60))} min left: "
                    f"{before / 60:.0f} of cross-entropy, {after / 60:.0f} of self-critical training")  # fmt: skip
-
-
-def _last_loss(history):
-    """The mean training loss of the last epoch."""
-    losses = history.losses[-history.iterations_per_epoch :]
-    return sum(losses) / len(losses)
 
 
 def _choose_fast(model, options):
@@ -304,16 +300,10 @@ def _train_self_critically(model, loss, data, options, shared):
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _load_reranker_encoders(encoder, options):
-    """The encoders of options.reranker_encoders. They see the pictures in the same size as the captioner's encoder."""
-    image_size = encoders.describe_encoder(encoder)["image_size"]
-    return [encoders.load_encoder(name, image_size=image_size) for name in options.reranker_encoders]
-
-
 def _fit_reranker(model, others, data, options, device):
     """The Reranker of a trained captioner, from its own encoder's features and from those of others.
 
-    others: the result of `_load_reranker_encoders`. Its own features are averaged with those of mirror images.
+    others: the loaded options.reranker_encoders. Its own features are averaged with those of mirror images.
     """
     images = data["train_images"]
     count = len(images) // 2 if options.mirror else len(images)

@@ -171,10 +171,10 @@ def _read_captions_file(path, split_lists):
     return found
 
 
-def fetch_captions(year, cache=CACHE):
+def fetch_captions(year, cache=CACHE, urls=None, **patience):
     """The paths of COCO's official training and validation captions, downloaded to `cache` if needed.
 
-    Raises DownloadError or DataError.
+    urls: addresses of the archive; None: COCO's own. patience: as in `download`. Raises DownloadError or DataError.
     """
     if year not in download.COCO_ANNOTATIONS_URLS:
         raise DataError(f"year {year}: wanted {' or '.join(map(str, download.COCO_ANNOTATIONS_URLS))}")
@@ -183,10 +183,10 @@ def fetch_captions(year, cache=CACHE):
     if all(path.is_file() for path in paths):
         return paths
     archive = folder / f"annotations_trainval{year}.zip"
-    urls, sha256 = download.COCO_ANNOTATIONS_URLS[year], download.COCO_ANNOTATIONS_SHA256[year]
     with file_lock(paths[0], "downloading"):
         if not all(path.is_file() for path in paths):
-            download.download(urls, archive, sha256=sha256)
+            urls = urls or download.COCO_ANNOTATIONS_URLS[year]
+            download.download(urls, archive, sha256=download.COCO_ANNOTATIONS_SHA256[year], **patience)
             _extract(archive, paths)
     return paths
 

@@ -100,9 +100,11 @@ def decode_captions(captions, idx_to_word, specials=True):
     """Captions as text. captions (N, T) or (T,) ids, idx_to_word a list or dict from id to word.
 
     A caption ends with <END>; <NULL> is left out, and without `specials`, <START> and <END> too. Returns a list
-    of N strings, or one string for a single caption. Raises ValueError for invalid ids.
+    of N strings, or one string for a single caption. Raises ValueError for another shape and for invalid ids.
     """
     captions = torch.as_tensor(captions)  # numpy arrays too
+    if captions.ndim not in (1, 2):
+        raise ValueError(f"captions are {tuple(captions.shape)}; they must be (N, T) or (T,)")
     ids = idx_to_word if isinstance(idx_to_word, dict) else range(len(idx_to_word))
     if unknown := [i for i in captions.unique().tolist() if i not in ids or captions.is_floating_point()]:
         raise ValueError(f"captions ({captions.dtype}) contain {unknown[0]}, which is not a word id; there are "

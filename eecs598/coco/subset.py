@@ -23,11 +23,9 @@ from eecs598.coco.captions import MAX_WORDS, DataError, shorten_error, tokenize
 from eecs598.coco.course_file import COURSE_FILE, download_course_file
 from eecs598.coco.datafile import load_data, save_data
 from eecs598.coco.download import (
-    COCO_ANNOTATIONS_SHA256,
     COCO_HOSTS,
     COURSE_FILE_URLS,
     DownloadError,
-    download,
     fetch_in_order,
     find_answering,
 )
@@ -120,7 +118,8 @@ def build_subset(out, num_train=COURSE_COUNTS["train"], num_val=COURSE_COUNTS["v
     archives = find_answering([f"{host}/{ARCHIVE}" for host in hosts], timeout)
     hosts = [archive.removesuffix(f"/{ARCHIVE}") for archive in archives]
     tqdm.write(f"{hosts[0]}: {_tell(goals)} wanted, kept in {folder}")
-    captions = _fetch_captions(folder, archives, minutes, timeout)
+    patience = {"retries": 1, "timeout": timeout, "deadline": time.monotonic() + 60 * minutes}
+    captions = fetch_captions(2014, folder, archives, **patience)
     remove_partial(folder / "subset")
     splits = [_open_split(*facts, folder / "subset") for facts in zip(goals, captions, goals.values(), least)]
     try:
@@ -202,14 +201,6 @@ class _Split:
     @property
     def count(self):
         return len(self.kept) + len(self.fresh)
-
-
-def _fetch_captions(folder, archives, minutes, timeout):
-    """The paths of the official captions, train and val, downloaded from one of the addresses `archives` if needed."""
-    if not (folder / "annotations" / "captions_val2014.json").is_file():  # the last file that is extracted
-        patience = {"retries": 1, "timeout": timeout, "deadline": time.monotonic() + 60 * minutes}
-        download(archives, folder / ARCHIVE, sha256=COCO_ANNOTATIONS_SHA256[2014], **patience)
-    return fetch_captions(2014, folder)
 
 
 def _open_split(name, captions, goal, least, folder):

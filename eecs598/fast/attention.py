@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eecs598.by_picture import ByPicture
+from eecs598.by_picture import ByPicture, for_captions
 from eecs598.fast.arithmetic import add_product_, product
 from eecs598.fast.lstm import cell_backward, cell_forward_
 from eecs598.fast.packing import Packing, packing_of, pad_rows
@@ -27,10 +27,6 @@ class Grids(NamedTuple):
         if self.order is None:
             return cells[:count], ByPicture(None, count)
         return cells, ByPicture(self.order[:count], n, len(self.order) // n)
-
-    def of_captions(self, rows):
-        """Rows (n, D) of the pictures, repeated for their captions: (N, D)."""
-        return rows if self.order is None else rows[self.order // (len(self.order) // len(rows))]
 
     def by_picture(self, x):
         """Rows x (N, T, D) of the captions, as a sequence for each grid: (n, N / n * T, D)."""
@@ -81,7 +77,7 @@ def attention_lstm_forward(x, A, Wx, Wh, Wattn, b, lengths=None, order=None):
     gates = product(packed, Wx).add_(b)  # all steps at once
     z = x.new_empty(len(packed), 2 * H)
     h, weights = x.new_zeros(packing.T, N, H), x.new_zeros(packing.T, N, L)
-    prev_h = grids.of_captions(A.mean(dim=(2, 3)))
+    prev_h = for_captions(A.mean(dim=(2, 3)), order)
     c = [prev_h]
     for t, n in enumerate(packing.sizes):
         cells, rows = grids.seen_by(n)

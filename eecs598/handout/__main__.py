@@ -5,9 +5,8 @@ import sys
 from pathlib import Path
 
 from eecs598 import commands
-from eecs598.badge import BadgeError
 from eecs598.handout.edition import ROOT, Edition, edition_files, write_edition
-from eecs598.handout.parts import GROUPS, PARTS, HandoutError, choose_parts
+from eecs598.handout.parts import GROUPS, PARTS, choose_parts
 
 
 def _parser():
@@ -56,7 +55,7 @@ def main(arguments=None):
         edition = _choose(options)
         files = edition_files(edition, ROOT)
         archive = write_edition(files, options.out)
-    except (HandoutError, BadgeError, OSError) as error:
+    except (ValueError, SyntaxError, OSError) as error:  # also of the solution and of the notebook
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{options.out}: {len(files)} files, {len(edition.todo)} parts to do; {archive} has the same")

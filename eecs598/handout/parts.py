@@ -84,8 +84,8 @@ _WORDS = (
         "dW_embed[v] = sum of dout[n, t] where x[n, t] = v."),
     _module("words", "word_embedding_module",
         Answer("WordEmbedding.forward",
-            "indexing is enough, and autograd knows its gradient. Or join `word_embedding_forward` and its backward "
-            "with `by_hand`; the gradient of the ids is None.",
+            "join `word_embedding_forward` and its backward with `by_hand`, so that training uses your backward; the "
+            "gradient of the ids is None. Indexing, whose gradient autograd knows, passes the check.",
             "out[n, t] = W_embed[x[n, t]].", task="Look up word vectors.")),
     _function("words", "temporal_affine_forward",
         "a matrix product works with any number of leading dimensions."),
@@ -112,8 +112,8 @@ _LSTM = (
         "dh_t = dh[:, t] + dprev_h of step t + 1; dc_t = dprev_c of step t + 1; dWx, dWh, db are sums."),
     _module("lstm", "lstm_module",
         Answer("LSTM.forward",
-            "loop over step_forward and let autograd differentiate. Or join `lstm_forward` and its backward as in "
-            "RNN.forward.",
+            "join `lstm_forward` and its backward as in RNN.forward, so that training uses your backward. A loop over "
+            "step_forward, differentiated by autograd, passes the check.",
             "c_0 = 0; h_t, c_t = a step from h_(t-1), c_(t-1).", task="The whole sequence."),
         Answer("LSTM.step_forward",
             "the weights are self.Wx, self.Wh, self.b.",
@@ -142,8 +142,8 @@ _ATTENTION = (
         "first step) / L in each cell; dWx, dWh, dWattn, db are sums."),
     _module("attention", "attention_lstm_module",
         Answer("AttentionLSTM.forward",
-            "loop over step_forward and let autograd differentiate. Or join `attention_lstm_forward` and its backward "
-            "as in RNN.forward.",
+            "join `attention_lstm_forward` and its backward as in RNN.forward, so that training uses your backward. A "
+            "loop over step_forward, differentiated by autograd, passes the check.",
             "h_0 = c_0 = mean of A; attn_t = dot_product_attention(h_(t-1), A); h_t, c_t = a step from h_(t-1), "
             "c_(t-1), attn_t.", task="The whole sequence."),
         Answer("AttentionLSTM.step_forward",
@@ -159,7 +159,8 @@ _CAPTIONER = (
             task="The decoder's layers.", given="image_encoder"),)),
     Part("captioner_forward", "captioner", True, LOSSES, (
         Answer("CaptioningRNN.encode",
-            "a projection maps the last dimension: move the channels there, and for attn back again.",
+            "rnn and lstm: average over the grid first. attn: a projection maps the last dimension, so move the "
+            "channels there and back.",
             "h0 = feature_projection(mean of the features over the grid); for attn A = feature_projection of every "
             "cell.",
             task="From the images to the decoder's initial state."),

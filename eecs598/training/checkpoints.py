@@ -85,13 +85,14 @@ class Checkpoints:
         """
         if run.position == run.history.iterations_per_epoch:
             return  # the epoch is about to end, with a checkpoint then
-        if run.position == 0 or self.stopping or (self.every and run.iteration % self.every == 0):
+        stopping = self.processes.sum(float(self.stopping), run.device) > 0  # one of them may be interrupted first
+        if run.position == 0 or stopping or (self.every and run.iteration % self.every == 0):
             try:
                 self._save(run)
             except OSError as error:
                 say(f"warning: no checkpoint of iteration {run.iteration} could be written ({error}); training "
                     f"continues, and {self.kept[0].name} is still there")  # fmt: skip
-        if self.stopping:
+        if stopping:
             raise KeyboardInterrupt(f"stopped at iteration {run.iteration}; to resume from {self.kept[0]}, train again "
                                     "with the same checkpoint_dir")
 
@@ -181,6 +182,8 @@ def read_checkpoint(path):
         return {name: state[name] for name in ("identity", "run", "random")}
     except CheckpointError:
         raise
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from None
     except Exception as error:  # the unpickler may raise anything
         raise CheckpointError(f"{path} is damaged ({type(error).__name__})") from None
 
@@ -191,7 +194,10 @@ def load_best(model, folder):
     Returns the epoch, counted from 1, and what it was chosen by, lower is better: minus CIDEr-D, the validation loss
     or the mean training loss. Raises CheckpointError.
     """
-    state = read_checkpoint(Path(folder) / "best.pt")
+    path = Path(folder) / "best.pt"
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; it is written at the end of the first epoch")
+    state = read_checkpoint(path)
     known = {name: value for name, value in state["identity"].items() if name.startswith("model.")}
     here = describe_model(model)
     for name, value in known.items():

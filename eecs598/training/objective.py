@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eecs598.by_picture import ByPicture
-from eecs598.decoding import evaluating
+from eecs598.by_picture import ByPicture, for_captions
+from eecs598.decoding import evaluating, sample_words
 from eecs598.encoders import get_encoder
 from eecs598.training.options import Options
 
@@ -144,8 +144,7 @@ class Objective(nn.Module):
             # "Parallel scheduled sampling", 2019).
             with torch.no_grad():
                 _, read = self._run_cell(parts, start, batch, words)
-                scores = F.linear(read, parts.output.weight, parts.output.bias).float()
-                guesses = torch.distributions.Categorical(logits=scores).sample()
+                guesses = sample_words(F.linear(read, parts.output.weight, parts.output.bias).float())
             replaced = torch.rand(guesses.shape, device=words.device) < self.options.scheduled_sampling
             mixed = guesses.where(replaced, batch.packing.pack(captions[:, 1:])).unsqueeze(1)
             words = torch.cat([words[:, :1], batch.packing.unpack(mixed).squeeze(2)[:, :-1]], dim=1)
@@ -159,7 +158,7 @@ class Objective(nn.Module):
             h = layers.run_attention_lstm(x, start, *parts.cell, batch.lengths, batch.order)
         else:
             run = {"rnn": layers.run_rnn, "lstm": layers.run_lstm}[parts.cell_type]
-            h = run(x, batch.of_captions(start), *parts.cell, batch.lengths)
+            h = run(x, for_captions(start, batch.order), *parts.cell, batch.lengths)
         read = self._drop(batch.packing.pack(h))
         if parts.deep_output is not None:
             view = parts.deep_output.look(read, batch.by_picture(), *parts.deep_output.project(start))
@@ -172,7 +171,7 @@ class Objective(nn.Module):
         used = options.doubly_stochastic or options.attention_entropy
         if not (used and self.training and parts.cell_type == "attn"):
             return 0.0
-        log_weights = log_attention(h, batch.of_captions(start))
+        log_weights = log_attention(h, for_captions(start, batch.order))
         return (options.doubly_stochastic * doubly_stochastic_penalty(log_weights, batch.mask)
                 + options.attention_entropy * attention_entropy(log_weights, batch.mask))  # fmt: skip
 
@@ -245,10 +244,6 @@ class _Batch:
         self.mask, self.lengths, self.order, self.K = mask, mask.sum(1), order, K
         self.packing = Packing(*mask.shape, self.lengths)
 
-    def of_captions(self, start):
-        """The initial states, or the grids, of the captions, given those of the pictures."""
-        return start if self.order is None else start[self.order // self.K]
-
     def by_picture(self):
         """The packed words as queries to the grid of their picture."""
         N, T = self.mask.shape
@@ -281,10 +276,10 @@ def find_parts(model):
     deep_output = getattr(model, "deep_output", None)
     inside = {id(module) for part in (encoder, deep_output or nn.Identity()) for module in part.modules()}
     modules = [module for module in model.modules() if id(module) not in inside]
-    cell = _first(modules, lambda m: hasattr(m, "Wx") and hasattr(m, "Wh"), "a cell with parameters Wx, Wh and b")
+    cell = _first(modules, _is_cell, "a cell with parameters Wx, Wh and b")
     embedding = _first(modules, lambda m: hasattr(m, "W_embed"), "a word embedding with a parameter W_embed")
     (H, columns), V = cell.Wh.shape, len(embedding.W_embed)
-    maps = [module for module in modules if isinstance(module, nn.Linear)]
+    maps = [module for module in modules if isinstance(module, nn.Linear) and module.bias is not None]
     output = _first(maps[::-1], lambda m: m.weight.shape == (V, H), f"an nn.Linear from {H} to the {V} words")
     maps = [module for module in maps if module is not output]
     C = encoder.out_channels
@@ -293,6 +288,10 @@ def find_parts(model):
     weights = (cell.Wx, cell.Wh, *([cell.Wattn] if cell_type == "attn" else []), cell.b)
     return Parts(encoder, (feature.weight, feature.bias), embedding, weights, output, cell_type,
                  getattr(model, "ignore_index", None), deep_output)  # fmt: skip
+
+
+def _is_cell(module):
+    return all(hasattr(module, name) for name in ("Wx", "Wh", "b"))
 
 
 def _first(modules, fits, what):

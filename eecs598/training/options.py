@@ -69,8 +69,11 @@ class Options:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be finite and at least 0, 0 for none")
         if not (_is_number(self.encoder_rate, below=math.inf) and self.encoder_rate > 0):
             raise ValueError(f"encoder_rate is {self.encoder_rate!r}; it must be positive and finite, 1 for none")
-        if type(self.accumulate) is not int or not 1 <= self.accumulate < 2**63:
-            raise ValueError(f"accumulate is {self.accumulate!r}; it must be a whole number, at least 1")
+        for name in ("accumulate", *(["checkpoint_every"] if self.checkpoint_every is not None else [])):
+            if type(getattr(self, name)) is not int or not 1 <= getattr(self, name) < 2**63:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be a whole number, at least 1")
+        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed!r}; it must be a whole number, at least 0")
         if self.precision not in ("auto", *PRECISIONS):
             raise ValueError(f"precision is {self.precision!r}; it must be auto, {' or '.join(PRECISIONS)}")
 

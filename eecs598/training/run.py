@@ -39,12 +39,13 @@ def train_captioner(
     checkpoint_dir: a folder for the checkpoints of this run, written after each epoch and after every
     options.checkpoint_every iterations. The same call resumes from the last one, with the same result as an
     uninterrupted run. If all epochs are done it returns at once; a larger num_epochs continues the run, unless
-    options.cosine is on. An interrupt
-    (Ctrl-C, the stop button of a notebook) takes effect after the current iteration, writes a checkpoint and raises
-    KeyboardInterrupt. Raises ValueError, also for a checkpoint_dir of another model, data or options, and
-    eecs598.training.solver.TrainingError.
+    options.cosine is on. An interrupt (Ctrl-C, the stop button of a notebook) takes effect after the current iteration,
+    writes a checkpoint and raises KeyboardInterrupt. Raises ValueError, also for a checkpoint_dir of another model,
+    data or options, and eecs598.training.solver.TrainingError.
     """
     options = options or Options()
+    if val_references and not val_data:
+        raise ValueError("val_references are given without val_data: give both, or neither")
     sizes = {"num_epochs": num_epochs, "batch_size": batch_size, "learning_rate": learning_rate, "lr_decay": lr_decay}
     solver.check_arguments(image_data, caption_data, image_index, val_data, **sizes)  # before the features: hours
     for pictures in (image_data, val_data[0]) if val_data else (image_data,):

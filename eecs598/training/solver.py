@@ -38,6 +38,12 @@ class History:
     val_scores: list[dict] = field(default_factory=list)  # for each epoch, if captions are scored
     rewards: list[float] = field(default_factory=list)
 
+    @property
+    def last_loss(self):
+        """The mean training loss of the last epoch."""
+        losses = self.losses[-self.iterations_per_epoch :]
+        return sum(losses) / len(losses)
+
 
 class Run:
     """The complete state of a training run, with methods for one iteration (`step`) and the end of an epoch.
@@ -53,6 +59,8 @@ class Run:
         options=Options(),
     ):  # fmt: skip
         parameters = [p for p in model.parameters() if p.requires_grad]
+        if not parameters:
+            raise ValueError(f"{type(model).__name__} has no weights to train: give it some with requires_grad")
         self.model, self.device, self.parameters, self.options = model, parameters[0].device, parameters, options
         self.loss, self.processes = model if loss is None else loss, processes.current()
         self.together = self.processes.together(self.loss)
@@ -150,8 +158,7 @@ class Run:
         self.order_state = self.order.get_state()
         if val_loss is not None:
             self.history.val_losses.append(val_loss)
-        losses = self.history.losses[-self.history.iterations_per_epoch :]
-        by, score = "training loss", sum(losses) / len(losses)
+        by, score = "training loss", self.history.last_loss
         if val_loss is not None:
             by, score = "validation loss", val_loss
         if val_scores is not None:
@@ -214,10 +221,7 @@ def train(
     image_index = check_arguments(images, captions, image_index, val_data, num_epochs=num_epochs, **sizes)
     loss = Objective(model, options, fast) if loss is None else loss
     run = Run(model, len(captions), num_epochs=num_epochs, loss=loss, options=options, **sizes)
-    precision = options.precision
-    if precision == "auto":
-        precision = (checkpoints and checkpoints.known.get("precision")) or run.processes.agree(
-            lambda: best_precision(run.device))  # fmt: skip
+    precision = _choose_precision(run, checkpoints)
     if checkpoints:
         fixed = options.of_loss() | options.of_optimizer()
         fixed |= {"cosine over epochs": num_epochs} if options.cosine else {}
@@ -246,10 +250,7 @@ def train(
                 if checkpoints:
                     checkpoints.keep(run)
                 release_pages()
-            with run.averaged():
-                val_loss = val_data and evaluate_loss(run.loss, *val_data, math.ceil(batch_size / options.accumulate))
-                val_scores = score and score(model)
-            run.end_epoch(val_loss, val_scores)
+            run.end_epoch(*_validate(run, val_data, score))
             bar.set_postfix(_running(run.history))
             if checkpoints:
                 checkpoints.keep(run)
@@ -257,6 +258,21 @@ def train(
                 after_epoch(run.history, images)
     run.use_average()
     return run.history
+
+
+def _choose_precision(run, checkpoints):
+    """The precision of a run: that of the options; for "auto" that of its checkpoints, or else the faster one."""
+    if run.options.precision != "auto":
+        return run.options.precision
+    known = checkpoints and checkpoints.known.get("precision")
+    return known or run.processes.agree(lambda: best_precision(run.device))
+
+
+def _validate(run, val_data, score):
+    """The loss on the validation data and the scores after an epoch, each None if not asked for."""
+    with run.averaged():
+        part = math.ceil(run.batch_size / run.options.accumulate)
+        return val_data and evaluate_loss(run.loss, *val_data, part), score and score(run.model)
 
 
 @contextlib.contextmanager
@@ -370,6 +386,8 @@ def check_arguments(images, captions, image_index=None, val_data=None, **sizes):
     for name, value in given.items():
         if not isinstance(value, torch.Tensor):
             raise ValueError(f"{name} are a {type(value).__name__}; they must be a tensor")
+        if not name.endswith("images") and value.dtype != torch.int64:
+            raise ValueError(f"{name} are {value.dtype}; they must be torch.int64")
     if val_data and len(val_data[0]) != len(val_data[1]):
         raise ValueError(f"val_data has {len(val_data[0])} images but {len(val_data[1])} captions: give one of each")
     if len(captions) == 0:

@@ -32,6 +32,13 @@ def to_numpy(values):
     return np.asarray(values)
 
 
+def check_weights(heat, what):
+    """Raise ValueError unless all of a numpy array of attention weights are finite and not negative."""
+    if not (np.isfinite(heat).all() and heat.min() >= 0):
+        seen = f"{heat.min():.3g} to {heat.max():.3g}"
+        raise ValueError(f"{what} are {seen}: they must be finite and >= 0, apply softmax")
+
+
 def check_lengths(wanted, n, **given):
     for name, values in given.items():
         if values is not None and len(values) != n:

@@ -6,7 +6,7 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageFilter
 
-from eecs598.vis.arrays import check_lengths, to_display, to_numpy
+from eecs598.vis.arrays import check_lengths, check_weights, to_display, to_numpy
 from eecs598.vis.figures import GREY, fit_picture, new_figure, place_picture, styled, write_lines
 from eecs598.vis.text import list_references, text_height, wrap
 
@@ -79,7 +79,5 @@ def _check_map(weights):
     heat = to_numpy(weights)
     if heat.ndim != 2 or heat.size == 0:
         raise ValueError(f"attention weights are (h, w), got {heat.shape}: pass one picture's, for one word")
-    heat = heat.astype(np.float64)
-    if not (np.isfinite(heat).all() and heat.min() >= 0):
-        raise ValueError(f"attention weights are finite and >= 0, got {heat.min():.3g}: apply softmax")
-    return heat
+    check_weights(heat, "attention weights")
+    return heat.astype(np.float64)

@@ -23,7 +23,7 @@ from PIL import Image
 
 from eecs598.captioner import in_batches, require_steps
 from eecs598.files import write_whole
-from eecs598.vis.arrays import to_display
+from eecs598.vis.arrays import check_weights, to_display, to_numpy
 from eecs598.vis.attention import COLOUR_MAP, STRENGTH
 from eecs598.vis.text import clean
 
@@ -325,16 +325,14 @@ def _check_counts(images, **given):
 
 def _read_maps(weights, words):
     """The maps of the words as numpy, (T, h, w), float32."""
-    heat = weights.detach().float().cpu().numpy() if isinstance(weights, torch.Tensor) else np.asarray(weights)
+    heat = to_numpy(weights)
     if heat.ndim != 3 or 0 in heat.shape[1:] or heat.dtype.kind not in "fiu":
         raise ValueError(f"weights are {heat.shape} {heat.dtype}: pass numbers (T, h, w), a map for each word")
     if len(heat) < len(words):
         raise ValueError(f"{len(words)} words but {len(heat)} maps: pass weights (T, h, w) with T at least the words")
     heat = heat[: len(words)].astype(np.float32)
     for word, each in zip(words, heat):
-        if not (np.isfinite(each).all() and each.min() >= 0):
-            seen = f"weights at {_short(word)} are {each.min():.3g} to {each.max():.3g}"
-            raise ValueError(f"{seen}: they must be finite and >= 0, apply softmax")
+        check_weights(each, f"weights at {_short(word)}")
     return heat
 
 

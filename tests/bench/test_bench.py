@@ -328,6 +328,17 @@ def test_wrong_usage_is_one_line(arguments, said, capsys):
     assert stop.value.code == 2 and said in error and error.startswith("error: ") and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("text, told", [
+    ("def open(:", "invalid syntax"), ("raise NotImplementedError('TODO: LSTM.forward')", "TODO: LSTM.forward"),
+])  # fmt: skip
+def test_a_file_that_is_not_done_is_one_line(tmp_path, capsys, text, told):
+    path = tmp_path / "rnn_lstm_captioning.py"
+    path.write_text(text)
+    assert bench.main(["--module", str(path), "--rows", "plain"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {path}: ") and told in error
+
+
 def test_a_students_file_can_be_measured():
     module = bench.load_module(ROOT / "tests" / "support" / "student" / "rnn_lstm_captioning.py")
     try:

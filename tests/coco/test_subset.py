@@ -339,6 +339,8 @@ def test_the_command_fetches_the_captions_once(host, tmp_path, monkeypatch, caps
     assert sorted(p.name for p in (folder / "annotations").iterdir()) == [
         "captions_train2014.json", "captions_val2014.json",
     ]  # fmt: skip
+    (folder / "annotations" / "captions_train2014.json").unlink()
+    assert main([*words, "--train", "60", "--val", "10"]) == 0  # fetched again, from this host
     assert main(["subset", "--out", str(tmp_path / "q.pt"), "--host", f"http://127.0.0.1:{unused_port()}"]) == 1
     assert capsys.readouterr().err.count("error: no address answers") == 1
 

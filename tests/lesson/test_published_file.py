@@ -13,11 +13,12 @@ from traitlets.config import Config
 
 import helpers
 import rnn_lstm_captioning as ours
-from eecs598 import captioner, encoders, features, notebook
+from eecs598 import captioner, coco, encoders, features, notebook
 from eecs598.bench import Sizes
 from eecs598.bench import run as run_bench
 from eecs598.captioner import CELL_TYPES, caption_pictures, fit_encoder
 from eecs598.checks import published
+from eecs598.cli.command import main
 from eecs598.grad import CheckError, CheckTable
 
 SOURCE = (ROOT / "tests" / "support" / "student" / "rnn_lstm_captioning.py").read_text(encoding="utf-8")
@@ -185,6 +186,7 @@ def test_a_cells_last_value_is_shown_and_nothing_else(session):
     for quiet in ("x = 7", "", "# only a comment", "None", "for i in range(3): i", "if x: x"):
         assert session.run(quiet)[:2] == ("", None), quiet
     assert session.run("print('a')\n'b'")[1] == "b"
+    assert session.run("from __future__ import annotations\nx + 3")[1:] == (10, None)
     assert session.run("rlc.lstm_forward") == left_out("lstm_forward is not in this file")  # no value of another cell
 
 
@@ -234,6 +236,20 @@ def test_a_file_gets_the_features_that_it_takes(tmp_path, capsys, changes, chann
     said = "only takes 400 channels on a 4 x 4 grid" if channels else "only takes features on a 4 x 4 grid"
     (line,) = printed.splitlines()
     assert said in line and "3 channels on 5 x 7" in line
+
+
+def test_the_command_trains_such_a_file_too(tmp_path, tiny_data, capsys):
+    """tiny_data has a grid of 2 x 2; what is saved is loaded with features on the same 4 x 4."""
+    student = load(tmp_path, *FLATTENED)
+    coco.save_data(tiny_data, tmp_path / "data.pt")
+    options = ["--epochs", "1", "--hidden", "8", "--wordvec", "4", "--cell", "rnn", "--show", "0"]
+    command = ["train", "--data", str(tmp_path / "data.pt"), "--out", str(tmp_path / "out"), *options]
+    status = main(command, student.CaptioningRNN)
+    said = capsys.readouterr()
+    assert status == 0, said.err
+    assert "only takes features on a 4 x 4 grid" in said.out
+    model, *_ = captioner.load_captioner(tmp_path / "out" / "rnn.pt", student.CaptioningRNN)
+    assert isinstance(encoders.get_encoder(model), encoders.PublishedForm)
 
 
 def test_our_captioner_and_one_that_takes_nothing_get_the_encoder_as_it_is(tmp_path, capsys):
@@ -330,6 +346,27 @@ def test_one_picture_goes_into_a_students_squeeze(tmp_path, tiny_data):
         (caption,), (weight,) = caption_pictures(model, images[n : n + 1], names)
         assert caption == captions[n]
         torch.testing.assert_close(weight, weights[n])
+
+
+def test_a_students_sample_may_stop_when_all_captions_have_ended(tiny_data):
+    """So captions of two batches may differ in their number of steps."""
+
+    class Early(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.image_encoder, self.one = PoolingEncoder((2, 3)), torch.nn.Parameter(torch.ones(1))
+
+        def sample(self, images, max_length):
+            steps = 2 if len(images) == 2 else 3
+            words = torch.full((len(images), steps), 4)
+            words[:, -1] = END_ID
+            return words, torch.full((len(images), steps, 2, 3), 1 / 6)
+
+    END_ID, names = tiny_data["vocab"]["token_to_idx"]["<END>"], tiny_data["vocab"]["idx_to_token"]
+    captions, weights = caption_pictures(Early(), torch.rand(5, 3, 4, 6), names, max_length=6, batch_size=3)
+    word = names[4]
+    assert captions == [f"{word} {word}"] * 3 + [word] * 2
+    assert weights.shape == (5, 6, 2, 3) and (weights.sum((2, 3)) > 0.5).sum(1).tolist() == [3, 3, 3, 2, 2]
 
 
 def test_the_speed_tables_leave_out_what_a_students_layers_do_not_take(tmp_path, capsys):

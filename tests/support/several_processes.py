@@ -133,6 +133,20 @@ def precision(folder):
     (folder / f"precision-{rank}").write_text(" ".join(sorted(set(used))))
 
 
+def stopped(folder):
+    """Only the second process has heard of an interrupt when it comes to the end of an iteration."""
+
+    class Told(checkpoints.Checkpoints):
+        def keep(self, run):
+            self.stopping = run.iteration >= 2 and processes.current().rank == 1
+            super().keep(run)
+
+    try:
+        train("lstm", kept=Told(folder / "stopped", {}))
+    except KeyboardInterrupt as stop:
+        (folder / f"stopped-{processes.current().rank}").write_text(str(stop))
+
+
 class Killed(CaptioningRNN):
     """In its eighth iteration the second process is killed."""
 
@@ -149,7 +163,7 @@ def killed(folder):
     train("lstm", model=make_model("lstm", model_class=Killed), kept=checkpoints.Checkpoints(folder / "killed", {}, 1))
 
 
-SCENARIOS = (same, half, other_half, divided, features, precision, killed)
+SCENARIOS = (same, half, other_half, divided, features, precision, stopped, killed)
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -195,6 +195,14 @@ def test_a_checkpoint_holds_tensors_and_plain_values(tmp_path):
     assert state["run"]["epoch"] == 2 and len(state["run"]["history"]["losses"]) == 8
 
 
+def test_a_best_epoch_that_is_not_there(tmp_path):
+    with pytest.raises(CheckpointError, match=r"best\.pt does not exist; it is written at the end of the first epoch"):
+        load_best(Noisy(), tmp_path / "nowhere")
+    (tmp_path / "best.pt").mkdir()
+    with pytest.raises(CheckpointError, match=r"best\.pt cannot be read"):
+        load_best(Noisy(), tmp_path)
+
+
 @pytest.mark.parametrize("val", [True, False])
 def test_the_best_epoch_is_kept(tmp_path, val):
     """By the validation loss or, without validation data, by the mean training loss of the epoch."""

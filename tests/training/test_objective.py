@@ -292,6 +292,9 @@ def test_scheduled_sampling_puts_the_models_words_before(cell_type):
     ({"label_smoothing": -0.1}, "label_smoothing is -0.1"), ({"scheduled_sampling": 1}, "scheduled_sampling is 1"),
     ({"averaging": 1}, "averaging is 1"), ({"warmup": -1}, "warmup is -1"), ({"accumulate": 0}, "accumulate is 0"),
     ({"doubly_stochastic": -1}, "doubly_stochastic is -1; it must be finite and at least 0"),
+    ({"seed": "x"}, "seed is 'x'; it must be a whole number, at least 0"),
+    ({"seed": -1}, "seed is -1; it must be a whole number, at least 0"),
+    ({"checkpoint_every": 0}, "checkpoint_every is 0; it must be a whole number, at least 1"),
     ({"attention_entropy": math.inf}, "attention_entropy is inf; it must be finite and at least 0"),
     ({"precision": "float16"}, "precision is 'float16'; it must be auto, float32 or bfloat16"),
 ])  # fmt: skip
@@ -345,6 +348,17 @@ def test_a_part_that_is_missing_is_named(part, missing):
     model = make_model("rnn")
     setattr(model, part, torch.nn.Identity())
     with pytest.raises(PartsError, match=f"fast training needs {missing}, which the captioner lacks"):
+        find_parts(model)
+
+
+def test_parts_without_a_bias_are_no_parts():
+    model = make_model("rnn")
+    model.output_projection = torch.nn.Linear(7, len(VOCABULARY), bias=False)
+    with pytest.raises(PartsError, match=r"an nn\.Linear from 7 to the 9 words"):
+        find_parts(model)
+    model = make_model("lstm")
+    del model.cell.b
+    with pytest.raises(PartsError, match="a cell with parameters Wx, Wh and b"):
         find_parts(model)
 
 
