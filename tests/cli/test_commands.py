@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -266,6 +267,26 @@ def test_train_with_all_its_options(data_file, tmp_path, capsys):
     assert_one_error(status, errors, "kept: 3 there, 2 here")
 
 
+def test_the_options_of_training_reach_both_of_its_phases(data_file, tmp_path, monkeypatch, capsys):
+    calls, train_captioner = [], cli.train.train_captioner
+
+    def train_and_note(model, images, captions, *given, **options):
+        calls.append((captions.ndim, given, options))
+        return train_captioner(model, images, captions, *given, **options)
+
+    monkeypatch.setattr(cli.train, "train_captioner", train_and_note)
+    options = ["--cell", "attn", "--captions", "together", "--batch-size", 4, "--learning-rate", 0.01,
+               "--lr-decay", 0.5, "--self-critical", 2, "--self-critical-batch", 3, "--self-critical-rate", 0.002,
+               "--samples", 3, "--self-critical-bleu", 1.5, "--finetune-blocks", 1]  # fmt: skip
+    status, _, errors = train(capsys, data_file, tmp_path, *options)
+    assert status == 0, errors
+    (dimensions, given, first), (rows, then, second) = calls
+    assert (dimensions, rows) == (3, 1) and given == (1, 4, 0.01, 0.5) and then == (2, 3, 0.002)
+    assert [weight for weight, _ in second["loss"].scorers] == [1.0, 1.5] and second["loss"].samples == 3
+    assert first["finetune_blocks"] == second["finetune_blocks"] == 1
+    assert not first["finetune"] and second.get("finetune", True)
+
+
 @pytest.mark.parametrize("option, value, told", [
     ("--dropout", 1, "dropout is 1.0"), ("--averaging", 2, "averaging is 2.0"), ("--label-smoothing", "nan", "is nan"),
     ("--samples", 1, "'1', wanted a whole number, at least 2"), ("--kept-samples", 0, "'0', wanted a whole number"),
@@ -365,8 +386,8 @@ def test_misuse_is_one_line_too(arguments, capsys):
 
 @pytest.fixture
 def captioned(photos, tmp_path):
-    """A folder of photographs, and a captions file in which two people say of each what it shows."""
-    entries = [{"id": 7 * i, "file_name": photo.name} for i, photo in enumerate(photos)]
+    """A folder of photographs, and a captions file in which two people say of each what it shows, last id first."""
+    entries = [{"id": 49 - 7 * i, "file_name": photo.name} for i, photo in enumerate(photos)]
     said = [(entry["id"], text) for entry, colour in zip(entries, photos.values())
             for text in (f"A {colour} picture.", f"It's a {colour} one, isn't it?")]  # fmt: skip
     path = tmp_path / "captions.json"
@@ -382,9 +403,15 @@ def evaluate(capsys, checkpoint, captioned, *options):
 
 @pytest.mark.parametrize("options, how", [
     ([], "greedy"), (["--beam", 2, "--no-repeat", 3], "beam_size 2, no_repeat_ngram 3"),
-    (["--top-k", 1], "top_k 1, seed 0"), (["--beam", 2, "--mirror"], "beam_size 2, mirror True"),
+    (["--beam", 2, "--length-penalty", 1, "--beam-temperature", 1.5],
+     "beam_size 2, length_penalty 1.0, beam_temperature 1.5"),
+    (["--top-k", 1], "top_k 1, seed 0"), (["--top-p", 1e-3], "top_p 0.001, seed 0"),
+    (["--beam", 2, "--mirror"], "beam_size 2, mirror True"),
 ])  # fmt: skip
-def test_evaluate_scores_against_all_references(trained, photos, captioned, tmp_path, capsys, options, how):
+def test_evaluate_scores_against_all_references(
+    trained, photos, captioned, tmp_path, monkeypatch, capsys, options, how
+):  # fmt: skip
+    monkeypatch.setattr(cli.evaluate, "BATCH_SIZE", 3)  # so that there is more than one batch
     report = tmp_path / "scores.json"
     status, said, errors = evaluate(capsys, trained / "rnn.pt", captioned, "--json", report, *options)
     captions = [f"a {colour} picture" for colour in photos.values()]
@@ -394,9 +421,9 @@ def test_evaluate_scores_against_all_references(trained, photos, captioned, tmp_
     assert said[1:3] == metrics.format_scores({"rnn": wanted.scores}).splitlines()
     written = json.loads(report.read_text())
     assert written["scores"] == pytest.approx(wanted.scores) and wanted.scores["BLEU-1"] == pytest.approx(1)
-    assert [picture["caption"] for picture in written["pictures"]] == captions
+    assert [picture["caption"] for picture in written["pictures"]] == captions[::-1]  # by id
     assert [picture["image_id"] for picture in written["pictures"]] == [7 * i for i in range(8)]
-    assert [picture["CIDEr-D"] for picture in written["pictures"]] == pytest.approx(wanted.pictures["CIDEr-D"])
+    assert [picture["CIDEr-D"] for picture in written["pictures"]][::-1] == pytest.approx(wanted.pictures["CIDEr-D"])
 
 
 def test_evaluate_reports_meteor_where_there_is_java(java, fake_java, trained, captioned, tmp_path, capsys):
@@ -430,9 +457,13 @@ def test_evaluate_shows_the_best_and_the_worst(trained, photos, captioned, capsy
     assert third not in "".join(said[:worst]) and "best by CIDEr-D" in said
 
 
-def test_evaluate_of_some_pictures(trained, captioned, capsys):
+def test_evaluate_of_some_pictures(trained, captioned, tmp_path, capsys):
+    """The first ones by id, which are the last ones in the file."""
     (captioned[0] / "grey.png").unlink()
-    status, said, errors = evaluate(capsys, trained / "rnn.pt", captioned, "--limit", 3, "--show", 0)
+    report = tmp_path / "scores.json"
+    status, said, errors = evaluate(capsys, trained / "rnn.pt", captioned, "--limit", 3, "--show", 0, "--json", report)
+    ids = [picture["image_id"] for picture in json.loads(report.read_text())["pictures"]]
+    assert len(ids) == 3 and ids == sorted(ids) and ids[-1] <= 21
     assert status == 0 and said[0].startswith("3 pictures, 6 reference captions") and len(said) == 5
     assert any("1 of 8 pictures are not in" in line and "grey.png" in line for line in errors)
 
@@ -603,6 +634,9 @@ def test_captions_are_drawn_on_the_models_device(command, trained, captioned, tm
         Image.new("RGB", (90, 31), COLOURS["red"]).save(photo := tmp_path / "red.png")
         status, _, _ = run(capsys, command, *options, photo)
     assert status == 0 and made == [torch.device("cpu")]
+    monkeypatch.setattr(torch, "Generator", lambda device: made.append(torch.device(device)) or generator("cpu"))
+    cli.decoder.read(SimpleNamespace(temperature=1.0, seed=0), torch.device("cuda"))
+    assert made[-1] == torch.device("cuda")
 
 
 @pytest.mark.parametrize("option, value, wanted", [

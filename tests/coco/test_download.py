@@ -640,13 +640,14 @@ def test_many_files_stop_at_once(add, tmp_path):
         list(itertools.islice(outcomes, 10))
         while len(remotes[12].requests) < 2:  # the second is followed by a pause of 10 s
             time.sleep(0.01)
+        began.append(time.monotonic())
         raise KeyboardInterrupt
 
-    began = time.monotonic()
+    began = []
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, "_collect", interrupt)
         fetch_many(jobs, workers=2, **{**FAST, "backoff": 5})
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began[0] < 8
     folder = jobs[0][2].parent
     there = [file for file in folder.iterdir() if file.suffix == ".jpg"]
     assert 10 <= len(there) < 40 and all(file.read_bytes() == contents[int(file.stem)] for file in there)

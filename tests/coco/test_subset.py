@@ -416,21 +416,24 @@ def test_hosts_that_hang_cost_a_bounded_time(host, find, capsys):
 
 
 def test_a_name_that_is_not_resolved_costs_a_bounded_time(monkeypatch):
+    released = threading.Event()
+
     def resolve(*_, **__):
-        time.sleep(2)
+        released.wait(60)
         raise socket.gaierror
 
     monkeypatch.setattr("socket.getaddrinfo", resolve)
     began = time.monotonic()
     with pytest.raises(DownloadError, match=r"no answer within 0\.3 s"):
         download.find_answering(["http://slow.example/"], TIMEOUT)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 20
+    released.set()
 
 
 def test_only_addresses_that_answer_are_tried(host):
-    assert download.find_answering(["http://127.0.0.1:1/", host.archive.url], 1) == [host.archive.url]
+    assert download.find_answering(["http://127.0.0.1:1/", host.archive.url], PATIENCE) == [host.archive.url]
     with pytest.raises(DownloadError, match="answers 404"):
-        download.find_answering([f"{host.url}/none"], 1)
+        download.find_answering([f"{host.url}/none"], PATIENCE)
     with pytest.raises(DownloadError, match="no address was given"):
         download.find_answering([], 1)
 

@@ -340,6 +340,20 @@ def test_each_submission_has_a_name_of_its_own_and_is_no_link(tmp_path, capsys):
     assert shown.count("is a link, or is reached through one") == 2 and "is larger than 4194304 bytes" in shown
 
 
+def test_the_options_of_the_command_reach_the_grader(tmp_path, monkeypatch):
+    (tmp_path / "rnn_lstm_captioning.py").write_text(STUDENT)
+    asked = []
+    monkeypatch.setattr(grading, "grade_all", lambda *given, **settings: asked.append((given, settings)) or [])
+    options = ["--timeout", "7", "--limit", "9", "--jobs", "2", "--memory", "999", "--seed", "5", "--by-hand"]
+    file = str(tmp_path / "rnn_lstm_captioning.py")
+    assert grading.main([file, *options, "--unconfined", "--parts", "rnn_step_forward"]) == 0
+    (((task,), _, memory, jobs), settings), = asked
+    assert task[1] == ["rnn_step_forward"] and (memory, jobs) == (999, 2)
+    assert {**settings, "conditions": None} == {
+        "timeout": 7, "limit": 9, "seed": 5, "by_hand": True, "conditions": None,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("arguments, said", [
     (["nowhere.py"], "error: nowhere.py: no such file or folder"),
     ([".", "--parts", "rnn"], "error: --parts: there is no part 'rnn'; use all, published, or rnn_step_forward, "),

@@ -1,6 +1,6 @@
 """What test_processes.py runs under torchrun, in one launch as far as it can be, since each launch loads torch anew.
 
-    torchrun --nproc-per-node 2 tests/several_processes.py FOLDER SCENARIO...
+    torchrun --nproc-per-node 2 tests/support/several_processes.py FOLDER SCENARIO...
 """
 
 import atexit
@@ -133,6 +133,19 @@ def precision(folder):
     (folder / f"precision-{rank}").write_text(" ".join(sorted(set(used))))
 
 
+def masks(folder):
+    """What is drawn in training, such as dropout masks and sampled captions, is not the same in both processes."""
+
+    class Drawing(CaptioningRNN):
+        def forward(self, images, captions):
+            drawn.append(torch.rand(3))
+            return super().forward(images, captions)
+
+    drawn = []
+    train("rnn", 1, model=make_model("rnn", model_class=Drawing))
+    torch.save(torch.stack(drawn), folder / f"masks-{processes.current().rank}.pt")
+
+
 def stopped(folder):
     """Only the second process has heard of an interrupt when it comes to the end of an iteration."""
 
@@ -163,7 +176,7 @@ def killed(folder):
     train("lstm", model=make_model("lstm", model_class=Killed), kept=checkpoints.Checkpoints(folder / "killed", {}, 1))
 
 
-SCENARIOS = (same, half, other_half, divided, features, precision, stopped, killed)
+SCENARIOS = (same, half, other_half, divided, features, precision, masks, stopped, killed)
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -354,6 +354,14 @@ def test_another_run_is_refused_by_what_differs(tmp_path, change, told):
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_checkpoint_of_another_format_is_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "FORMAT", 0)
+        run(tmp_path, num_epochs=1)
+    with pytest.raises(CheckpointError, match=f"format: 0 there, {checkpoints.FORMAT} here"):
+        run(tmp_path, num_epochs=2)
+
+
 def test_other_parts_of_a_batch_are_the_same_run(tmp_path):
     """So that one that ran out of memory can go on."""
     with pytest.raises(StopError):

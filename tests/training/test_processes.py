@@ -36,7 +36,7 @@ def launched(tmp_path_factory):
     for rank in (0, 1):
         several_processes.train("lstm", 1 + rank, kept=checkpoints.Checkpoints(folder / f"divided/{rank}", {}))
     done = launch("tests/support/several_processes.py", folder, "same", "half", "other_half", "divided", "features",
-                  "precision", "stopped")
+                  "precision", "masks", "stopped")
     assert done.returncode == 0, done.stderr
     return folder, done.stdout, done.stderr
 
@@ -96,6 +96,11 @@ def test_a_killed_process_ends_the_run_with_a_word_and_a_checkpoint(tmp_path, ca
     rest = several_processes.train("lstm", model=model, kept=checkpoints.Checkpoints(tmp_path / "killed", {}, 1))
     assert re.search("at epoch 3, iteration [67]", capsys.readouterr().out)  # the 7th may not be written yet
     torch.testing.assert_close(rest, several_processes.train("lstm"), rtol=1e-10, atol=1e-10)
+
+
+def test_each_process_draws_its_own_random_numbers(launched):
+    one, two = (torch.load(launched[0] / f"masks-{rank}.pt") for rank in (0, 1))
+    assert len(one) > 1 and (one[:2] != two[:2]).all()  # of the first two batches, of which both have a share
 
 
 def test_all_processes_stop_where_one_is_interrupted(launched):
