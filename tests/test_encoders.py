@@ -147,6 +147,13 @@ def test_folding_leaves_the_encoder_and_the_random_numbers_alone(make_encoder):
         torch.testing.assert_close(encoders.fold_normalization(encoder)(pictures), expected, rtol=1e-3, atol=1e-3)
 
 
+def test_a_picture_of_one_colour_has_features():
+    """A grid of one cell has no spread to divide by."""
+    images = torch.full((1, 3, 32, 32), 128, dtype=torch.uint8)
+    encoder = encoders.EfficientNetLite0(32).calibrate(images)
+    assert encoder(images).isfinite().all()
+
+
 def test_an_encoder_of_another_make_is_only_copied():
     """Nothing tells in which order its parts run: here the norm comes first."""
 
