@@ -1,24 +1,23 @@
 """An interactive attention viewer in HTML: choosing a word of a caption shows its attention map.
 
-The page (`viewer.html`, next to this file) is self-contained: pictures, words and weights are in it. A notebook shows
-it in a sandboxed `<iframe srcdoc>`, which Colab, JupyterLab, VS Code and nbviewer support. The styles and keyboard
-shortcuts of page and notebook do not interfere, and the page's content security policy allows only its own script,
-whatever a caption contains. Where frames are removed, as in a notebook that is not trusted, a static picture with its
-caption is shown instead; so it is by the page itself if scripts are disabled.
+The page (the template `viewer.html`, with the script `viewer.js`) is self-contained: pictures, words and weights are in
+it. A notebook shows it in a sandboxed `<iframe srcdoc>` (`viewer_cell.html`), which Colab, JupyterLab, VS Code and
+nbviewer support. The styles and keyboard shortcuts of page and notebook do not interfere, and the page's content
+security policy allows only its own script, whatever a caption contains. Where frames are removed, as in a notebook that
+is not trusted, a static picture with its caption is shown instead; so it is by the page itself if scripts are disabled.
 """
 
 import base64
 import hashlib
 import io
-import json
-import re
-from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+import jinja2
 import matplotlib as mpl
 import numpy as np
 import torch
+from markupsafe import Markup
 from PIL import Image
 
 from eecs598.captioner import in_batches, require_steps
@@ -27,7 +26,12 @@ from eecs598.vis.arrays import check_weights, to_display, to_numpy
 from eecs598.vis.attention import COLOUR_MAP, STRENGTH
 from eecs598.vis.text import clean
 
-PAGE = Path(__file__).with_name("viewer.html").read_text(encoding="utf-8")
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+)
+TEMPLATES.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+SCRIPT = Path(__file__).with_name("viewer.js").read_text(encoding="utf-8")
+SCRIPT_HASH = f"sha256-{base64.b64encode(hashlib.sha256(SCRIPT.encode('utf-8')).digest()).decode('ascii')}"
 COLOURS = np.rint(mpl.colormaps[COLOUR_MAP](np.linspace(0, 1, 17))[:, :3] * 255).astype(int).tolist()
 SIDE, JPEG_BYTES = 640, 100_000  # maximum size of a picture in the page
 STILL_SIDE, STILL_BYTES = 240, 15_000  # maximum size of the static picture
@@ -118,21 +122,15 @@ def _find_word(word, vocab):
 class AttentionViewer:
     """The result of `attention_viewer`, which a notebook displays as a cell's last expression or with `display`."""
 
-    def __init__(self, page, still, name, height):
+    def __init__(self, page, cell, name):
         self.page = page  # the whole HTML document
-        self._still, self._name, self._height = still, name, height
+        self._cell, self._name = cell, name
 
     def __repr__(self):
         return f"{self._name}: displayed in a notebook; save(path) saves it as a page"
 
     def _repr_html_(self):
-        return (
-            f'<iframe class="attention-viewer" title="{escape(self._name)}" sandbox="allow-scripts" '
-            f'style="width: 100%; height: {self._height}px; border: 1px solid #8888; border-radius: 6px" '
-            f'srcdoc="{escape(self.page)}"></iframe>'
-            f'<div class="attention-still">{self._still}</div>'
-            "<style>.attention-viewer + .attention-still { display: none }</style>"
-        )
+        return self._cell
 
     def save(self, path):
         """Save the page as a file for any browser. Raises OSError."""
@@ -163,19 +161,19 @@ def attention_viewer(
             raise ValueError(f"picture {n}: {error}") from None
     name = clean(title or "")
     data = {"pictures": [picture.data for picture in pictures], "colours": COLOURS, "strength": STRENGTH}
-    page = _fill_page(
-        title=escape(name or "Attention maps"), title_hidden="" if name else " hidden",
-        sections="\n".join(_write_section(picture, n, len(pictures)) for n, picture in enumerate(pictures)),
-        data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # no </script> from a caption
-    )  # fmt: skip
-    label = f"Attention viewer, {len(pictures)} picture{'s' * (len(pictures) > 1)}"
-    return AttentionViewer(page, "".join(map(_write_still, pictures)), label + (f": {name}" if name else ""), height)
+    page = TEMPLATES.get_template("viewer.html").render(
+        title=name, pictures=pictures, gradient=_gradient(), data=data, script=Markup(SCRIPT), script_hash=SCRIPT_HASH
+    )
+    label = f"Attention viewer, {len(pictures)} picture{'s' * (len(pictures) > 1)}" + (f": {name}" if name else "")
+    cell = TEMPLATES.get_template("viewer_cell.html").render(page=page, pictures=pictures, name=label, height=height)
+    return AttentionViewer(page, cell, label)
 
 
 class _Picture(NamedTuple):
-    """One picture, as the page and its script need it."""
+    """One picture, as the templates and the script need it."""
 
-    pixels: np.ndarray  # uint8 (H, W, 3)
+    source: str  # a data URL
+    still: str  # a smaller one
     data: dict  # for the script
     references: list
 
@@ -198,7 +196,8 @@ def _read_picture(image, caption, weights, probabilities, alternatives, referenc
     data = {"ratio": pixels.shape[1] / pixels.shape[0], "grid": coarse.shape[1:], "words": read,
             "caption": " ".join(words) or "no words"}  # fmt: skip
     references = [references] if isinstance(references, str) else references or []
-    return _Picture(pixels, data, [clean(text) for text in references])
+    source, still = _to_jpeg(pixels, SIDE, JPEG_BYTES), _to_jpeg(pixels, STILL_SIDE, STILL_BYTES)
+    return _Picture(source, still, data, [clean(text) for text in references])
 
 
 def _coarsen(maps):
@@ -229,51 +228,6 @@ def _name_place(heat):
     down = ("top", "middle", "bottom")[int(3 * (row + 0.5) / heat.shape[0])]
     across = ("left", "centre", "right")[int(3 * (column + 0.5) / heat.shape[1])]
     return f"most at the {down} {across}".replace("middle centre", "centre")
-
-
-# ---- HTML ----
-
-
-def _fill_page(**parts):
-    """PAGE with its placeholders filled in one pass, so that double braces in a caption are not placeholders."""
-    script = re.search(r"<script>(.*?)</script>", PAGE, re.DOTALL)[1]
-    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    parts["script_hash"] = f"sha256-{digest}"
-    return re.sub(r"\{\{(\w+)\}\}", lambda gap: parts[gap[1]], PAGE)
-
-
-def _write_section(picture, n, N):
-    """The part of the page for one picture. Elements that the script fills are hidden until it runs."""
-    words = "".join(f"<li>{escape(word['word'])}{_small(word['probability'])}</li>" for word in picture.data["words"])
-    people = "".join(f"<li>{escape(text)}</li>" for text in picture.references)
-    alt = picture.references[0] if picture.references else f"picture {n + 1}"
-    return f"""<section aria-label="Picture {n + 1} of {N}">
-<figure>
-<div class="stage" style="--ratio: {picture.data["ratio"]:.4f}">
-<img alt="{escape(alt)}" src="{_to_jpeg(picture.pixels, SIDE, JPEG_BYTES)}"><canvas aria-hidden="true"></canvas></div>
-<figcaption hidden><span class="bar">0 <i style="background: {_gradient()}"></i> <b class="largest"></b></span>
-weight, up to the maximum of this word's map; white contour: half the maximum</figcaption>
-</figure>
-<div>
-<p class="hint" hidden>Hover or tap the words, or use the arrow keys.</p>
-<ol class="words" aria-label="Words of the caption">{words}</ol>{"" if words else '<p class="hint">(no words)</p>'}
-<div class="detail" hidden></div>
-{f'<div class="people">References:<ul>{people}</ul></div>' if people else ""}
-</div>
-</section>"""
-
-
-def _write_still(picture):
-    """The static replacement of the page where frames are removed."""
-    words = escape(picture.data["caption"])
-    return (
-        f'<p><img alt="picture" src="{_to_jpeg(picture.pixels, STILL_SIDE, STILL_BYTES)}"><br>{words}<br>'
-        "<i>Run this cell, or trust the notebook, to see the attention map of each word.</i></p>"
-    )
-
-
-def _small(probability):
-    return "" if probability is None else f"<small>{probability:.2f}</small>"
 
 
 def _gradient():

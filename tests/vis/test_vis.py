@@ -87,7 +87,8 @@ def test_bad_picture_is_a_one_line_error(image, seen):
         (np.ones((1, 7, 7)), "(1, 7, 7)"),
         (np.ones((0, 7)), "(0, 7)"),
         (np.full((7, 7), np.nan), "nan"),
-        (np.eye(7) - 0.5, "-0.5"),
+        (np.full((7, 7), np.inf), "inf to inf"),
+        (np.eye(7) - 0.5, "-0.5 to 0.5"),
     ],
 )
 def test_bad_map_is_a_one_line_error(rng, weights, seen):
