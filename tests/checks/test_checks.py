@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from support.checking import hints, run, student
+from support.checking import draw, hints, run, student
 from torch import nn
 
 import rnn_lstm_captioning as ours
@@ -17,10 +17,6 @@ from eecs598.grad import NUMERIC, CheckError, CheckTable, rel_error
 CAPTIONER = [part for part in CHECKS if "captioner" in part]  # of a whole model, in float32
 FUNCTIONS = [part for part in CHECKS if part not in CAPTIONER]
 FORMULAS = {name: f for name, f in vars(parts).items() if isinstance(f, Formula)}
-
-
-def draw(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("names", [vars(ours), student()], ids=["ours", "a student's"])

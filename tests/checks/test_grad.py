@@ -6,14 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.checking import draw
 
 from eecs598.grad import CheckError, CheckTable, compute_numeric_gradient, rel_error
 
 SHAPES = [(), (1,), (1, 1), (5,), (2, 3), (1, 4, 1), (2, 3, 4), (0, 3)]
-
-
-def draw(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def f(x):

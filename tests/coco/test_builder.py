@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from support import ROOT
 from support.data_files import PEAK, assert_equal, message, numbers_of, write_folder
+from support.faulty_server import error_of
 
 from eecs598 import coco
 from eecs598.coco import build_data, builder, download
@@ -85,14 +86,6 @@ def serve_folder(host, folder, numbers):
     images, captions = write_folder(folder, numbers, change=add_addresses)
     host.files |= {f"/train2014/{path.name}": path.read_bytes() for path in images.iterdir()}
     return images, captions
-
-
-def error_of(call, *arguments, **options):
-    """The one line of a failed download."""
-    with pytest.raises(DownloadError) as caught:
-        call(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # --- fetched pictures ---------------------------------------------------------------------------------------

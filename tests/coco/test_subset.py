@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from support.data_files import assert_equal
-from support.faulty_server import serve, unused_port
+from support.faulty_server import error_of, serve, unused_port
 
 from eecs598 import coco
 from eecs598.coco import (
@@ -159,13 +159,6 @@ def assert_begins(larger, smaller):
 
 def counts_of(data):
     return len(data["train_images"]), len(data["val_images"])
-
-
-def error_of(call, **options):
-    with pytest.raises(DownloadError) as caught:
-        call(**options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # --- the subset ---------------------------------------------------------------------------------------------

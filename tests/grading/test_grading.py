@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support import ROOT, confinement, in_process, mutants, rewrites
+from support.reports import explain, lost
 from support.tables import Tables
 
 from eecs598 import checks
@@ -78,14 +79,6 @@ def describe(entry):
     return f"{entry.where}: {entry.what}" if isinstance(entry, mutants.Mutant) else entry.what
 
 
-def lost(report):
-    return [part for part, result in report.results.items() if result.verdict != RIGHT]
-
-
-def explain(report):
-    return grading.format_report(report, dict.fromkeys(report.results, 1))
-
-
 # --- mutants and rewrites ---------------------------------------------------------------------------------
 
 
@@ -144,9 +137,9 @@ def test_a_mistake_made_by_a_rule_never_passes(tables):
     as_written = ast.unparse(ast.parse(SOLUTION))
     assert not [name for name in {name for name, _, _ in made} if missed(as_written, name)]
     results = {f"{name}, {what}": missed(source, name) for name, what, source in made}
-    for key, lost in results.items():
-        tables.add("mutants made by rules", f"{key} -> {'lost' if lost else 'FULL MARKS'}")
-    assert all(results.values()), [key for key, lost in results.items() if not lost]
+    for key, caught in results.items():
+        tables.add("mutants made by rules", f"{key} -> {'lost' if caught else 'FULL MARKS'}")
+    assert all(results.values()), [key for key, caught in results.items() if not caught]
 
 
 @pytest.mark.parametrize("entry", [mutants.MUTANTS[0], rewrites.REWRITES[0]], ids=describe)

@@ -14,6 +14,10 @@ import threading
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+
+from eecs598.coco.download import DownloadError
+
 WEB_PAGE = b"<!DOCTYPE html>\n<html><title>Please log in</title>" + b"<p>welcome</p>" * 200
 FAULTS = {}
 
@@ -369,3 +373,11 @@ def unused_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def error_of(call, *arguments, **options):
+    """The one line of a failed download."""
+    with pytest.raises(DownloadError) as caught:
+        call(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

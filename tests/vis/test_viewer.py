@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from support import ROOT
+from support.drawing import draw_maps, draw_picture
 
 import rnn_lstm_captioning as rlc
 from eecs598.encoders import get_encoder, set_encoder
@@ -53,14 +54,6 @@ class Page(HTMLParser):
 
     def text(self, tag):
         return [text for inside, text in self.texts if inside == tag]
-
-
-def draw_picture(rng, height=40, width=60):
-    return rng.integers(0, 256, (3, height, width), dtype=np.uint8)
-
-
-def draw_maps(rng, T, h=3, w=4):
-    return torch.softmax(torch.tensor(rng.normal(size=(T, h * w))), dim=1).view(T, h, w)
 
 
 @pytest.fixture

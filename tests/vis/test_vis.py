@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import font_manager, style
 from PIL import Image
+from support.drawing import draw_maps, draw_picture
 
 from eecs598 import vis
 from eecs598.utils import attention_visualizer, reset_seed
@@ -30,14 +31,6 @@ SHAPES = [(112, 112), (60, 131), (127, 48)]
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
-
-
-def draw_picture(rng, height=40, width=60):
-    return rng.integers(0, 256, (3, height, width), dtype=np.uint8)
-
-
-def draw_maps(rng, T, h=3, w=4):
-    return torch.softmax(torch.tensor(rng.normal(size=(T, h * w))), dim=1).view(T, h, w)
 
 
 def write_png(fig, **options):
