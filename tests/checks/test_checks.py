@@ -9,7 +9,7 @@ from support.checking import draw, hints, run, student
 from torch import nn
 
 import rnn_lstm_captioning as ours
-from eecs598.checks import CHECKS, formulas, parts
+from eecs598.checks import CHECKS, drawn_from, formulas, parts
 from eecs598.checks.hints import describe_sizes
 from eecs598.checks.parts import MAIN, Case, Formula
 from eecs598.grad import NUMERIC, CheckError, CheckTable, rel_error
@@ -123,6 +123,14 @@ def test_draws_are_fixed_and_telling():
     assert all(any(len(row.unique()) < len(row) for row in rows) for rows in (x, x.t()))  # in a caption and in a step
     assert (x == 0).any() and (y == 0).any()
     assert len((y == parts.IGNORED).sum(1).unique()) > 1 and parts.IGNORED != 0
+
+
+def test_draws_of_a_run_are_telling_too():
+    """Of the seeds that may be drawn, about half repeat no word within a step at their first attempt."""
+    for seed in range(20):
+        with drawn_from(seed):
+            x = parts.WORD_EMBEDDING.draw(MAIN)[0]["x"]
+        assert all(any(len(row.unique()) < len(row) for row in rows) for rows in (x, x.t())), seed
 
 
 def test_a_check_leaves_the_random_state_and_the_threads_alone():
