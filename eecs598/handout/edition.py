@@ -23,7 +23,7 @@ FOLDER = "rnn_lstm_captioning"  # the folder in the zip
 
 # Copied besides the source, the notebook and some tests. Left out: the answers, and what is for instructors.
 COPIED = ("README.md", "LICENSE", "Makefile", "pyproject.toml", ".gitignore", "helpers.py", "datasets/README.md",
-          "datasets/.gitignore", "docs/*", "eecs598/**/*.py", "eecs598/**/*.html")  # fmt: skip
+          "datasets/.gitignore", "docs/*", "eecs598/**/*.py", "eecs598/**/*.html", "eecs598/**/*.js")  # fmt: skip
 LEFT_OUT = ("fast", "handout", "grading", "instructors")
 INSTRUCTORS_LINES = re.compile(r"^.*\bINSTRUCTORS ONLY\b(?:.*\n)+?.*\bEND INSTRUCTORS\b.*\n+", re.MULTILINE)
 
