@@ -70,7 +70,7 @@ class DeepState(NamedTuple):
     of_pictures = ("A", "keys", "values")  # see `eecs598.decoding`
 
 
-class _Deep:
+class _DeepCaptioner:
     """What `with_deep_output` adds to a captioner of cell type attn: the output layer is a `DeepOutput`."""
 
     def __init__(self, *args, wordvec_dim, hidden_dim, cell_type, output_heads, **kwargs):
@@ -122,4 +122,4 @@ def with_deep_output(captioner_class):
     Its constructor also takes output_heads, their number. It raises ValueError for another cell type than attn, and for
     a class without the lesson's parts.
     """
-    return type("DeepCaptioner", (_Deep, captioner_class), {})
+    return type("DeepCaptioner", (_DeepCaptioner, captioner_class), {})

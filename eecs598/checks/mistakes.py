@@ -158,13 +158,13 @@ ATTENTION_IN_TIME = (
 )
 ATTN_UNUSED = ("attn @ Wattn is left out", _on(Wattn=zero))
 WORD_EMBEDDING = (
-    ("a repeated word keeps the gradient of one occurrence, as by dW[x] = dout or dW[x] += dout: sum them all, as "
+    ("a repeated word keeps the gradient of one occurrence, as in dW[x] = dout or dW[x] += dout: sum them all, as "
      "with index_add_", _with(share=_last_only)),
-    ("a repeated word keeps the gradient of its last step, as by dW[x[:, t]] = dout[:, t]: sum them all, as with "
+    ("a repeated word keeps the gradient of its last step, as in dW[x[:, t]] = dout[:, t]: sum them all, as with "
      "index_add_", _with(share=lambda x: _last_only(x.t()).t())),
-    ("a word that is repeated within a step counts once there, as by dW[x[:, t]] += dout[:, t]: sum them all, as with "
+    ("a word that is repeated within a step counts once there, as in dW[x[:, t]] += dout[:, t]: sum them all, as with "
      "index_add_", _with(share=lambda x: _last_in_row(x.t()).t())),
-    ("a word that is repeated within a caption counts once there, as by dW[x[n]] += dout[n]: sum them all, as with "
+    ("a word that is repeated within a caption counts once there, as in dW[x[n]] += dout[n]: sum them all, as with "
      "index_add_", _with(share=_last_in_row)),
     ("the gradient of a repeated word is averaged over its occurrences: sum them",
      _with(share=lambda x: 1 / (x.unsqueeze(2) == x.flatten()).sum(2))),
