@@ -147,6 +147,16 @@ def test_the_same_solution_gives_the_same_zip(edition, tmp_path):
     assert Path(f"{make(tmp_path)}.zip").read_bytes() == Path(f"{edition}.zip").read_bytes()
 
 
+def test_a_solution_with_a_syntax_error_is_one_line(tmp_path, monkeypatch, capsys):
+    def fail(edition, root):
+        compile("def open(:", "rnn_lstm_captioning.py", "exec")
+
+    monkeypatch.setattr(command, "edition_files", fail)
+    assert main([str(tmp_path / "edition")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: invalid syntax (rnn_lstm_captioning.py, line 1)") and error.count("\n") == 1
+
+
 def test_the_badge_is_that_of_the_editions_own_repository(tmp_path):
     """Never that of the solution's, where the answers are."""
     for name in (SOURCE, NOTEBOOK, "README.md", "tests/conftest.py"):
