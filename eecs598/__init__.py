@@ -16,6 +16,7 @@ For the tinkerer, who trains on more data and captions photographs:
     captioner    make, save and load a captioner, caption pictures with it
     decoding     beam search and sampling                 deep_output    a captioner with a deep output layer
     by_picture   captions of a picture as queries to its grid
+    teacher_forcing    the probability and the attention map of each word of a given caption
     inflation    four ways to raise BLEU without better captions
     reranking    of the captions found, the one with the n-grams that the picture's features suggest
     training     solver, objective, options, checkpoints, self-critical training, processes, recipes

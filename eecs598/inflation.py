@@ -1,4 +1,4 @@
-"""Four ways to raise a captioner's BLEU without making its captions any better; each occurs in published code.
+"""Four ways to raise a captioner's BLEU without making its captions any better, each easy to do by accident.
 
     full stop         the final full stop counts as a word, in the captions and in the references: a word that is always
                       correct
@@ -16,7 +16,7 @@ from eecs598.captioner import caption_pictures, captions_alone, decode_pictures,
 from eecs598.coco import decode_captions
 from eecs598.metrics import import_scorers
 from eecs598.metrics.ptb import tokenize
-from eecs598.vis.viewer import explain_captions
+from eecs598.teacher_forcing import explain_captions
 
 BEAM = 5
 BATCH = 100

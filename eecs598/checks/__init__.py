@@ -1,9 +1,10 @@
 """The checks of the assignment, which compare each hand-written function with PyTorch's own in float64.
 
-A check takes the learner's functions or classes, as in `check_rnn_step_backward(rnn_step_forward, rnn_step_backward)`,
-runs them on fixed inputs whose dimensions are all different, and returns a `CheckTable` or raises `CheckError` with the
-table and hints. Whatever the functions raise or return becomes a row and a hint. A wrong output is compared with the
-results of common mistakes, so a hint is not a guess: the learner's numbers are those of the mistake.
+A check takes the learner's functions or classes, as in `CHECKS["rnn_step_backward"].run(rnn_step_forward,
+rnn_step_backward)`, runs them on fixed inputs whose dimensions are all different, and returns a `CheckTable` or raises
+`CheckError` with the table and hints. Whatever the functions raise or return becomes a row and a hint. A wrong output
+is compared with the results of common mistakes, so a hint is not a guess: the learner's numbers are those of the
+mistake.
 
     formulas    the correct formulas, written out and with PyTorch's functions
     mistakes    common mistakes: a sentence, and the formula with the mistake
@@ -18,52 +19,10 @@ results of common mistakes, so a hint is not a guess: the learner's numbers are 
 `CHECKS` lists them in that order: part name -> check, with the names of its arguments.
 """
 
+from eecs598.checks import lesson  # noqa: F401, fills CHECKS
 from eecs598.checks.kinds import CHECKS, Check
-from eecs598.checks.lesson import (
-    check_attention_lstm_backward,
-    check_attention_lstm_forward,
-    check_attention_lstm_module,
-    check_attention_lstm_step_backward,
-    check_attention_lstm_step_forward,
-    check_attn_captioner_loss,
-    check_attn_captioner_sample,
-    check_dot_product_attention,
-    check_dot_product_attention_backward,
-    check_lstm_backward,
-    check_lstm_captioner_loss,
-    check_lstm_captioner_sample,
-    check_lstm_forward,
-    check_lstm_module,
-    check_lstm_step_backward,
-    check_lstm_step_forward,
-    check_rnn_backward,
-    check_rnn_captioner_loss,
-    check_rnn_captioner_sample,
-    check_rnn_forward,
-    check_rnn_module,
-    check_rnn_step_backward,
-    check_rnn_step_forward,
-    check_temporal_affine_backward,
-    check_temporal_affine_forward,
-    check_temporal_softmax_backward,
-    check_temporal_softmax_loss,
-    check_word_embedding_backward,
-    check_word_embedding_forward,
-    check_word_embedding_module,
-)  # fmt: skip
 from eecs598.checks.levels import BEYOND, LESSON, PUBLISHED, at_level
 from eecs598.checks.running import OutputError
 from eecs598.checks.seeds import drawn_from
 
-__all__ = [
-    "BEYOND", "CHECKS", "LESSON", "PUBLISHED", "Check", "OutputError", "at_level",
-    "check_attention_lstm_backward", "check_attention_lstm_forward", "check_attention_lstm_module",
-    "check_attention_lstm_step_backward", "check_attention_lstm_step_forward", "check_attn_captioner_loss",
-    "check_attn_captioner_sample", "check_dot_product_attention", "check_dot_product_attention_backward",
-    "check_lstm_backward", "check_lstm_captioner_loss", "check_lstm_captioner_sample", "check_lstm_forward",
-    "check_lstm_module", "check_lstm_step_backward", "check_lstm_step_forward", "check_rnn_backward",
-    "check_rnn_captioner_loss", "check_rnn_captioner_sample", "check_rnn_forward", "check_rnn_module",
-    "check_rnn_step_backward", "check_rnn_step_forward", "check_temporal_affine_backward",
-    "check_temporal_affine_forward", "check_temporal_softmax_backward", "check_temporal_softmax_loss",
-    "check_word_embedding_backward", "check_word_embedding_forward", "check_word_embedding_module", "drawn_from",
-]  # fmt: skip
+__all__ = ["BEYOND", "CHECKS", "LESSON", "PUBLISHED", "Check", "OutputError", "at_level", "drawn_from"]

@@ -143,8 +143,8 @@ def _add_padding(table, formula, run):
         table.hint("sample() continues after <END>: write <NULL> from there on, and stop when every caption has ended")
 
 
-def captioner_checks(cell_type, loss, sample):
-    """Register the checks of a captioner: of the loss with its gradients, and of its captions."""
+def add_captioner_checks(cell_type, loss, sample):
+    """Add the checks of a captioner: of the loss with its gradients, and of its captions."""
 
     def check_loss(captioner_class):
         if current_level() == PUBLISHED:
@@ -170,7 +170,5 @@ def captioner_checks(cell_type, loss, sample):
         return table.raise_on_miss()
 
     about = f"the captioner with cell_type {cell_type!r} against PyTorch's layers: "
-    return (
-        register(f"{cell_type}_captioner_loss", ("CaptioningRNN",), check_loss, f"{about}loss, gradients"),
-        register(f"{cell_type}_captioner_sample", ("CaptioningRNN",), check_sample, f"{about}captions, attention"),
-    )
+    register(f"{cell_type}_captioner_loss", ("CaptioningRNN",), check_loss, f"{about}loss, gradients")
+    register(f"{cell_type}_captioner_sample", ("CaptioningRNN",), check_sample, f"{about}captions, attention")

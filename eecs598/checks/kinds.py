@@ -34,16 +34,15 @@ def _one_thread():
 
 
 def register(part, needs, check, about):
-    """Add a check to `CHECKS` and return it."""
+    """Add a check to `CHECKS`."""
     check = _one_thread()(check)
     check.__name__ = check.__qualname__ = f"check_{part}"
     check.__doc__ = f"check_{part}({', '.join(needs)}): {about}. Returns a `CheckTable` or raises `CheckError`."
     CHECKS[part] = Check(check, needs)
-    return check
 
 
-def forward_check(name, formula, add=None, spare=("cache",)):
-    """A check of a function that computes a value. add: a property to check, too."""
+def add_forward_check(name, formula, add=None, spare=("cache",)):
+    """Add the check of a function that computes a value. add: a property to check, too."""
 
     def check(function):
         table = CheckTable(f"{name} against {formula.against}")
@@ -53,15 +52,15 @@ def forward_check(name, formula, add=None, spare=("cache",)):
             guard(table, add, table, run, values)
         return table.raise_on_miss()
 
-    return register(name, (name,), check, f"{', '.join(formula.outputs)} against {formula.against}")
+    register(name, (name,), check, f"{', '.join(formula.outputs)} against {formula.against}")
 
 
 def _incoming_and_cache(inputs, incoming, values):
     return *incoming, values["cache"]
 
 
-def backward_check(forward_name, name, formula, add=None, spare=("cache",), arguments=_incoming_and_cache):
-    """A check of a gradient, against autograd and against finite differences of the learner's own forward."""
+def add_backward_check(forward_name, name, formula, add=None, spare=("cache",), arguments=_incoming_and_cache):
+    """Add the check of a gradient, against autograd and against finite differences of the learner's own forward."""
 
     def check(forward, backward):
         table = CheckTable(f"{name} against autograd through {formula.against}")
@@ -75,11 +74,11 @@ def backward_check(forward_name, name, formula, add=None, spare=("cache",), argu
         return table.raise_on_miss()
 
     about = f"{', '.join(formula.gradients)} against autograd through {formula.against}, and finite differences"
-    return register(name, (forward_name, name), check, about)
+    register(name, (forward_name, name), check, about)
 
 
-def module_check(part, name, formula, step=None):
-    """A check of a module: values, then gradients if the values are right, then the step that sampling uses."""
+def add_module_check(part, name, formula, step=None):
+    """Add the check of a module: values, then gradients if the values are right, then the step that sampling uses."""
 
     def check(module_class):
         table = CheckTable(f"{name} against {formula.against}")
@@ -91,4 +90,4 @@ def module_check(part, name, formula, step=None):
         return table.raise_on_miss()
 
     about = f"values, and gradients through the module, against {formula.against}" + ("; its step" if step else "")
-    return register(part, (name,), check, about)
+    register(part, (name,), check, about)

@@ -124,7 +124,7 @@ IN_TIME = (
     ("the state is not passed on: every step starts from the initial state", _with(carry=lambda state, first: first)),
     ("the state is not passed on: every step starts from zero", _with(carry=zero)),
     ("the gradient that flows back from step t + 1 is not added at step t", _with(carry=_detach)),
-    ("a weight's gradient is only that of the first step, the last one in a backward loop: sum over the steps with +=",
+    ("a weight's gradient is only that of step 0, which a backward loop comes to last: sum over the steps with +=",
      _with(use=lambda W, t, T: W if t == 0 else W.detach())),
     ("a weight's gradient is only that of the last step: sum over the steps",
      _with(use=lambda W, t, T: W if t == T - 1 else W.detach())),
@@ -138,11 +138,11 @@ DOT_PRODUCT_ATTENTION = (
     ("the softmax is over the batch; it must be over all cells", _with(softmax=lambda s: s.softmax(0))),
     ("the softmax is over each column; it must be over all cells", _with(softmax=lambda s: s.softmax(1))),
     ("the softmax is over each row; it must be over all cells", _with(softmax=lambda s: s.softmax(2))),
-    ("1/sqrt(H) is missing in the backward of the scores", _with(scale=_unscaled_slope)),
+    ("1/sqrt(H) is missing in the backward pass of the scores", _with(scale=_unscaled_slope)),
     ("dA lacks the path through the scores: A is both key and value", _with(keys=_detach)),
     ("dA lacks the path through the average: A is both key and value", _with(values=_detach)),
     ("the gradient through the weights is missing", _with(attend=_detach)),
-    ("the softmax's backward is w * dw; it must be w * (dw - sum(w * dw))",
+    ("the gradient through the softmax is w * dw; it must be w * (dw - sum(w * dw))",
      _with(softmax=_slope(over_cells, lambda scores, weights: weights))),
 )
 ATTENTION_IN_TIME = (
@@ -182,10 +182,10 @@ TEMPORAL_SOFTMAX = (
     ("word 0 is ignored, whatever ignore_index says", _with(ignore_index=0)),
     ("the softmax is over time (axis 1); it must be over the words (axis 2)", _with(axis=1)),
     ("the softmax is over the batch (axis 0); it must be over the words (axis 2)", _with(axis=0)),
-    ("the backward's softmax is over time (axis 1); it must be over the words (axis 2)", _with(slope=1)),
-    ("the backward's softmax is over the batch (axis 0); it must be over the words (axis 2)", _with(slope=0)),
+    ("the backward pass's softmax is over time (axis 1); it must be over the words (axis 2)", _with(slope=1)),
+    ("the backward pass's softmax is over the batch (axis 0); it must be over the words (axis 2)", _with(slope=0)),
     ("1 is not subtracted at the target word", _with(pick=_detach)),
-    ("the softmax is missing, only the target word gets a gradient", _with(spread=_detach)),
+    ("the softmax is missing, so only the target word gets a gradient", _with(spread=_detach)),
 )
 NOT_SEEN = ("the picture is not used: every caption starts from zeros", _with(see=zero))
 FEATURES_AGAIN = (

@@ -10,7 +10,7 @@ from torch import nn
 from eecs598.shapes import blame_shapes
 
 PARAMETERS = ("Wx", "Wh", "Wattn", "b", "W_embed")
-OWN_DTYPE = "a tensor created inside has another dtype than x: create it with x.new_zeros(...) or dtype=x.dtype"
+OWN_DTYPE = "a tensor created inside has a different dtype from x: create it with x.new_zeros(...) or dtype=x.dtype"
 
 
 class OutputError(Exception):

@@ -6,8 +6,8 @@ user's matplotlib settings do not affect a figure and are not changed. Text is d
 are not markup.
 
 `captions.py` shows captions, `attention.py` attention maps, `plots.py` curves and heat maps, `viewer.py` is the
-interactive attention viewer (to be imported separately, as it runs a captioner), `page.py` exports a notebook as one
-page. `figures.py`, `text.py` and `arrays.py` are shared: figures and their layout, text, and input arrays.
+interactive attention viewer, `page.py` exports a notebook as one page. `figures.py`, `text.py` and `arrays.py` are
+shared: figures and their layout, text, and input arrays.
 """
 
 from eecs598.vis.arrays import to_display
@@ -15,8 +15,9 @@ from eecs598.vis.attention import attention_overlay, show_attention
 from eecs598.vis.captions import show_captions
 from eecs598.vis.plots import plot_gates, plot_gradient_norms, plot_growth, plot_losses, plot_ratios, plot_similarity
 from eecs598.vis.text import fonts_for, load_font
+from eecs598.vis.viewer import attention_viewer
 
 __all__ = [
-    "attention_overlay", "fonts_for", "load_font", "plot_gates", "plot_gradient_norms", "plot_growth", "plot_losses",
-    "plot_ratios", "plot_similarity", "show_attention", "show_captions", "to_display",
+    "attention_overlay", "attention_viewer", "fonts_for", "load_font", "plot_gates", "plot_gradient_norms",
+    "plot_growth", "plot_losses", "plot_ratios", "plot_similarity", "show_attention", "show_captions", "to_display",
 ]  # fmt: skip

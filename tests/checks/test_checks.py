@@ -78,11 +78,8 @@ def test_every_hand_written_function_and_module_has_a_check():
     assert by_hand | modules == needed
 
 
-def test_checks_are_importable_by_name_and_say_what_they_take():
-    from eecs598 import checks
-
+def test_checks_say_what_they_take():
     for part, check in CHECKS.items():
-        assert getattr(checks, f"check_{part}") is check.run
         assert check.run.__name__ == f"check_{part}" and ", ".join(check.needs) in check.run.__doc__
 
 

@@ -143,7 +143,7 @@ SLIPS = {  # part: text, its replacement, what a hint must say
     "rnn_backward": [
         ("dh[:, t] + dprev_h\n", "dh[:, t]\n", "flows back from step t + 1 is not added"),
         ("dWx = dWx + dWx_t",
-         "dWx = dWx_t", "dWx: this is what comes out when a weight's gradient is only that of the first step"),
+         "dWx = dWx_t", "dWx: this is what comes out when a weight's gradient is only that of step 0"),
         ("return dx, dh0, dWx",
          "return dx, dh0, dWx / T", "dWx is 0.25 times the right value: averaged over time"),
         ("dh_t = dh[:, t] + dprev_h", "dh[:, t] += dprev_h; dh_t = dh[:, t]", "changed in place: dh;"),
@@ -234,7 +234,7 @@ SLIPS = {  # part: text, its replacement, what a hint must say
     ],
     "lstm_backward": [
         ("(dh[:, t] + dprev_h, dprev_c, cache", "(dh[:, t], 0 * dprev_c, cache", "flows back from step"),
-        ("dW = [total + part", "dW = [part", "that of the first step"),
+        ("dW = [total + part", "dW = [part", "that of step 0"),
     ],
     "lstm_module": [
         ("c0 = torch.zeros_like(h0)", "c0 = h0", "c0 is h0; it must be zero"),
@@ -258,7 +258,7 @@ SLIPS = {  # part: text, its replacement, what a hint must say
         (" / math.sqrt(H)\n    dA_value", "\n    dA_value", "missing in the backward"),
         ("dA_value + dA_key", "dA_value", "lacks the path through the scores"),
         ("dA_value + dA_key", "dA_key", "lacks the path through the average"),
-        ("(dw - (dw * attn_weights).sum(dim=(1, 2), keepdim=True))", "dw", "softmax's backward is w * dw"),
+        ("(dw - (dw * attn_weights).sum(dim=(1, 2), keepdim=True))", "dw", "gradient through the softmax is w * dw"),
     ],
     "attention_lstm_step_forward": [
         ("attn @ Wattn + b)", "b)", "attn @ Wattn is left out"),
