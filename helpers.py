@@ -51,13 +51,17 @@ def open_data(name="scenes", num_train=10_000, num_val=500):
     if name != "scenes":
         return load_coco_captions(name)
     path = DATASETS / f"scenes-{num_train}-{num_val}.pt"
-    if not path.exists():
-        drawn = make_scenes(num_train, num_val)
+    if path.exists():
         try:
-            coco.save_data(drawn, path)
-        except coco.DataError as error:
-            print(f"note: the scenes cannot be saved and are drawn again each time ({error})")
-            return print_summary(drawn)
+            return load_coco_captions(path)
+        except coco.DataError as error:  # perhaps cut short by the synchronization of a Drive
+            print(f"note: the scenes are drawn again ({error})")
+    drawn = make_scenes(num_train, num_val)
+    try:
+        coco.save_data(drawn, path)
+    except coco.DataError as error:
+        print(f"note: the scenes cannot be saved and are drawn again each time ({error})")
+        return print_summary(drawn)
     return load_coco_captions(path)
 
 
@@ -121,7 +125,7 @@ def fingerprint(module, data):
 
 def main(arguments=None):
     """Run `train`, `evaluate` or `caption` with the CaptioningRNN of this folder. Returns the exit status."""
-    return cli.main(arguments, _captioner_class())
+    return cli.main(arguments, _captioner_class)
 
 
 def _captioner_class():

@@ -50,6 +50,8 @@ def check_output(path, inputs=()):
     inputs: files that the command reads (None for an option not given), none of which may be overwritten.
     """
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():  # a device, such as /dev/stdout
+        return
     if not path.name or path.is_dir():
         raise ValueError(f"{path} is a folder; name a file to write")
     for file in filter(None, inputs):

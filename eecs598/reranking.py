@@ -60,6 +60,13 @@ def reorder(captions, scores, lengths, weight, length_penalty=0.0):
                             for part in captions))  # fmt: skip
 
 
+def check_vocabulary(size):
+    """Raise ValueError for a vocabulary of more words than a Reranker can tell apart."""
+    if size > 1 << WORD_BITS:
+        raise ValueError(f"the vocabulary has {size:,} words; a reranker takes at most {1 << WORD_BITS:,}: build the "
+                         "data file with a higher --min-count")  # fmt: skip
+
+
 class Reranker:
     """Scores captions by the n-grams that a picture's features suggest.
 
@@ -73,8 +80,7 @@ class Reranker:
         if features.ndim != 3 or captions.ndim != 3 or len(features) != len(captions):
             raise ValueError(f"features {tuple(features.shape)} and captions {tuple(captions.shape)} must be (n, M, C) "
                              "and (n, K, T) of the same n pictures")  # fmt: skip
-        if captions.max() >> WORD_BITS:
-            raise ValueError(f"captions have the word id {captions.max()}; it must be below {1 << WORD_BITS:,}")
+        check_vocabulary(captions.max() + 1)
         self.features, self.captions = features[:MAX_PICTURES].half(), captions[:MAX_PICTURES].to(torch.int32)
         self.special, self.encoders, self.image_size = list(special), list(encoders), image_size
 

@@ -135,18 +135,18 @@ def test_the_command_trains_saves_and_captions_with_it(tmp_path, tiny_data, monk
     coco.save_data(tiny_data, tmp_path / "data.pt")
     command = ["train", "--data", tmp_path / "data.pt", "--out", tmp_path / "out", "--epochs", 60, "--hidden", 16,
                "--wordvec", 8, "--learning-rate", 0.02, "--lr-decay", 1, "--output-heads", 4]  # fmt: skip
-    status = main([*map(str, command), "--cell", "attn"], rlc.CaptioningRNN)
+    status = main([*map(str, command), "--cell", "attn"], lambda: rlc.CaptioningRNN)
     assert status == 0, capsys.readouterr().err
     model, idx_to_token, _ = captioner.load_captioner(tmp_path / "out/attn.pt", rlc.CaptioningRNN)
     assert model.deep_output.heads == 4
     captions, _ = captioner.caption_pictures(model, tiny_data["val_images"], idx_to_token)
     assert captions == [texts[0] for texts in tiny_data["val_references"]]
     capsys.readouterr()
-    assert main([*map(str, command), "--cell", "attn", "--output-heads", "5"], rlc.CaptioningRNN) == 1
+    assert main([*map(str, command), "--cell", "attn", "--output-heads", "5"], lambda: rlc.CaptioningRNN) == 1
     assert capsys.readouterr().err == "error: output_heads is 5; it must be positive and divide hidden_dim, 16\n"
     for cells in ([], ["--cell", "lstm"], ["--cell", "attn", "rnn"]):
         with pytest.raises(SystemExit):
-            main([*map(str, command), *cells], rlc.CaptioningRNN)
+            main([*map(str, command), *cells], lambda: rlc.CaptioningRNN)
         error = capsys.readouterr().err
         assert error.startswith("error: --output-heads look at a grid, which only attn has: add --cell attn, or")
 

@@ -37,15 +37,15 @@ def parse(arguments=None):
 
 
 @commands.command
-def main(arguments, captioner_class):
-    """Run a command and return its exit status. captioner_class: the CaptioningRNN to train or to load."""
+def main(arguments, import_captioner):
+    """Run a command and return its exit status. import_captioner(): the CaptioningRNN to train or to load."""
     options = parse(arguments)
     try:
-        return options.run(options, captioner_class) or 0
+        return options.run(options, import_captioner()) or 0
     except BrokenPipeError:
         raise
-    except (ValueError, OSError, ImportError, NotImplementedError, solver.TrainingError, processes.ProcessLostError
-            ) as error:  # fmt: skip
+    except (ValueError, OSError, ImportError, SyntaxError, NotImplementedError, solver.TrainingError,
+            processes.ProcessLostError) as error:  # fmt: skip
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (RuntimeError, MemoryError) as error:  # in training a TrainingError says what to lower

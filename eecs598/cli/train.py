@@ -79,13 +79,14 @@ def _add_regularization(parser):
 
 def _add_optimizer(parser):
     add = parser.add_argument_group("optimizer").add_argument
-    add("--lr-decay", type=commands.above_zero, default=0.9, help="factor of the learning rate after each epoch (0.9)")
+    add("--lr-decay", type=commands.above_zero, default=0.9, help="multiply the learning rate by this "
+        "after each epoch (0.9)")  # fmt: skip
     add("--warmup", type=commands.not_negative, default=0, metavar="N", help="linear warmup over N steps (0)")
     add("--cosine", **SWITCH, help="cosine learning rate schedule; best with --lr-decay 1")
     add("--weight-decay", type=float, default=0.0, metavar="W", help="decoupled weight decay (AdamW)")
     add("--clip-norm", type=float, default=0.0, metavar="G", help="clip the gradient to norm G")
-    add("--encoder-rate", type=commands.above_zero, default=1.0, metavar="F", help="factor of the learning rate for "
-        "the image encoder, where it is trained (1)")  # fmt: skip
+    add("--encoder-rate", type=commands.above_zero, default=1.0, metavar="F", help="learning rate of the image "
+        "encoder, where it is trained, as a multiple of the decoder's (1)")  # fmt: skip
     add("--averaging", type=float, default=0.0, metavar="D", help="use an exponential moving average of the weights "
         "with decay D, such as 0.99")  # fmt: skip
 
@@ -99,8 +100,8 @@ def _add_self_critical(parser):
     add("--self-critical-bleu", type=commands.zero_or_more, default=0.0, metavar="W", help="reward: CIDEr-D plus W "
         "times the mean n-gram precision, n = 1 to 4, as in BLEU (0)")  # fmt: skip
     add("--samples", type=commands.at_least(2), default=5, metavar="K", help="captions sampled for each picture (5)")
-    add("--kept-samples", type=commands.positive, metavar="M", help="of these, train on the M different ones "
-        "with the largest advantages, positive or negative (all)")  # fmt: skip
+    add("--kept-samples", type=commands.positive, metavar="M", help="of these, train on the M distinct ones "
+        "whose advantages are largest in absolute value (all)")  # fmt: skip
     add("--finetune-blocks", type=commands.not_negative, default=0, metavar="N", help="with a frozen encoder, also "
         "train its last N blocks (0)")  # fmt: skip
     add("--sharpen", type=commands.above_zero, default=1.0, metavar="T", help="divide the logits by the temperature T "
@@ -120,7 +121,7 @@ def _add_run(parser):
     add("--reranker", **SWITCH, help="afterwards, fit a regression from pictures to the n-grams of their captions, for "
         "evaluate --rerank")  # fmt: skip
     add("--reranker-encoders", nargs="+", choices=tuple(encoders.ENCODERS), default=[], metavar="NAME", help="also fit "
-        f"it to the features of other image encoders, of {', '.join(encoders.ENCODERS)} (only the captioner's own)")
+        f"it to the features of these image encoders: {', '.join(encoders.ENCODERS)} (only the captioner's own)")
     add("--score", **SWITCH, help="score greedy captions of the validation pictures after each epoch")
     add("--show", type=commands.not_negative, default=8, metavar="N", help="validation pictures to caption at the end "
         "(8)")  # fmt: skip
@@ -172,6 +173,8 @@ def run(options, captioner_class):
             encoder = captioner.fit_encoder(captioner_class, encoder, data["train_images"])
             size = encoders.describe_encoder(encoder)["image_size"]
             others = reranking.load_encoders(options.reranker_encoders, size) if options.reranker else []
+        if options.reranker:
+            reranking.check_vocabulary(len(data["vocab"]["idx_to_token"]))
         data = examples.with_mirror_images(data) if options.mirror else data
         histories, captions, scores = {}, {}, {}
         for cell_type in options.cell:

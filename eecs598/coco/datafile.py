@@ -25,6 +25,7 @@ from eecs598.coco.captions import (
     decode_captions,
     shorten_error,
 )
+from eecs598.coco.pictures import FITS
 from eecs598.files import save_whole
 
 HOW_TO_MAKE = (
@@ -53,6 +54,16 @@ def validate_data(data, name="data"):
         _check_images(data, split, name)
         _check_captions(data, split, name)
         _check_extras(data, split, name)
+    _check_preprocessing(data.get("preprocessing"), f"{name}: preprocessing")
+
+
+def _check_preprocessing(used, name):
+    if used is None:
+        return
+    good = isinstance(used, dict) and used.keys() == {"image_size", "fit"}
+    if not good or type(used["image_size"]) is not int or used["image_size"] < 1 or used["fit"] not in FITS:
+        raise DataError(f"{name}: is {used!r:.60}, wanted a dict with image_size, at least 1, and fit, "
+                        f"{' or '.join(FITS)}")  # fmt: skip
 
 
 def _describe(value):

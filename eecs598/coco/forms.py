@@ -193,6 +193,8 @@ def _fields(entry, name, fields):
         value = entry.get(field) if isinstance(entry, dict) else None
         if type(value) is not kind:
             raise DataError(f"{name}: {field} is {value!r:.60}, wanted {kind.__name__}")
+        if kind is int and not -(2**63) <= value < 2**63:
+            raise DataError(f"{name}: {field} is {value!r:.60}, wanted an int of at most 64 bits")
     return [entry[field] for field in fields]
 
 

@@ -69,7 +69,7 @@ def find_photographs(folder=None, num_train=COURSE_COUNTS["train"], num_val=COUR
     folder = Path(folder or CACHE)
     subset, course_file = folder / "photographs.pt", folder / "coco.pt"
     others = [path for path in sorted(Path(datasets).glob("*.pt")) if path != subset]  # which may be added to
-    if (path := _find_file([*others, course_file])) is not None:
+    if (path := _find_file([*others, course_file], least)) is not None:
         return path
     try:
         options = {"least": least, "folder": folder, "hosts": hosts, "timeout": timeout}
@@ -153,8 +153,11 @@ def _writing(path):
 # --- existing files -----------------------------------------------------------------------------------------
 
 
-def _find_file(paths):
-    """The data file named by EECS598_PHOTOS, or the largest one of photographs among `paths`, or None."""
+def _find_file(paths, least):
+    """The data file named by EECS598_PHOTOS, or the largest one of photographs among `paths`, or None.
+
+    least: numbers of pictures in the splits; a file with fewer is passed over, unless it is the one named.
+    """
     named = os.environ.get("EECS598_PHOTOS")
     if named:
         try:
@@ -168,6 +171,9 @@ def _find_file(paths):
         tqdm.write(f"no photographs in {DATASETS.name}/*.pt{'' if named else ', and EECS598_PHOTOS names none'}")
         return None
     path = max(found, key=lambda path: found[path]["train"])
+    if any(found[path][split] < count for split, count in zip(("train", "val"), least)):
+        tqdm.write(f"{path}: {_tell(found[path])}, too few; name it with EECS598_PHOTOS to use it all the same")
+        return None
     tqdm.write(f"{path}: {_tell(found[path])}, there already")
     return path
 

@@ -315,7 +315,8 @@ def grade_all(tasks, confinement, memory=2048, jobs=1, **settings):
             for jail in jails:
                 jail.kill()
         return
-    with ProcessPoolExecutor(min(jobs, len(tasks)), get_context("spawn"), _one_thread) as pool:
+    pool = ProcessPoolExecutor(min(jobs, len(tasks)), get_context("spawn"), _one_thread)
+    try:
         graded = [pool.submit(_grade_apart, confinement, memory, task, settings) for task in tasks]
         for future, (submission, parts) in zip(graded, tasks):
             try:
@@ -324,6 +325,8 @@ def grade_all(tasks, confinement, memory=2048, jobs=1, **settings):
                 yield from grade_all([(submission, parts)], confinement, memory, **settings)
             except Exception as error:
                 yield _failed(submission, parts, error, settings)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an interrupt, those that wait are not graded
 
 
 def _one_thread():

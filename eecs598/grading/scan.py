@@ -101,21 +101,26 @@ def _is_text(node):
 
 def _free_names(statement):
     """The names that a statement takes from outside: a function's arguments and variables are its own."""
-    found, todo = set(), [(statement, frozenset())]
+    found, todo = set(), [(statement, frozenset(), False)]
     while todo:
-        node, bound = todo.pop()
+        node, bound, inside = todo.pop()
         if isinstance(node, ast.Name):
             found |= {node.id} - bound
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             given = (*node.args.defaults, *node.args.kw_defaults, *getattr(node, "decorator_list", ()))
-            todo += [(part, bound) for part in given if part]
-            parts = list(ast.walk(node))
-            own = {part.arg for part in parts if isinstance(part, ast.arg)}
-            own |= {part.id for part in parts if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
-            shared = [part.names for part in parts if isinstance(part, (ast.Global, ast.Nonlocal))]
-            bound |= own.difference(*shared)
-        todo += [(part, bound) for part in ast.iter_child_nodes(node)]
+            todo += [(part, bound, inside) for part in given if part]
+            if not inside:  # the names of the functions in it are taken for its own: one walk, however deep they nest
+                bound, inside = bound | _bound_names(node), True
+        todo += [(part, bound, inside) for part in ast.iter_child_nodes(node)]
     return found
+
+
+def _bound_names(function):
+    """The arguments and variables of a function and of all functions in it."""
+    parts = list(ast.walk(function))
+    own = {part.arg for part in parts if isinstance(part, ast.arg)}
+    own |= {part.id for part in parts if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
+    return own.difference(*(part.names for part in parts if isinstance(part, (ast.Global, ast.Nonlocal))))
 
 
 def forbidden(part, name):

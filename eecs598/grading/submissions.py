@@ -1,5 +1,6 @@
 """Find submissions in files and folders, with limits on their size and without following links."""
 
+import codecs
 import itertools
 import os
 import re
@@ -13,7 +14,7 @@ from eecs598.grading.remote import plain
 
 SOLUTION = ROOT / f"{NAME}.py"
 NAMES = list(dict.fromkeys(name for check in CHECKS.values() for name in check.needs))
-LARGEST_SOURCE = 1 << 22  # bytes
+LARGEST_SOURCE = 1 << 20  # bytes
 MOST_BESIDE, LARGEST_BESIDE = 64, 1 << 23  # other files of a submission, and their total size in bytes
 MOST_ENTRIES, DEEPEST = 10_000, 12  # of a student's folder
 LONGEST_NAME = 100
@@ -136,7 +137,10 @@ def _read(name, path, folder=None, beside=True):
                     bound = f"more than {MOST_BESIDE} files or {LARGEST_BESIDE} bytes"
                     return Submission(name, problem=f"{path}: there are {bound} beside it")
                 files[entry.name] = Path(entry.path).read_bytes()
-        return Submission(name, path.read_bytes(), dict(sorted(files.items())))
+        source = path.read_bytes()
+        if source.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in source:
+            return Submission(name, problem=f"{path} is not UTF-8, perhaps UTF-16 of Windows: save it as UTF-8")
+        return Submission(name, source, dict(sorted(files.items())))
     except OSError as error:
         return Submission(name, problem=f"{path} cannot be read ({error.strerror})")
 

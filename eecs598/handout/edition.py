@@ -18,7 +18,8 @@ from eecs598.handout.source import cut_source, head_source, lost_names
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = "rnn_lstm_captioning.py"
 NOTEBOOK = "notebooks/rnn_lstm_captioning.ipynb"
-STAMP = ".handout.json"  # marks a folder as an earlier handout
+STAMP = ".handout.json"  # marks a folder as an earlier handout, and lists its files
+GENERATED = {"__pycache__", ".ipynb_checkpoints", ".pytest_cache", ".venv", "build", "datasets"}  # by using a handout
 FOLDER = "rnn_lstm_captioning"  # the folder in the zip
 
 # Copied besides the source, the notebook and some tests. Left out: the answers, and what is for instructors.
@@ -54,12 +55,13 @@ def edition_files(edition, root):
     texts = {
         SOURCE: head_source(student, notices),
         NOTEBOOK: json.dumps(notebook, indent=1, ensure_ascii=False) + "\n",
-        STAMP: json.dumps({"todo": edition.todo, "absent": edition.absent}, indent=1) + "\n",
     }
     files = _copied_files(root)
     if edition.repository:
         files["README.md"] = add_badge(files["README.md"].decode(), make_badge(edition.repository)).encode()
-    return files | {name: text.encode() for name, text in texts.items()}
+    files |= {name: text.encode() for name, text in texts.items()}
+    stamp = {"todo": edition.todo, "absent": edition.absent, "files": sorted(files)}
+    return files | {STAMP: (json.dumps(stamp, indent=1) + "\n").encode()}
 
 
 def _with_own_badge(edition, notebook):
@@ -95,8 +97,9 @@ def _refuse_answers(path, content):
     """Raise HandoutError for a file that defines a function that students write, such as a copy of the solution."""
     try:
         defined = {getattr(node, "name", "") for node in ast.parse(content).body}
-    except SyntaxError:
-        return
+    except SyntaxError as error:  # perhaps a broken copy of the solution
+        raise HandoutError(f"{path} would be handed out, but line {error.lineno} is not valid Python: repair it, or "
+                           "move it out of this folder") from None  # fmt: skip
     if given := sorted(defined & {name for name in answers() if "." not in name}):
         raise HandoutError(f"{path} would be handed out, but defines {given[0]}: move it out of this folder")
 
@@ -171,8 +174,24 @@ def _require_free(out, archive):
         raise HandoutError(f"{out}: not a folder; give one that is new, empty or an earlier handout")
     if out.is_dir() and any(out.iterdir()) and not (out / STAMP).is_file():
         raise HandoutError(f"{out}: neither empty nor an earlier handout; give another folder")
+    if out.is_dir() and (added := _find_added(out)):
+        raise HandoutError(f"{out / added} is not part of the handout and would be lost: move it, or give another "
+                           "folder")  # fmt: skip
     if archive.exists() and not _is_handout(archive):
         raise HandoutError(f"{archive}: in the way, and no earlier handout's zip; move it, or give another folder")
+
+
+def _find_added(out):
+    """A file in the folder of an earlier handout that was put there since, such as a git repository's; else None."""
+    stamp = json.loads((out / STAMP).read_text(encoding="utf-8")) if (out / STAMP).is_file() else {}
+    known = {STAMP, *stamp.get("files", ())}
+    for folder, folders, names in os.walk(out):
+        folders[:] = sorted(set(folders) - GENERATED)
+        for name in sorted(names):
+            path = Path(folder, name).relative_to(out)
+            if path.as_posix() not in known:
+                return path
+    return None
 
 
 def _is_handout(archive):

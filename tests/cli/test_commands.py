@@ -15,7 +15,7 @@ from PIL import Image
 from support import ROOT
 
 import helpers
-from eecs598 import captioner, cli, encoders, features, metrics
+from eecs598 import captioner, cli, commands, encoders, features, metrics
 from eecs598.captioner import CELL_TYPES
 from eecs598.cli.train import _print_time_left, _read_options
 from eecs598.coco import build_data, build_vocabulary, encode_captions, save_data
@@ -239,6 +239,24 @@ def test_without_the_scorers_no_work_begins(command, tmp_path, monkeypatch, caps
     monkeypatch.setitem(sys.modules, "pycocoevalcap.rouge.rouge", None)
     assert_one_error(*run(capsys, *command)[::2], "captions cannot be scored", "try `pip install pycocoevalcap`")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [SyntaxError("invalid syntax", ("rnn_lstm_captioning.py", 12, 1, "def", 12, 4)),
+                                   ImportError("cannot import name 'CaptioningRNN' from 'rnn_lstm_captioning'")])
+def test_a_students_file_that_cannot_be_imported_is_one_line(error, monkeypatch, capsys, tmp_path):
+    def broken():
+        raise error
+
+    monkeypatch.setattr(helpers, "_captioner_class", broken)
+    assert_one_error(*run(capsys, "train", "--data", tmp_path, "--out", tmp_path)[::2], "rnn_lstm_captioning")
+    status, said, _ = run(capsys, "train", "--help")
+    assert status == 0 and said[0].startswith("usage: ")
+
+
+def test_an_output_may_be_a_device(monkeypatch):
+    """Although nobody but root can make files beside it."""
+    monkeypatch.setattr(commands, "make_folder", lambda folder: pytest.fail("nothing is made"))
+    commands.check_output("/dev/null" if os.name == "posix" else "nul")
 
 
 def test_an_impossible_value_is_told_before_any_work(tmp_path, monkeypatch, capsys):

@@ -208,6 +208,10 @@ DAMAGES = {
     "id no integer": (vocabulary(lambda tokens, ids: ids.update(dog=5.0)), ["token_to_idx['dog'] is 5.0"]),
     "token without id": (vocabulary(lambda tokens, ids: tokens.append("owl")), ["['owl'] is None, wanted"]),
     "id without token": (vocabulary(lambda tokens, ids: ids.update(bird=12)), ["holds 'bird'", "lacks"]),
+    "preprocessing type": (change("preprocessing", "crop"), ["preprocessing: is 'crop', wanted a dict"]),
+    "preprocessing keys": (change("preprocessing", {"size": 8}), ["is {'size': 8}, wanted a dict with image_size"]),
+    "preprocessing size": (change("preprocessing", {"image_size": 0, "fit": "crop"}), ["image_size, at least 1"]),
+    "preprocessing fit": (change("preprocessing", {"image_size": 8, "fit": "x"}), ["and fit, stretch or crop"]),
     "image ids": (change("val_image_ids", torch.zeros(2).long()), ["val_image_ids", "wanted a tensor (3,)"]),
     "reference rows": (change("val_references", [["a dog"]]), ["is a list of 1, wanted a list of 3"]),
     "reference types": (
@@ -662,6 +666,7 @@ def entry(key, **values):
         (lambda content: content.update(annotations={}), "not a COCO captions file"),
         (lambda content: content["images"][2].pop("file_name"), "images[2]: file_name is None, wanted str"),
         (entry("images", id="two"), "images[2]: id is 'two', wanted int"),
+        (entry("images", id=2**64), "images[2]: id is 18446744073709551616, wanted an int of at most 64 bits"),
         (entry("images", id=1), "id 1 stands for 001.png and for 002.png"),
         (entry("annotations", caption=None), "annotations[2]: caption is None, wanted str"),
         (lambda content: content["annotations"].append(3), "annotations[15]: image_id is None"),

@@ -367,6 +367,10 @@ def test_a_file_that_is_there_is_taken_first(host, build, find, tmp_path, monkey
     (folder / "damaged.pt").write_bytes(large.read_bytes()[:1000])
     host.asked.clear()
     capsys.readouterr()
+    assert find(least=(61, 5)) == tmp_path / "kept" / "photographs.pt"  # the others have too few
+    assert f"{large}: 60 + 10 pictures, too few; name it with EECS598_PHOTOS" in capsys.readouterr().out
+    (tmp_path / "kept" / "photographs.pt").unlink()
+    host.asked.clear()
     assert find() == large and not host.asked  # not the scenes, though they are more
     assert capsys.readouterr().out == f"{large}: 60 + 10 pictures, there already\n"
     monkeypatch.setenv("EECS598_PHOTOS", str(small))

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -380,6 +381,34 @@ def test_a_pool_that_breaks_costs_no_points(monkeypatch):
     reports = list(grading.grade_all(tasks, confinement.best(), jobs=2, seed=3))
     assert [report.name for report in reports] == ["s0", "s1"]
     assert all(report.results["rnn_step_forward"].verdict == RIGHT for report in reports)
+
+
+def test_what_still_waits_is_not_graded_after_an_interrupt(monkeypatch):
+    done = []
+
+    class Slow(ThreadPoolExecutor):
+        def __init__(self, jobs, context, initializer):
+            super().__init__(1)
+
+        def submit(self, function, confinement, memory, task, settings):
+            return super().submit(lambda: (time.sleep(0.05), done.append(task[0].name)))
+
+    monkeypatch.setattr(grading, "ProcessPoolExecutor", Slow)
+    reports = grading.grade_all([(Submission(f"s{k}", b"#"), None) for k in range(50)], confinement.best(), jobs=2)
+    next(reports)
+    with pytest.raises(KeyboardInterrupt):
+        reports.throw(KeyboardInterrupt)
+    assert len(done) < 10
+
+
+@pytest.mark.parametrize("text", ["lambda: " * 1500 + "0", "lambda: " * 60 + str([0] * 20_000)])
+def test_deeply_nested_functions_are_read_in_one_walk(text):
+    """A walk for each of them took seconds for a file of 8 KB, in the grader's own process."""
+    steps, walk = [], scan.ast.walk
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan.ast, "walk", lambda node: (steps.append(0) or part for part in walk(node)))
+        assert scan.Text(f"f = {text}".encode()).uses("f") == []
+    assert len(steps) < 6 * len(text)
 
 
 # --- confinement is said -------------------------------------------------------------------------------------

@@ -309,6 +309,13 @@ def test_results_for_gradescope_and_a_class(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["class", "class.csv", "json", "points.json"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_a_file_in_the_encoding_of_powershell_is_not_taken_for_empty(encoding, tmp_path):
+    (tmp_path / "ann.py").write_bytes(STUDENT.encode(encoding))
+    (found,) = grading.find_submissions(tmp_path / "ann.py")
+    assert "ann.py is not UTF-8, perhaps UTF-16 of Windows: save it as UTF-8" in found.problem and not found.source
+
+
 def test_each_submission_has_a_name_of_its_own_and_is_no_link(tmp_path, capsys):
     """A link could lead to the solution or to another student's file."""
     folder, names = tmp_path / "class", ["ann", "bob", "cid", "d\udce4n"]
@@ -330,7 +337,7 @@ def test_each_submission_has_a_name_of_its_own_and_is_no_link(tmp_path, capsys):
         ["ann", "1"], ["ann-2", "1"], ["bob", "0"], ["bob-2", "0"], ["cid", "0"], ["d n", "0"]]  # fmt: skip
     assert len(list((tmp_path / "json").iterdir())) == 6
     shown = capsys.readouterr().out
-    assert shown.count("is a link, or is reached through one") == 2 and "is larger than 4194304 bytes" in shown
+    assert shown.count("is a link, or is reached through one") == 2 and "is larger than 1048576 bytes" in shown
 
 
 def test_the_options_of_the_command_reach_the_grader(tmp_path, monkeypatch):

@@ -48,6 +48,10 @@ def test_a_copy_of_the_solution_is_not_handed_out(tmp_path):
     shutil.copy(ROOT / SOURCE, tmp_path / "eecs598" / "old_version.py")
     with pytest.raises(HandoutError, match=r"old_version.py would be handed out, but defines \w+: move it"):
         edition_module.edition_files(everything, tmp_path)
+    with (tmp_path / "eecs598" / "old_version.py").open("a") as file:
+        file.write("<<<<<<< HEAD\n")
+    with pytest.raises(HandoutError, match=r"old_version.py would be handed out, but line \d+ is not valid Python"):
+        edition_module.edition_files(everything, tmp_path)
 
 
 # Where the project is installed in development mode, what the edition lacks would be found there.
@@ -195,8 +199,14 @@ def run(capsys, *arguments):
 
 def test_an_earlier_handout_is_replaced(tmp_path):
     folder = make(tmp_path)
-    (folder / "left over").write_text("")
-    assert sorted(texts(make(tmp_path, "--parts", "lstm,rnn_forward"))) == sorted(set(texts(folder)) - {"left over"})
+    files = set(texts(folder))
+    stamp = json.loads((folder / STAMP).read_text())
+    (folder / "left over").write_text("")  # a file of an earlier version
+    (folder / STAMP).write_text(json.dumps(stamp | {"files": [*stamp["files"], "left over"]}))
+    for generated in ("datasets/scenes.pt", "eecs598/__pycache__/utils.pyc"):
+        (folder / generated).parent.mkdir(exist_ok=True)
+        (folder / generated).write_text("")
+    assert sorted(texts(make(tmp_path, "--parts", "lstm,rnn_forward"))) == sorted(files)
     assert json.loads((folder / STAMP).read_text())["todo"] == choose_parts(["lstm", "rnn_forward"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["edition", "edition.zip"]
     assert texts(make(tmp_path, "--parts", "lstm", "rnn_forward"))[SOURCE] == texts(folder)[SOURCE]
@@ -212,6 +222,16 @@ def test_anything_else_in_the_way_is_left_alone(tmp_path, capsys):
         assert status == 1 and error.startswith(f"error: {named}: ") and "\n" not in error
     assert [path.read_text() for path in (full / "mine", file, foreign)] == ["mine"] * 3
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("added", [".git/HEAD", "grades.csv", "notebooks/mine.ipynb"])
+def test_what_was_added_to_an_earlier_handout_is_not_lost(added, tmp_path, capsys):
+    folder = make(tmp_path)
+    (folder / added).parent.mkdir(exist_ok=True)
+    (folder / added).write_text("mine")
+    status, error = run(capsys, folder)
+    assert status == 1 and f"{folder / added} is not part of the handout and would be lost" in error
+    assert (folder / added).read_text() == "mine"
 
 
 @pytest.mark.parametrize("step", ["_write_zip", "rename", "replace"])

@@ -14,7 +14,7 @@ from PIL import Image
 import helpers
 from eecs598 import captioner, decoding, encoders, features
 from eecs598.captioner import CELL_TYPES
-from eecs598.coco import DataError, save_data
+from eecs598.coco import DataError, load_data, save_data
 from eecs598.coco.captions import SPECIAL_TOKENS
 from eecs598.metrics import evaluate_captions
 from eecs598.notebook import PhotographsError
@@ -412,6 +412,14 @@ def test_scenes_are_drawn_once(tmp_path, monkeypatch):
     monkeypatch.setattr(helpers, "make_scenes", None)  # a second time would fail
     assert torch.equal(helpers.open_data("scenes", 4, 2)["train_images"], first["train_images"])
     assert helpers.open_data(tmp_path / "scenes-4-2.pt")["vocab"] == first["vocab"]
+
+
+def test_scenes_that_a_drive_cut_short_are_drawn_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(helpers, "DATASETS", tmp_path)
+    (tmp_path / "scenes-4-2.pt").write_bytes(b"")
+    data = helpers.open_data("scenes", 4, 2)
+    assert "note: the scenes are drawn again" in capsys.readouterr().out
+    assert torch.equal(load_data(tmp_path / "scenes-4-2.pt")["train_images"], data["train_images"])
 
 
 def test_in_a_folder_that_is_read_only_scenes_are_drawn_and_not_kept(tmp_path, monkeypatch, capsys):

@@ -244,7 +244,7 @@ def test_the_command_trains_such_a_file_too(tmp_path, tiny_data, capsys):
     coco.save_data(tiny_data, tmp_path / "data.pt")
     options = ["--epochs", "1", "--hidden", "8", "--wordvec", "4", "--cell", "rnn", "--show", "0"]
     command = ["train", "--data", str(tmp_path / "data.pt"), "--out", str(tmp_path / "out"), *options]
-    status = main(command, student.CaptioningRNN)
+    status = main(command, lambda: student.CaptioningRNN)
     said = capsys.readouterr()
     assert status == 0, said.err
     assert "only takes features on a 4 x 4 grid" in said.out
