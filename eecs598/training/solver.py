@@ -14,7 +14,6 @@ from eecs598.decoding import evaluating
 from eecs598.encoders import get_encoder
 from eecs598.files import page_releaser
 from eecs598.training import processes
-from eecs598.training.objective import Objective
 from eecs598.training.options import PRECISIONS, Options
 
 RECENT = 50  # iterations whose mean the progress bar shows
@@ -198,28 +197,26 @@ class Run:
 
 def train(
     model, images, captions, *, num_epochs, batch_size, learning_rate, lr_decay=1.0, image_index=None, val_data=None,
-    fast=False, loss=None, score=None, after_epoch=None, checkpoints=None, options=Options(),
+    loss=None, score=None, after_epoch=None, checkpoints=None, options=Options(),
 ):  # fmt: skip
     """Train a captioner with Adam on the mean loss of each batch. Returns a History.
 
-    images (n, ...), on any device: pictures or any other input of the model. captions (m, T + 1) int64, or (n, K,
-    T + 1) for K captions of each picture in one step. image_index (m,): the index of the image that each caption
-    describes; None: caption k belongs to image k. lr_decay: factor of the learning rate after each epoch. val_data:
-    (images, captions), for the validation loss after each epoch. fast: compute the loss with `eecs598.fast` (see
-    `eecs598.training.objective`) instead of the model's own forward. loss: a module to use instead, called as
-    loss(images, captions), in evaluation mode for val_data. score(model): returns a dict of scores after each epoch,
-    with CIDEr-D, for the history. after_epoch(history, images): called after each epoch. checkpoints: an
-    `eecs598.training.checkpoints.Checkpoints` to resume from and save to; num_epochs (unless `cosine` is on),
-    accumulate and the number of processes may change between runs. Under torchrun (`eecs598.training.processes`),
-    batch_size is the total over all processes. options: see `Options`; `accumulate` does not change an update, except
-    for trained batch norms, which see one part at a time.
+    images (n, ...), on any device: pictures or any other input of the model. captions (m, T + 1) int64, or (n, K, T +
+    1) for K captions of each picture in one step. image_index (m,): the index of the image that each caption describes;
+    None: caption k belongs to image k. lr_decay: factor of the learning rate after each epoch. val_data: (images,
+    captions), for the validation loss after each epoch. loss: as in `Run`, called as loss(images, captions), in
+    evaluation mode for val_data; such as an `eecs598.training.objective.Objective`. score(model): returns a dict of
+    scores after each epoch, with CIDEr-D, for the history. after_epoch(history, images): called after each epoch.
+    checkpoints: an `eecs598.training.checkpoints.Checkpoints` to resume from and save to; num_epochs (unless `cosine`
+    is on), accumulate and the number of processes may change between runs. Under torchrun
+    (`eecs598.training.processes`), batch_size is the total over all processes. options: see `Options`; `accumulate`
+    does not change an update, except for trained batch norms, which see one part at a time.
 
-    Raises ValueError for invalid arguments or a wrong fast loss, CheckpointError (a ValueError) for checkpoints of
-    another run, and TrainingError if the loss is not finite or memory runs out.
+    Raises ValueError for invalid arguments or from the loss, CheckpointError (a ValueError) for checkpoints of another
+    run, and TrainingError if the loss is not finite or memory runs out.
     """
     sizes = {"batch_size": batch_size, "learning_rate": learning_rate, "lr_decay": lr_decay}
     image_index = check_arguments(images, captions, image_index, val_data, num_epochs=num_epochs, **sizes)
-    loss = Objective(model, options, fast) if loss is None else loss
     run = Run(model, len(captions), num_epochs=num_epochs, loss=loss, options=options, **sizes)
     precision = _choose_precision(run, checkpoints)
     if checkpoints:

@@ -161,8 +161,9 @@ def one_update(model, images, captions, accumulate, fast):
 
 def ten_epochs(model, images, captions, accumulate, fast):
     """All losses and the weights."""
-    history = train(model, images, captions, num_epochs=10, batch_size=7, learning_rate=0.01, fast=fast,
-                    options=replace(QUIET, accumulate=accumulate), val_data=(images, captions))  # fmt: skip
+    history = train(model, images, captions, num_epochs=10, batch_size=7, learning_rate=0.01,
+                    loss=Objective(model, fast=fast), options=replace(QUIET, accumulate=accumulate),
+                    val_data=(images, captions))  # fmt: skip
     return [*history.losses, *history.val_losses, *(parameter.detach() for parameter in model.parameters())]
 
 
@@ -317,12 +318,13 @@ def test_an_epoch_is_kept_before_anything_is_done_with_it(tmp_path):
 
 def test_fast_trains_by_the_objective_and_stops_where_it_is_not_the_models_loss(monkeypatch):
     model, (images, captions) = make_model("rnn").float(), batch(8)
-    slow, fast = (train(copy.deepcopy(model), images.float(), captions, **SIZES, options=QUIET, fast=fast).losses
-                  for fast in (False, True))  # fmt: skip
+    slow, fast = copy.deepcopy(model), copy.deepcopy(model)
+    slow, fast = (train(mine, images.float(), captions, **SIZES, options=QUIET, loss=loss).losses
+                  for mine, loss in ((slow, None), (fast, Objective(fast))))  # fmt: skip
     assert slow == pytest.approx(fast, rel=1e-5) and slow != fast  # sums are rounded in another order
     monkeypatch.setattr(type(model), "forward", lambda self, images, captions: self.cell.Wh.sum())
     with pytest.raises(ObjectiveError, match="the loss by the model's own forward"):
-        train(model, images.float(), captions, **SIZES, options=QUIET, fast=True)
+        train(model, images.float(), captions, **SIZES, options=QUIET, loss=Objective(model))
 
 
 def test_options_go_on_from_a_checkpoint_to_the_same_bits_and_are_part_of_the_run(tmp_path):
