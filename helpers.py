@@ -12,7 +12,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-from eecs598 import captioner, cli, coco, encoders, notebook, vis
+from eecs598 import DATASETS, captioner, cli, coco, encoders, notebook, vis
 from eecs598.captioner import (
     caption_pictures,
     decode_pictures,
@@ -37,8 +37,6 @@ __all__ = [
     "load_captioner", "load_coco_captions", "make_captioner", "open_data", "open_photographs", "people",
     "read_photographs", "save_captioner", "score_captioner", "show_examples", "show_source", "train_captioner",
 ]  # fmt: skip
-
-DATASETS = Path(__file__).resolve().parent / "datasets"
 
 
 def load_coco_captions(path=DATASETS / "coco.pt"):

@@ -38,6 +38,10 @@ a student's own `rnn_lstm_captioning.py` can be dropped in.
 """
 
 import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]  # the project's folder
+DATASETS = ROOT / "datasets"
 
 # How often a thread of GNU's OpenMP, which PyTorch uses on Linux, looks for work before it sleeps: 300,000 times by
 # default. On a busy machine, a thread that looks takes the core from the one it waits for. Read when torch is imported.

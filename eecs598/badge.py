@@ -8,10 +8,10 @@ import re
 import sys
 from pathlib import Path
 
+from eecs598 import ROOT
 from eecs598.commands import Parser, command
 from eecs598.files import write_whole
 
-ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = "notebooks/rnn_lstm_captioning.ipynb"
 IMAGE = "https://colab.research.google.com/assets/colab-badge.svg"
 OLD = re.compile(rf"^\[!\[[^]]*\]\({re.escape(IMAGE)}\)\]\([^)]*\)\n\n?", re.MULTILINE)

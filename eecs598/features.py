@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from eecs598 import encoders
+from eecs598 import DATASETS, encoders
 from eecs598.files import file_lock, hash_rows, page_releaser, remove
 from eecs598.progress import late_bar
 
@@ -26,7 +26,7 @@ GPU_BATCH = 64  # pictures encoded at once on a GPU
 FEATURES_VERSION = 3  # to be incremented when encode_images changes its results, which invalidates older files
 PACKAGES = ("torch", "torchvision", "efficientnet_lite_pytorch", __package__)  # whose code does not change in between
 UNREADABLE = (ValueError, OSError, EOFError)  # raised for a missing or damaged file of features
-FEATURES_FOLDER = Path(__file__).resolve().parent.parent / "datasets" / "features"
+FEATURES_FOLDER = DATASETS / "features"
 
 
 # ---------------------------------------------------------------------------------------------------------

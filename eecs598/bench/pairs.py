@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from eecs598 import decoding, encoders
+from eecs598 import ROOT, decoding, encoders
 from eecs598.bench.measuring import Pair
 from eecs598.captioner import make_captioner, takes_features
 from eecs598.checks import formulas
@@ -26,7 +26,7 @@ from eecs598.features import Features, encode_images
 from eecs598.training import solver
 from eecs598.training.objective import Objective, PartsError
 
-MODULE = Path(__file__).resolve().parents[2] / "rnn_lstm_captioning.py"
+MODULE = ROOT / "rnn_lstm_captioning.py"
 
 
 def module_file(text):

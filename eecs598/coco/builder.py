@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from eecs598 import DATASETS
 from eecs598.coco import download
 from eecs598.coco.captions import MAX_WORDS, DataError, build_vocabulary, encode_captions, shorten_error
 from eecs598.coco.datafile import save_data
@@ -33,7 +34,7 @@ from eecs598.metrics.scripts import find_unsegmented
 from eecs598.progress import say
 
 SHARD = 64  # pictures decoded between two saves
-CACHE = Path(__file__).parents[2] / "datasets" / "coco_images"
+CACHE = DATASETS / "coco_images"
 IMAGE_URLS = (download.COCO_IMAGE_URL, download.COCO_IMAGE_MIRROR_URL)
 COURSE_COUNTS = {"train": 10000, "val": 500}  # of the course's own file
 

@@ -1,11 +1,10 @@
 """The course's own data file, COCO 2014: downloaded and verified."""
 
-from pathlib import Path
-
+from eecs598 import DATASETS
 from eecs598.coco.datafile import check_whole, load_data
 from eecs598.coco.download import COURSE_FILE_URLS, download
 
-COURSE_FILE = Path(__file__).parents[2] / "datasets" / "coco.pt"
+COURSE_FILE = DATASETS / "coco.pt"
 
 
 def download_course_file(path=COURSE_FILE, urls=COURSE_FILE_URLS, **options):

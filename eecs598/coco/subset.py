@@ -18,9 +18,10 @@ from urllib.parse import quote
 import torch
 from tqdm import tqdm
 
+from eecs598 import DATASETS
 from eecs598.coco.builder import CACHE, COURSE_COUNTS, fetch_captions, join_splits
 from eecs598.coco.captions import MAX_WORDS, DataError, shorten_error, tokenize
-from eecs598.coco.course_file import COURSE_FILE, download_course_file
+from eecs598.coco.course_file import download_course_file
 from eecs598.coco.datafile import load_data, save_data
 from eecs598.coco.download import (
     COCO_HOSTS,
@@ -33,7 +34,6 @@ from eecs598.coco.forms import read_captions_file, with_words
 from eecs598.coco.pictures import prepare_image
 from eecs598.files import remove, remove_partial, save_whole
 
-DATASETS = COURSE_FILE.parent
 ARCHIVE = "annotations/annotations_trainval2014.zip"  # of a host, and in the folder until it is unpacked
 IMAGE_SIZE = 112
 MIN_COUNT = 4  # as in `build_data`: rarer words become <UNK>

@@ -7,7 +7,4 @@ running it. `underneath` holds reference functions that are sent into the jail.
 This file imports nothing, so that importing `sandbox` does not load the checks and the formulas.
 """
 
-from pathlib import Path
-
 NAME = "rnn_lstm_captioning"  # of the file that students submit
-ROOT = Path(__file__).resolve().parents[2]  # the project

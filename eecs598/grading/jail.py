@@ -18,7 +18,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from eecs598.grading import NAME, ROOT
+from eecs598 import ROOT
+from eecs598.grading import NAME
 from eecs598.grading.messages import Whole
 
 NOBODY = 65534

@@ -8,8 +8,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from eecs598 import ROOT
 from eecs598.checks import CHECKS
-from eecs598.grading import NAME, ROOT
+from eecs598.grading import NAME
 from eecs598.grading.remote import plain
 
 SOLUTION = ROOT / f"{NAME}.py"

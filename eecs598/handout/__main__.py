@@ -4,8 +4,8 @@ import re
 import sys
 from pathlib import Path
 
-from eecs598 import commands
-from eecs598.handout.edition import ROOT, Edition, edition_files, write_edition
+from eecs598 import ROOT, commands
+from eecs598.handout.edition import Edition, edition_files, write_edition
 from eecs598.handout.parts import GROUPS, PARTS, choose_parts
 
 

@@ -10,14 +10,19 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from eecs598.badge import add_badge, add_badge_to_notebook, make_badge, remove_badge, remove_badge_from_notebook
+from eecs598.badge import (
+    NOTEBOOK,
+    add_badge,
+    add_badge_to_notebook,
+    make_badge,
+    remove_badge,
+    remove_badge_from_notebook,
+)
 from eecs598.handout.notebook import cut_notebook
 from eecs598.handout.parts import HandoutError, answers
 from eecs598.handout.source import cut_source, head_source, lost_names
 
-ROOT = Path(__file__).resolve().parents[2]
 SOURCE = "rnn_lstm_captioning.py"
-NOTEBOOK = "notebooks/rnn_lstm_captioning.ipynb"
 STAMP = ".handout.json"  # marks a folder as an earlier handout, and lists its files
 GENERATED = {"__pycache__", ".ipynb_checkpoints", ".pytest_cache", ".venv", "build", "datasets"}  # by using a handout
 FOLDER = "rnn_lstm_captioning"  # the folder in the zip
