@@ -66,8 +66,6 @@ def _add_model(parser):
 def _add_regularization(parser):
     add = parser.add_argument_group("regularization (off by default)").add_argument
     add("--dropout", type=float, default=0.0, metavar="P", help="dropout on features, word vectors and states")
-    add("--grid-dropout", type=float, default=0.0, metavar="P", help="in each training step, drop this part of "
-        "each picture's grid cells at random")  # fmt: skip
     add("--label-smoothing", type=float, default=0.0, metavar="P", help="probability mass spread over all words")
     add("--tie-embeddings", **SWITCH, help="share the word vectors with the output weights; needs --wordvec equal to "
         "--hidden")  # fmt: skip

@@ -99,7 +99,7 @@ class Objective(nn.Module):
         captions, mask = captions[order], mask[order]
         if K == 1:  # sort the images, which is cheaper than sorting the projected grids
             images = images[order]
-        start = self._encode(parts, images, sampled)  # once for all captions of a picture
+        start = self._encode(parts, images)  # once for all captions of a picture
         batch = _Batch(mask, order if K > 1 else None, K)
         h, read = self._states(parts, start, batch, captions, sampled)
         y = batch.packing.pack(captions[:, 1:])
@@ -122,30 +122,13 @@ class Objective(nn.Module):
 
         return dropout(x, self.options.dropout) if self.training else x
 
-    def drop_cells(self, features):
-        """In training, features (N, C, h, w) without a random part of the cells, others for each picture: (N, C, 1, L).
-
-        The share of `grid_dropout` is left out, but never all cells. Source: Liu et al., "PatchDropout: economizing
-        vision transformers using patch dropout", 2023.
-        """
-        share = self.options.grid_dropout
-        if not (share and self.training):
-            return features
-        cells = features.flatten(2)
-        drawn = torch.rand(len(cells), cells.shape[2], device=cells.device)
-        kept = drawn.topk(max(1, round((1 - share) * cells.shape[2])), dim=1).indices  # (N, L)
-        return cells.gather(2, kept.unsqueeze(1).expand(-1, cells.shape[1], -1)).unsqueeze(2)
-
-    def _encode(self, parts, images, sampled):
-        """The initial state h0 (N, H), or for attn the grid A (N, H, h, w).
-
-        sampled: the captions were sampled for these images, whose cells have been dropped before.
-        """
+    def _encode(self, parts, images):
+        """The initial state h0 (N, H), or for attn the grid A (N, H, h, w)."""
         features, (W, b) = parts.encoder(images), parts.feature
         if features.dim() != 4 or features.shape[1] != W.shape[1]:
             raise ObjectiveError(f"the image encoder returns features {tuple(features.shape)}; the affine map of the "
                                  f"features takes (N, {W.shape[1]}, h, w)")  # fmt: skip
-        features = (features if sampled else self.drop_cells(features)).to(W.dtype)
+        features = features.to(W.dtype)
         if parts.cell_type == "attn":
             return self._drop(F.linear(features.movedim(1, -1), W, b)).movedim(-1, 1)
         return self._drop(F.linear(features.mean(dim=(2, 3)), W, b))

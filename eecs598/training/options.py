@@ -13,8 +13,7 @@ class Options:
     Regularization (`eecs598.training.objective`):
 
     dropout: dropout probability for the projected features, the word vectors and the states before the output layer
-    (Srivastava et al., 2014). grid_dropout: the part of the grid's cells that a picture loses in each training step,
-    see `Objective.drop_cells`. label_smoothing: the part of the target distribution that is uniform over the vocabulary
+    (Srivastava et al., 2014). label_smoothing: the part of the target distribution that is uniform over the vocabulary
     (Szegedy et al., "Rethinking the Inception architecture", 2016). tie_embeddings: share the word vectors with the
     output weights, which needs W = H (Press and Wolf, "Using the output embedding", 2017). doubly_stochastic: for attn,
     the weight of the penalty of Xu et al., equation 14, which encourages equal attention to all grid cells over a
@@ -41,7 +40,6 @@ class Options:
     """
 
     dropout: float = 0.0
-    grid_dropout: float = 0.0
     label_smoothing: float = 0.0
     tie_embeddings: bool = False
     doubly_stochastic: float = 0.0
@@ -63,7 +61,7 @@ class Options:
     plot: bool = True
 
     def __post_init__(self):
-        for name in ("dropout", "grid_dropout", "label_smoothing", "scheduled_sampling", "averaging"):
+        for name in ("dropout", "label_smoothing", "scheduled_sampling", "averaging"):
             if not _is_number(getattr(self, name), below=1):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be in [0, 1), 0 for none")
         for name in ("doubly_stochastic", "attention_entropy", "weight_decay", "clip_norm", "warmup"):

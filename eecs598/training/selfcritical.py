@@ -109,7 +109,7 @@ class SelfCritical(nn.Module):
         if not self.training:
             return self.objective(images, pictures)
         model, K = self.objective.model, self.samples
-        seen = self.objective.drop_cells(get_encoder(model)(images))  # once, for the samples and for the loss
+        seen = get_encoder(model)(images)  # once, for the samples and for the loss
         with fed_with_features(model):
             sampled = decoding.sample_captions(model, seen.detach(), self.max_length, K).words  # (N, K, T)
             scores = torch.tensor([[self.score(picture, words) for words in captions]

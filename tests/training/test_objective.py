@@ -10,7 +10,6 @@ from support.captioner import CELLS, NULL, START, VOCABULARY, WORDS, batch, make
 
 import rnn_lstm_captioning as rlc
 from eecs598.fast import dropout
-from eecs598.features import fed_with_features
 from eecs598.grad import rel_error
 from eecs598.training import objective
 from eecs598.training.objective import Objective, ObjectiveError, PartsError, choose_fast, find_parts, plain_loss
@@ -215,33 +214,6 @@ def test_dropout_of_features_words_and_states_in_training_alone(cell_type, monke
 
 
 @CELLS
-def test_cells_are_dropped_in_training_alone(cell_type, monkeypatch):
-    """The loss is the model's own on the grids of the cells that are left."""
-    loss_of, (images, captions), left = make_objective(cell_type, grid_dropout=0.5), batch(12), []
-    images, captions = images[:4], captions.view(4, 3, -1)
-    drop = loss_of.drop_cells
-    monkeypatch.setattr(loss_of, "drop_cells", lambda features: left.append(drop(features)) or left[-1])
-    loss_of(images, captions)  # compared
-    plain = plain_loss(loss_of.model, images, captions).item()
-    assert loss_of.eval()(images, captions).item() == pytest.approx(plain, rel=1e-12)
-    found = loss_of.train()(images, captions)
-    with fed_with_features(loss_of.model):
-        assert found.item() == pytest.approx(plain_loss(loss_of.model, left[-1], captions).item(), rel=1e-12)
-
-
-@pytest.mark.parametrize("share, grid, left", [(0.5, (2, 4), 4), (0.3, (3, 3), 6), (0.99, (2, 3), 1), (0.1, (1, 1), 1)])
-def test_each_picture_loses_other_cells(share, grid, left):
-    loss_of = make_objective("attn", grid_dropout=share)
-    features = torch.arange(200 * grid[0] * grid[1]).view(200, 1, *grid)
-    kept = loss_of.drop_cells(features.expand(-1, 3, -1, -1))
-    assert kept.shape == (200, 3, 1, left) and (kept == kept[:, :1]).all()
-    numbers = kept[:, 0, 0] - features[:, 0, 0, :1]
-    assert all(len(row.unique()) == left for row in numbers)
-    drawn = numbers.flatten().bincount() / 200  # each cell is equally often left
-    assert len(drawn) == grid[0] * grid[1] and (drawn - left / len(drawn)).abs().max() < 0.2
-
-
-@CELLS
 def test_label_smoothing_spreads_the_target_in_training_alone(cell_type):
     loss_of, (images, captions) = make_objective(cell_type, label_smoothing=0.2), batch()
     state, total = loss_of.model.begin(images), 0
@@ -317,7 +289,6 @@ def test_scheduled_sampling_puts_the_models_words_before(cell_type):
 
 @pytest.mark.parametrize("options, message", [
     ({"dropout": 1.0}, r"dropout is 1.0; it must be in \[0, 1\)"),
-    ({"grid_dropout": 1.0}, r"grid_dropout is 1.0; it must be in \[0, 1\)"),
     ({"label_smoothing": -0.1}, "label_smoothing is -0.1"), ({"scheduled_sampling": 1}, "scheduled_sampling is 1"),
     ({"averaging": 1}, "averaging is 1"), ({"warmup": -1}, "warmup is -1"), ({"accumulate": 0}, "accumulate is 0"),
     ({"doubly_stochastic": -1}, "doubly_stochastic is -1; it must be finite and at least 0"),

@@ -231,25 +231,6 @@ def test_training_on_equal_samples_once_changes_no_gradient(tiny_data, cell_type
         torch.testing.assert_close(once[name], value, rtol=1e-5, atol=1e-7)
 
 
-def test_captions_are_sampled_for_the_cells_that_the_loss_sees(tiny_data, monkeypatch):
-    model = make(tiny_data)
-    loss_of, seen = critical(model, tiny_data, Options(grid_dropout=0.5)), []
-    sample, run = selfcritical.decoding.sample_captions, loss_of.objective.forward
-    monkeypatch.setattr(selfcritical.decoding, "sample_captions",
-                        lambda model, images, *how: seen.append(images) or sample(model, images, *how))  # fmt: skip
-    monkeypatch.setattr(loss_of.objective, "forward", lambda images, *rest: seen.append(images) or run(images, *rest))
-    drop = loss_of.objective.drop_cells
-    monkeypatch.setattr(loss_of.objective, "drop_cells", lambda grids: seen.append(drop(grids)) or seen[-1])
-    images = tiny_data["train_images"][:3]
-    loss_of(images, torch.arange(3))  # compared
-    seen.clear()
-    loss_of(images, torch.arange(3))
-    dropped, sampled, trained = seen  # once
-    cells = get_encoder(model)(images).flatten(2).shape[2]
-    assert cells > 1 and dropped.shape[2:] == (1, round(cells / 2))
-    assert torch.equal(sampled, dropped) and torch.equal(trained, dropped)
-
-
 def test_two_samples_at_least(tiny_data):
     with pytest.raises(ValueError, match="samples is 1; it must be at least 2"):
         critical(make(tiny_data), tiny_data, samples=1)
