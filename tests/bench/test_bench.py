@@ -19,6 +19,7 @@ from eecs598 import bench, choosing, fast, features, vis
 from eecs598.bench import command, measuring, memory, pairs, waiting
 from eecs598.fast import arithmetic
 from eecs598.training import solver
+from eecs598.training.objective import Objective
 from eecs598.training.options import PRECISIONS, Options
 
 SMALL = bench.Sizes(N=5, T=4, W=3, H=6, V=13, C=7, grid=2)
@@ -260,7 +261,7 @@ def test_bfloat16_trains_as_float32_does():
         sizes = bench.Sizes(64, 8, 16, 48, 40, 12, 3)
         ours, _, (features, captions) = bench.captioner_and_data(rlc, sizes, "attn", 0.3)
         history = solver.train(
-            ours, features, captions, num_epochs=25, batch_size=16, learning_rate=5e-3, fast=True,
+            ours, features, captions, num_epochs=25, batch_size=16, learning_rate=5e-3, loss=Objective(ours),
             options=Options(precision=precision, progress=False),
         )  # fmt: skip
         assert ours.cell.Wx.dtype == ours.cell.Wx.grad.dtype == torch.float32
