@@ -1,6 +1,5 @@
 """Find submissions in files and folders, with limits on their size and without following links."""
 
-import codecs
 import itertools
 import os
 import re
@@ -139,7 +138,7 @@ def _read(name, path, folder=None, beside=True):
                     return Submission(name, problem=f"{path}: there are {bound} beside it")
                 files[entry.name] = Path(entry.path).read_bytes()
         source = path.read_bytes()
-        if source.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in source:
+        if b"\0" in source:
             return Submission(name, problem=f"{path} is not UTF-8, perhaps UTF-16 of Windows: save it as UTF-8")
         return Submission(name, source, dict(sorted(files.items())))
     except OSError as error:

@@ -211,6 +211,7 @@ DAMAGES = {
     "preprocessing type": (change("preprocessing", "crop"), ["preprocessing: is 'crop', wanted a dict"]),
     "preprocessing keys": (change("preprocessing", {"size": 8}), ["is {'size': 8}, wanted a dict with image_size"]),
     "preprocessing size": (change("preprocessing", {"image_size": 0, "fit": "crop"}), ["image_size, at least 1"]),
+    "preprocessing float": (change("preprocessing", {"image_size": 8.0, "fit": "crop"}), ["image_size, at least"]),
     "preprocessing fit": (change("preprocessing", {"image_size": 8, "fit": "x"}), ["and fit, stretch or crop"]),
     "image ids": (change("val_image_ids", torch.zeros(2).long()), ["val_image_ids", "wanted a tensor (3,)"]),
     "reference rows": (change("val_references", [["a dog"]]), ["is a list of 1, wanted a list of 3"]),
