@@ -101,17 +101,22 @@ def _is_text(node):
 
 def _free_names(statement):
     """The names that a statement takes from outside: a function's arguments and variables are its own."""
-    found, todo = set(), [(statement, frozenset(), False)]
+    found, seen, todo = set(), set(), [(statement, frozenset(), False)]
     while todo:
         node, bound, inside = todo.pop()
+        if node in seen:
+            continue
+        seen.add(node)
         if isinstance(node, ast.Name):
             found |= {node.id} - bound
+        outside = []
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             given = (*node.args.defaults, *node.args.kw_defaults, *getattr(node, "decorator_list", ()))
-            todo += [(part, bound, inside) for part in given if part]
+            outside = [(part, bound, inside) for part in given if part]
             if not inside:  # the names of the functions in it are taken for its own: one walk, however deep they nest
                 bound, inside = bound | _bound_names(node), True
         todo += [(part, bound, inside) for part in ast.iter_child_nodes(node)]
+        todo += outside  # read first, and not again as children
     return found
 
 
