@@ -13,7 +13,7 @@ import time
 from collections import Counter
 
 MARGIN = 0.9  # another implementation must take less than this fraction of PyTorch's time; less of a gain may be noise
-ROUNDS, BUDGET = 7, 0.02  # at most this many rounds; no new round after this many seconds
+ROUNDS, BUDGET = 7, 0.1  # at most this many rounds; no new round after this many seconds
 
 _chosen, _valid = {}, set()
 

@@ -16,7 +16,7 @@ from eecs598.training import examples, processes, selfcritical
 from eecs598.training.objective import Objective, choose_fast
 from eecs598.training.options import NAMES, PRECISIONS, Options
 from eecs598.training.recipes import RECIPES
-from eecs598.training.run import describe_training_pictures, train_captioner
+from eecs598.training.run import describe_training_pictures, encode_again, train_captioner
 from eecs598.training.selfcritical import SelfCritical
 from eecs598.utils import reset_seed
 
@@ -191,7 +191,7 @@ def run(options, captioner_class):
                     model.reranker = _fit_reranker(model, others, data, options, device)
                     captioner.save_captioner(model, path, data, options.hidden, options.wordvec)
                 print(f"{path}: training loss {histories[cell_type].last_loss:.3f} over the last epoch")
-                captions[cell_type], evaluation = captioner.score_captioner(model, data)
+                captions[cell_type], evaluation = _score(model, data, options, device)
                 scores[cell_type] = evaluation.scores
         if everyone.first:
             _plot(histories, options.out)
@@ -261,7 +261,7 @@ def _shared_arguments(data, options, device):
     rows = range(len(data["val_images"]))
     return {
         "device": device, "freeze_encoder": options.freeze_encoder, "options": _read_options(options),
-        "finetune_blocks": options.finetune_blocks if options.self_critical else 0,
+        "finetune_blocks": _count_finetuned(options),
         "val_data": (data["val_images"], data["val_captions"]),
         "val_references": (captioner.people(data, rows), data["vocab"]["idx_to_token"]) if options.score else None,
     }  # fmt: skip
@@ -270,6 +270,11 @@ def _shared_arguments(data, options, device):
 def _read_options(options):
     """The `Options` of a run, from the command line options of the same names."""
     return Options(**{name: getattr(options, name) for name in NAMES if hasattr(options, name)}, plot=False)
+
+
+def _count_finetuned(options):
+    """How many blocks of a frozen encoder are trained all the same."""
+    return options.finetune_blocks if options.self_critical else 0
 
 
 def _checkpoint_dir(options, name):
@@ -312,8 +317,7 @@ def _fit_reranker(model, others, data, options, device):
     count = len(images) // 2 if options.mirror else len(images)
     used = min(count, reranking.MAX_PICTURES)
     views = [slice(first, first + used) for first in range(0, len(images), count)]
-    finetuned = options.finetune_blocks if options.self_critical else 0
-    own = describe_training_pictures(model, images, views, device, finetuned=finetuned)
+    own = describe_training_pictures(model, images, views, device, finetuned=_count_finetuned(options))
     encode = functools.partial(features.cached_features, device=device)
     described = reranking.join([own, *(features.describe_pictures(other, images[:used], encode) for other in others)])
     special = [data["vocab"]["token_to_idx"][token] for token in (NULL, START, END)]
@@ -325,6 +329,15 @@ def _fit_reranker(model, others, data, options, device):
 # ---------------------------------------------------------------------------------------------------------
 # What is shown at the end
 # ---------------------------------------------------------------------------------------------------------
+
+
+def _score(model, data, options, device):
+    """Greedy captions of the validation pictures, and their Evaluation. Cached features are not computed again."""
+    if not encoders.is_frozen(encoders.get_encoder(model)):
+        return captioner.score_captioner(model, data)
+    seen = encode_again(model, data["val_images"], device, finetuned=_count_finetuned(options))
+    with features.fed_with_features(model):
+        return captioner.score_captioner(model, {**data, "val_images": seen})
 
 
 def _plot(histories, folder):

@@ -38,7 +38,7 @@ class AttentionLSTMCache(NamedTuple):
     z: Tensor  # packed (P, 2H): [h_{t-1}, attn_t]
     Wx: Tensor
     W: Tensor  # [Wh; Wattn], (2H, 4H)
-    gates: Tensor  # packed (P, 4H): i, f, o, g
+    gates: list[Tensor]  # i, f, o, g of each block of steps, packed: (rows of the block, 4H)
     c: list[Tensor]  # c0 and the cell state after each step, (n, H)
     grids: Grids
     weights: Tensor  # (T, N, L)
@@ -73,19 +73,21 @@ def attention_lstm_forward(x, A, Wx, Wh, Wattn, b, lengths=None, order=None):
     packing = packing_of(x, lengths, 4, order, A=A, Wx=Wx, Wh=Wh, Wattn=Wattn, b=b)
     W, grids = torch.cat([Wh, Wattn]), Grids(A, order)
     N, H, L = packing.N, A.shape[1], A[0, 0].numel()
-    packed = packing.pack(x)
-    gates = product(packed, Wx).add_(b)  # all steps at once
+    packed, gates = packing.pack(x), []
     z = x.new_empty(len(packed), 2 * H)
     h, weights = x.new_zeros(packing.T, N, H), x.new_zeros(packing.T, N, L)
     prev_h = for_captions(A.mean(dim=(2, 3)), order)
     c = [prev_h]
-    for t, n in enumerate(packing.sizes):
-        cells, rows = grids.seen_by(n)
-        attn, weights[t, :n] = map(rows.gather, attend(rows.spread(prev_h[:n]), cells))
-        z_t = torch.cat([prev_h[:n], attn], dim=1, out=z[packing.rows(t)])
-        gates_t = add_product_(gates[packing.rows(t)], z_t, W)
-        c.append(cell_forward_(gates_t, c[t][:n], out=h[t, :n]))
-        prev_h = h[t]
+    for first, last in packing.blocks():
+        gates.append(product(packed[packing.rows(first, last)], Wx).add_(b))  # all steps of the block at once
+        for t in range(first, last):
+            n = packing.sizes[t]
+            cells, queries = grids.seen_by(n)
+            attn, weights[t, :n] = map(queries.gather, attend(queries.spread(prev_h[:n]), cells))
+            z_t = torch.cat([prev_h[:n], attn], dim=1, out=z[packing.rows(t)])
+            gates_t = add_product_(gates[-1][packing.rows(t, since=first)], z_t, W)
+            c.append(cell_forward_(gates_t, c[t][:n], out=h[t, :n]))
+            prev_h = h[t]
     maps = weights.transpose(0, 1).unflatten(2, A.shape[2:])
     return h.transpose(0, 1), maps, AttentionLSTMCache(packed, z, Wx, W, gates, c, grids, weights, packing)
 
@@ -98,18 +100,16 @@ def attention_lstm_backward(dh, cache):
     dx, dWx, dW, db = torch.empty_like(x), torch.zeros_like(Wx), torch.zeros_like(W), W.new_zeros(4 * H)
     dattn, dproducts = dh.new_zeros(T, N, H), dh.new_zeros(T, N, L)
     dprev_h = dprev_c = dh.new_zeros(0, H)
-    for first, last in reversed(packing.blocks()):
-        block = packing.rows(first, last)
-        da = gates.new_empty(block.stop - block.start, 4 * H)
+    for (first, last), block_gates in zip(reversed(packing.blocks()), reversed(gates)):
+        block, da = packing.rows(first, last), torch.empty_like(block_gates)
         for t in reversed(range(first, last)):
-            n = packing.sizes[t]
+            n, rows = packing.sizes[t], packing.rows(t, since=first)
             dh_t, dc_t = dh[:n, t] + pad_rows(dprev_h, n), pad_rows(dprev_c, n)  # from the loss, and from step t + 1
-            da_t = da[packing.rows(t, since=first)]
-            dprev_c = cell_backward(dh_t, dc_t, gates[packing.rows(t)], c[t][:n], c[t + 1], out=da_t)
-            dprev_h, dattn[t, :n] = product(da_t, W.t()).chunk(2, dim=1)
-            cells, rows = grids.seen_by(n)
-            at_t = attend_backward(rows.spread(dattn[t, :n]), cells, rows.spread(weights[t, :n]))
-            dquery, dproducts[t, :n] = map(rows.gather, at_t)
+            dprev_c = cell_backward(dh_t, dc_t, block_gates[rows], c[t][:n], c[t + 1], out=da[rows])
+            dprev_h, dattn[t, :n] = product(da[rows], W.t()).chunk(2, dim=1)
+            cells, queries = grids.seen_by(n)
+            at_t = attend_backward(queries.spread(dattn[t, :n]), cells, queries.spread(weights[t, :n]))
+            dquery, dproducts[t, :n] = map(queries.gather, at_t)
             dprev_h = dprev_h + dquery  # prev_h is used twice: in the step, and as the query of attention
         dx[block] = product(da, Wx.t())
         dWx.addmm_(x[block].t(), da)

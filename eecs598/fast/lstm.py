@@ -1,8 +1,9 @@
-"""The LSTM over a sequence: all inputs are multiplied by Wx at once, gates are computed in place, padding is skipped.
+"""The LSTM over a sequence: inputs of several steps are multiplied by Wx at once, gates are computed in place, padding
+is skipped.
 
-Everything that does not depend on the previous step is one matrix product for all steps. The same holds for the weight
-gradients: dWh, the sum over steps of h_{t-1}^T da_t, is a single product of the states and da_t stacked over the steps
-of a block.
+Everything that does not depend on the previous step is one matrix product for a block of steps, large enough for a fast
+product, and small enough for the processor's cache. The same holds for the weight gradients: dWh, the sum over steps of
+h_{t-1}^T da_t, is a single product of the states and da_t stacked over the steps of a block.
 """
 
 from typing import NamedTuple
@@ -20,7 +21,7 @@ class LSTMCache(NamedTuple):
     prev_h: Tensor  # packed (P, H)
     Wx: Tensor
     Wh: Tensor
-    gates: Tensor  # packed (P, 4H): i, f, o, g
+    gates: list[Tensor]  # i, f, o, g of each block of steps, packed: (rows of the block, 4H)
     c: list[Tensor]  # c0 and the cell state after each step, (n, H)
     packing: Packing
 
@@ -33,12 +34,14 @@ def lstm_forward(x, h0, c0, Wx, Wh, b, lengths=None):
     """
     packing = packing_of(x, lengths, 4, h0=h0, c0=c0, Wx=Wx, Wh=Wh, b=b)
     packed = packing.pack(x)
-    gates = product(packed, Wx).add_(b)  # all steps at once: (P, D) @ (D, 4H); each step adds h_{t-1} Wh
-    h, c = x.new_zeros(packing.T + 1, *h0.shape), [c0]
+    h, c, gates = x.new_zeros(packing.T + 1, *h0.shape), [c0], []
     h[0] = h0
-    for t, n in enumerate(packing.sizes):
-        gates_t = add_product_(gates[packing.rows(t)], h[t, :n], Wh)
-        c.append(cell_forward_(gates_t, c[t][:n], out=h[t + 1, :n]))
+    for first, last in packing.blocks():
+        gates.append(product(packed[packing.rows(first, last)], Wx).add_(b))  # all steps of the block at once
+        for t in range(first, last):  # each step adds h_{t-1} Wh
+            n = packing.sizes[t]
+            gates_t = add_product_(gates[-1][packing.rows(t, since=first)], h[t, :n], Wh)
+            c.append(cell_forward_(gates_t, c[t][:n], out=h[t + 1, :n]))
     prev_h = packing.pack(h[:-1].transpose(0, 1))
     return h[1:].transpose(0, 1), LSTMCache(packed, prev_h, Wx, Wh, gates, c, packing)
 
@@ -49,15 +52,13 @@ def lstm_backward(dh, cache):
     x, prev_h, Wx, Wh, gates, c, packing = cache
     dx, dWx, dWh, db = torch.empty_like(x), torch.zeros_like(Wx), torch.zeros_like(Wh), Wh.new_zeros(Wh.shape[1])
     dprev_h = dprev_c = dh.new_zeros(0, dh.shape[2])
-    for first, last in reversed(packing.blocks()):
-        block = packing.rows(first, last)
-        da = gates.new_empty(block.stop - block.start, gates.shape[1])
+    for (first, last), block_gates in zip(reversed(packing.blocks()), reversed(gates)):
+        block, da = packing.rows(first, last), torch.empty_like(block_gates)
         for t in reversed(range(first, last)):
-            n = packing.sizes[t]
+            n, rows = packing.sizes[t], packing.rows(t, since=first)
             dh_t, dc_t = dh[:n, t] + pad_rows(dprev_h, n), pad_rows(dprev_c, n)  # from the loss, and from step t + 1
-            da_t = da[packing.rows(t, since=first)]
-            dprev_c = cell_backward(dh_t, dc_t, gates[packing.rows(t)], c[t][:n], c[t + 1], out=da_t)
-            dprev_h = product(da_t, Wh.t())
+            dprev_c = cell_backward(dh_t, dc_t, block_gates[rows], c[t][:n], c[t + 1], out=da[rows])
+            dprev_h = product(da[rows], Wh.t())
         dx[block] = product(da, Wx.t())
         dWx.addmm_(x[block].t(), da)  # sums over the steps of the block
         dWh.addmm_(prev_h[block].t(), da)

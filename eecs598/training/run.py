@@ -91,8 +91,7 @@ def describe_training_pictures(model, images, views, device, features_folder=Non
     if not encoders.is_frozen(encoder):
         encode = functools.partial(features.encode_images, device=device)
         return torch.stack([features.describe_pictures(encoder, images[view], encode) for view in views]).mean(0)
-    front, tail = _split(encoder, finetuned, True) if finetuned else (encoder, torch.nn.Identity())
-    grids = features.cached_features(front, images, features_folder, device=device)
+    grids, tail = _read_features(encoder, images, device, features_folder, finetuned)
     described = [[] for _ in views]
     with late_bar(sum(len(grids[view]) for view in views), "features for the reranker") as bar:
         for parts, view in zip(described, views):
@@ -100,6 +99,23 @@ def describe_training_pictures(model, images, views, device, features_folder=Non
                 parts.append(encoders.describe_grids(tail(part.to(device)).float()).cpu())
                 bar.update(len(part))
     return torch.stack([torch.cat(parts) for parts in described]).mean(0)
+
+
+@torch.no_grad()
+def encode_again(model, images, device, features_folder=None, finetuned=0):
+    """The features of pictures with which a captioner was trained on cached features: (n, C, h, w), as float16.
+
+    images (n, 3, H, W): such as the validation pictures. finetuned: as for `describe_training_pictures`. Raises
+    ValueError.
+    """
+    grids, tail = _read_features(encoders.get_encoder(model), images, device, features_folder, finetuned)
+    return torch.cat([tail(part.to(device)).half().cpu() for part in grids.split(64)])
+
+
+def _read_features(encoder, images, device, features_folder, finetuned):
+    """The cached features of a frozen encoder's blocks that were not trained, and the others, which come after."""
+    front, tail = _split(encoder, finetuned, True) if finetuned else (encoder, torch.nn.Identity())
+    return features.cached_features(front, images, features_folder, device=device), tail
 
 
 def _split(encoder, count, freeze):

@@ -9,7 +9,7 @@ from support.encoder import MeanEncoder
 from eecs598 import captioner, encoders, features
 from eecs598.training import solver
 from eecs598.training.options import Options
-from eecs598.training.run import train_captioner
+from eecs598.training.run import encode_again, train_captioner
 from rnn_lstm_captioning import CaptioningRNN
 
 QUIET = {"progress": False, "plot": False}
@@ -59,6 +59,21 @@ def test_the_captioner_is_the_one_that_was_trained(tiny_data, tmp_path, lite, mo
     again, _, _ = captioner.load_captioner(tmp_path / "attn.pt", CaptioningRNN)
     assert captioner.caption_pictures(again, tiny_data["val_images"], tiny_data["vocab"]["idx_to_token"])[0] == \
         captioner.caption_pictures(model, tiny_data["val_images"], tiny_data["vocab"]["idx_to_token"])[0]  # fmt: skip
+
+
+def test_features_for_the_last_scores_are_those_of_the_trained_encoder_but_not_computed_again(
+    tiny_data, tmp_path, lite, monkeypatch
+):
+    monkeypatch.setattr(features, "fast_dtype", lambda device: torch.float32)
+    for blocks in (0, 1):
+        model, _ = train(tiny_data, tmp_path, lite, finetune_blocks=blocks, freeze_encoder=True)
+        images = tiny_data["val_images"]
+        wanted = features.encode_images(encoders.get_encoder(model), images)
+        with monkeypatch.context() as patched:
+            patched.setattr(features, "encode_in_batches", None)
+            found = encode_again(model, images, "cpu", tmp_path, finetuned=blocks)
+        assert found.dtype == torch.float16
+        torch.testing.assert_close(found, wanted, rtol=0.01, atol=0.01)
 
 
 def test_blocks_for_a_later_call_stay_as_they_are(tiny_data, tmp_path, lite, monkeypatch):
