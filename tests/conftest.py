@@ -28,10 +28,14 @@ from hypothesis import settings
 from support.encoder import MeanEncoder
 from support.tables import Tables
 
+from eecs598 import features
 from eecs598.coco import build_vocabulary, encode_captions
 from eecs598.metrics.ptb import PUNCTUATION
 
 os.environ.setdefault("EECS598_PHOTOS", "none")  # no test looks for photographs on the network
+for _name in ("http_proxy", "https_proxy", "all_proxy"):  # nor asks a proxy for a file of its own server on loopback
+    for _variable in (_name, _name.upper()):
+        os.environ.pop(_variable, None)
 
 # Without a GPU the kernels are run by Triton's interpreter, where Triton is installed; it reads this when imported.
 if not torch.cuda.is_available():
@@ -54,6 +58,14 @@ def real_data():
     if not folder or not Path(folder).is_dir():
         pytest.skip("EECS598_REAL_DATA does not name a folder of real photographs with captions")
     return Path(folder).resolve()  # tests may work in another folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def features_folder(tmp_path_factory):
+    """Features that tests cache are not found again by the next run, and not put into the project's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "FEATURES_FOLDER", tmp_path_factory.mktemp("features"))
+        yield
 
 
 @pytest.fixture

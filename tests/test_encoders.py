@@ -5,14 +5,13 @@ import http.server
 import importlib
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from support.disk import fill
 
-from eecs598 import encoders
+from eecs598 import encoders, files
 from eecs598 import features as feature_room
 from eecs598.captioner import caption_pictures, decode_pictures, make_captioner
 from eecs598.training.run import train_captioner
@@ -452,26 +451,27 @@ def test_a_damaged_cache_is_computed_again(mean_encoder, pictures, tmp_path, cap
         assert "computed again" in capsys.readouterr().err
 
 
-def test_those_who_want_the_same_features_take_turns(mean_encoder, pictures, tmp_path, capsys):
+def test_those_who_want_the_same_features_take_turns(mean_encoder, pictures, tmp_path, monkeypatch):
     """The second one waits, and leaves alone what the first has written so far."""
-    shown, begun = [], threading.Event()
+    shown, said, begun, waiting = [], [], threading.Event(), threading.Event()
+    monkeypatch.setattr(files, "say", lambda text: said.append(text) or waiting.set())
 
     class SlowEncoder(type(mean_encoder)):
         def forward(self, images):
             shown.append(len(images))
             if not begun.is_set():
                 begun.set()
-                time.sleep(2)  # time enough for the other one to come, also on a busy machine
+                waiting.wait(60)
             return super().forward(images)
 
     results = {}
     first = threading.Thread(target=lambda: results.update(first=cached(SlowEncoder(), pictures, tmp_path)))
     first.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     second = cached(SlowEncoder(), pictures, tmp_path)
     first.join()
     assert sum(shown) == len(pictures) and torch.equal(results["first"], second)
-    assert "waiting for another process that is computing" in capsys.readouterr().err
+    assert len(said) == 1 and "waiting for another process that is computing" in said[0]
     assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
 
 

@@ -192,6 +192,19 @@ def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_
     remove_partial(tmp_path / "none")
 
 
+def test_another_users_process_is_running(tmp_path, monkeypatch):
+    if os.name == "nt":
+        pytest.skip("no process is asked there")
+
+    def refuse(process, signal):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    (tmp_path / ".f.4242.part").write_bytes(b"half")
+    remove_partial(tmp_path)
+    assert (tmp_path / ".f.4242.part").exists()
+
+
 # --- mapped files -----------------------------------------------------------------------------------------
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is measured as Linux tells it")
@@ -271,13 +284,14 @@ def test_the_lock_of_a_machine_that_was_switched_off_is_removed(tmp_path, on_a_d
     assert not list(tmp_path.iterdir())
 
 
-def test_a_lock_with_signs_of_life_is_waited_for(tmp_path, on_a_disk_without_locks):
+def test_a_lock_with_signs_of_life_is_waited_for(tmp_path, on_a_disk_without_locks, monkeypatch):
+    monkeypatch.setattr(files, "STALE", 4.0)  # signs of life come six times as often, also on a busy machine
     began, order = threading.Event(), []
 
     def hold():
         with file_lock(tmp_path / "f", "writing"):
             began.set()
-            time.sleep(3)  # longer than STALE
+            time.sleep(5)  # longer than STALE
             order.append("first")
 
     holder = threading.Thread(target=hold)

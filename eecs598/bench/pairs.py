@@ -100,11 +100,7 @@ class PlainCaptioner(nn.Module):
 
 def layer_pairs(module, sizes, where):
     """The layers of `eecs598.fast`, at full length with all gradients; and their matrix products alone."""
-    for pair in _layer_pairs(fast_layers(), sizes, where):
-        yield pair
-        if pair.name in ("LSTM", "RNN"):
-            products = _products(sizes, {"LSTM": 4, "RNN": 1}[pair.name] * sizes.H, where)
-            yield pair._replace(name=f"{pair.name}, its products alone", ours=products)
+    return _layer_pairs(fast_layers(), sizes, where, floors=True)
 
 
 def fast_layers():
@@ -113,21 +109,36 @@ def fast_layers():
     return fast
 
 
-def _products(sizes, columns, where):
-    """The matrix products of a layer, forward and backward: a lower bound for its time. columns: of its weights."""
+def _products(sizes, columns, where, cells=0):
+    """The matrix products of a layer, forward and backward: a lower bound for its time.
+
+    columns: of its weights. cells: of the grid, for attention, whose states are [h, attn].
+    """
     from eecs598.fast.arithmetic import add_product_, product
+    from eecs598.fast.packing import BLOCK_ROWS
 
     N, T, W, H = sizes[:4]
-    shapes = {"x": (N * T, W), "h": (N * T, H), "a": (N * T, columns), "Wx": (W, columns), "Wh": (H, columns)}
-    x, h, a, Wx, Wh = (torch.randn(shape, device=where) / 100 for shape in shapes.values())
+    inner = 2 * H if cells else H
+    shapes = (N * T, W), (N * T, inner), (N * T, columns), (W, columns), (inner, columns), (N, H, cells), (N, T, cells)
+    x, z, a, Wx, Wz, A, weights = (torch.randn(shape, device=where) / 100 for shape in shapes)
+    values, queries = A.transpose(1, 2), z[:, :H].view(N, T, H)
 
     def products():
-        product(x, Wx)
-        for h_t, a_t in zip(h.split(N), a.split(N)):
-            add_product_(torch.empty_like(a_t), h_t, Wh)
+        for x_b in x.split(max(N, BLOCK_ROWS)):
+            product(x_b, Wx)
+        for z_t, a_t in zip(z.split(N), a.split(N)):
+            add_product_(torch.empty_like(a_t), z_t, Wz)
         for a_t in a.split(N):
-            product(a_t, Wh.t())
-        product(a, Wx.t()), product(x.t(), a), product(h.t(), a)
+            product(a_t, Wz.t())
+        product(a, Wx.t()), product(x.t(), a), product(z.t(), a)
+        if cells:
+            attend()
+
+    def attend():
+        for t in range(T):  # forward, and back to both factors
+            for _ in range(2):
+                torch.bmm(queries[:, t : t + 1], A), torch.bmm(weights[:, t : t + 1], values)
+        torch.bmm(queries.transpose(1, 2), weights).baddbmm_(queries.transpose(1, 2), weights)
 
     return products
 
@@ -140,8 +151,11 @@ def plain_pairs(module, sizes, where):
         yield pair._replace(name=f"plain {pair.name}")
 
 
-def _layer_pairs(layers, sizes, where):
-    """RNN and LSTM against torch.nn's, the attention LSTM against the plain loop. layers: a module with the three."""
+def _layer_pairs(layers, sizes, where, floors=False):
+    """RNN and LSTM against torch.nn's, the attention LSTM against the plain loop. layers: a module with the three.
+
+    floors: with a row for the matrix products of each layer alone.
+    """
     N, T, W, H = sizes[:4]
     x = torch.randn(N, T, W, device=where, requires_grad=True)
     h0 = torch.randn(N, H, device=where, requires_grad=True)
@@ -154,7 +168,10 @@ def _layer_pairs(layers, sizes, where):
         both = zip(launch_modes(ours, x, h0).items(), launch_modes(other, x, h0).values())
         for (how, layer), library_layer in both:
             steps = (_step(partial(each, x, h0), (x, h0, *each.parameters()), dh) for each in (layer, library_layer))
-            yield Pair(name + how, str(sizes), f"torch.nn.{name}{how}", *steps)
+            pair = Pair(name + how, str(sizes), f"torch.nn.{name}{how}", *steps)
+            yield pair
+            if floors and not how:
+                yield _floor(pair, _products(sizes, len(ours.b), where))
     ours = layers.AttentionLSTM(W, H).to(where)
     weights = [getattr(ours, name) for name in ("Wx", "Wh", "Wattn", "b")]
     for grid in (4, 7):
@@ -164,11 +181,19 @@ def _layer_pairs(layers, sizes, where):
         except Exception as error:  # a student's layer may have 4 x 4 hard-coded
             print(f"attention LSTM: left out, the layer takes no {grid}x{grid} ({type(error).__name__})")
             continue
-        yield Pair(
+        pair = Pair(
             "attention LSTM", f"{sizes} {grid}x{grid}", "plain loop, autograd",
             _step(partial(ours, x, A), (x, A, *weights), dh),
             _step(lambda A=A: formulas.attention_lstm(x, A, *weights)[0], (x, A, *weights), dh),
         )  # fmt: skip
+        yield pair
+        if floors:
+            yield _floor(pair, _products(sizes, 4 * H, where, grid * grid))
+
+
+def _floor(pair, products):
+    """The row of a layer's matrix products alone, after that of the layer."""
+    return pair._replace(name=f"{pair.name}, its products alone", ours=products)
 
 
 class FromState(nn.Module):

@@ -55,6 +55,11 @@ class Packing:
             return packed.unflatten(0, (self.T, self.N)).transpose(0, 1)
         return torch.stack([pad_rows(rows, self.N) for rows in packed.split(self.sizes)], dim=1)
 
+    def shift(self, start: Tensor, packed: Tensor) -> Tensor:
+        """What each row of a packed sequence was one step earlier, at first the row of start (N, D). (P, D)."""
+        steps = start, *packed.split(self.sizes)
+        return torch.cat([earlier[:n] for earlier, n in zip(steps, self.sizes)])
+
 
 def pad_rows(rows: Tensor, n: int) -> Tensor:
     """Append rows of zeros up to n, for captions that have ended."""

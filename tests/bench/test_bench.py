@@ -64,9 +64,8 @@ def test_the_plain_captioner_is_the_same_captioner(cell_type):
 
 
 LAYERS = ["LSTM", "RNN", "attention LSTM", "attention LSTM"]
-PRODUCTS = [f"{name}, its products alone" for name in LAYERS[:2]]
 ROWS = {
-    "layers": [LAYERS[0], PRODUCTS[0], LAYERS[1], PRODUCTS[1], *LAYERS[2:]],
+    "layers": [row for name in LAYERS for row in (name, f"{name}, its products alone")],
     "plain": [f"plain {name}" for name in LAYERS] + 5 * ["plain training step"],
     "growth": [f"LSTM, H={H}" for H in (64, 128, 256, 512)] + [f"LSTM, T={T}" for T in (4, 8, 16, 32)],
 }  # fmt: skip
@@ -94,9 +93,9 @@ class Multiplications(TorchDispatchMode):
     count = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function.__name__ in ("mm.default", "addmm_.default"):
+        if function.__name__ in ("mm.default", "addmm_.default", "bmm.default", "baddbmm_.default"):
             a, b = args[-2:]
-            self.count += a.shape[0] * a.shape[1] * b.shape[1]
+            self.count += a.numel() * b.shape[-1]
         return function(*args, **(kwargs or {}))
 
 
@@ -118,15 +117,18 @@ def test_captions_share_a_grid_and_are_the_same_without():
     assert counts[0] < counts[1]  # as each picture's features are projected once
 
 
-@pytest.mark.parametrize(("name", "columns"), [("LSTM", 4 * SMALL.H), ("RNN", SMALL.H)])
-def test_the_products_alone_are_those_of_the_layer(monkeypatch, name, columns):
+def test_the_products_alone_are_those_of_the_layer(monkeypatch):
     for what in ("product", "added-product"):
         monkeypatch.setitem(choosing.fixed_choices(), what, "torch")
-    found = {pair.name: pair.ours for pair in bench.PAIRS["layers"](rlc, SMALL, "cpu")}
-    for step in (found[name], found[f"{name}, its products alone"]):
+    N, T, W, H = SMALL[:4]
+    wanted = {("LSTM", str(SMALL)): (W + H) * 4 * H, ("RNN", str(SMALL)): (W + H) * H}
+    for grid in (4, 7):
+        wanted["attention LSTM", f"{SMALL} {grid}x{grid}"] = (W + 2 * H) * 4 * H + 2 * H * grid**2
+    for pair in bench.PAIRS["layers"](rlc, SMALL, "cpu"):
         with Multiplications() as seen:
-            step()
-        assert seen.count == 3 * SMALL.N * SMALL.T * (SMALL.W + SMALL.H) * columns  # forward, and back to both factors
+            pair.ours()
+        products = wanted[pair.name.removesuffix(", its products alone"), pair.size]
+        assert seen.count == 3 * N * T * products, pair.name  # forward, and back to both factors
 
 
 def test_plain_rows_are_the_modules_and_the_others_eecs598_fasts(monkeypatch):
@@ -145,8 +147,10 @@ def test_plain_rows_are_the_modules_and_the_others_eecs598_fasts(monkeypatch):
 
 
 def test_a_machine_whose_lstm_does_not_run_in_bfloat16_is_measured_without_it(monkeypatch, capsys):
-    assert [pair.name for pair in bench.PAIRS["precision"](rlc, SMALL, "cpu")][-1:] == ["bfloat16"]
-    capsys.readouterr()
+    with monkeypatch.context() as anywhere:
+        anywhere.setattr(pairs, "_in_bfloat16", lambda step, where: step)
+        found = [pair.name for pair in bench.PAIRS["precision"](rlc, SMALL, "cpu")]
+    assert found == ["LSTM, bfloat16", "bfloat16"] and not capsys.readouterr().err
 
     def refuse(*_):
         raise RuntimeError("could not create a primitive descriptor. Run workload with more")
@@ -288,7 +292,8 @@ def test_an_unknown_precision_is_refused():
 def some_rows():
     """Rows as `bench.run` gives them: two with a ratio of their own, others whose names begin like those of growth."""
     ratios = [("LSTM", 0.9), ("beam 3", 0.05)]
-    ratios += [(name, 1.1) for name in (PRODUCTS[0], "LSTM, bfloat16", "LSTM, one graph", *ROWS["growth"])]
+    others = "LSTM, its products alone", "LSTM, bfloat16", "LSTM, one graph", *ROWS["growth"]
+    ratios += [(name, 1.1) for name in others]
     return [bench.Row(name, "N=2", "torch.nn.LSTM", 10 * k, 10.0, k, k - 0.01, k + 0.01) for name, k in ratios]
 
 

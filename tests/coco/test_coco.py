@@ -714,6 +714,17 @@ def test_the_commands_build_and_check(tmp_path, capsys):
     assert coco.load_data(out)["preprocessing"] == {"image_size": 8, "fit": "crop"}
 
 
+@pytest.mark.parametrize("command, options", [
+    ("show", []), ("build", ["--captions"]), ("build", ["--val-captions", "none.json", "--train-captions"]),
+    ("build", ["--train-captions", "none.json", "--val-captions"]),
+])  # fmt: skip
+def test_no_command_overwrites_what_it_reads(tmp_path, capsys, command, options):
+    (tmp_path / "input").write_text("precious")
+    assert main([command, *options, str(tmp_path / "input"), "--out", str(tmp_path / "input")]) == 1
+    assert "input is an input of this command" in capsys.readouterr().err
+    assert (tmp_path / "input").read_text() == "precious"
+
+
 def test_the_commands_fail_in_one_line(tmp_path, capsys):
     assert main(["check", str(tmp_path / "none.pt")]) == 1
     said = capsys.readouterr()

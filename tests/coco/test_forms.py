@@ -160,7 +160,7 @@ def test_split_lists_beside_the_captions_are_found_and_others_named(form, tmp_pa
     (tmp_path / "lists").mkdir()
     elsewhere = write_lists(tmp_path / "lists", ("flickr30k_train.txt", "val.txt", "my test.TXT"))
     write(tmp_path / "lists", "not a list", "readme.txt")
-    for lists in (elsewhere, [tmp_path / "lists"], elsewhere[:1] + elsewhere[1:]):
+    for lists in (elsewhere, [tmp_path / "lists"], [elsewhere[2], elsewhere[0], elsewhere[1]]):
         assert splits_of(read_captions_file(path, lists)) == ["train", "val", "test"]
     beside = write_lists(tmp_path)
     found = read_captions_file(path, None)

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 
 import pytest
+from support import ROOT
 
 from eecs598 import metrics
 from eecs598.metrics import evaluate_captions, format_scores, rank_captions, score_captions
@@ -148,7 +149,7 @@ from eecs598.metrics import score_captions
 score_captions(["a dog", "a cat"], [["a dog"], ["the cat"]])
 print(*sorted({"torch", "matplotlib", "pycocotools", "scipy", "pandas"} & sys.modules.keys()))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
 
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
 
@@ -366,8 +367,8 @@ def test_other_parts_of_a_batch_are_the_same_run(tmp_path):
     """So that one that ran out of memory can go on."""
     with pytest.raises(StopError):
         run(tmp_path, stop_at=5)
-    _, history = run(tmp_path, accumulate=2)
-    assert len(history.losses) == 9
+    model, history = run(tmp_path, accumulate=2)
+    assert len(history.losses) == 9 and model.calls == 12  # in two parts each, of the six that were left
 
 
 def test_no_value_is_left_out_of_a_tensors_hash(tmp_path):
@@ -541,6 +542,23 @@ def test_an_interrupt_after_the_last_checkpoint_is_not_forgotten(tmp_path):
     with pytest.raises(KeyboardInterrupt, match=r"stopped; .*-0*9\.pt has all epochs"):
         run(tmp_path, after_epoch=interrupt)
     assert result(run(tmp_path)) == result(run())
+
+
+def test_training_outside_the_main_thread(tmp_path):
+    """There no handler of signals can be set."""
+    with ThreadPoolExecutor(1) as other:
+        trained = other.submit(run, tmp_path).result()
+    assert len(trained[1].losses) == 9 and "iteration-00000009.pt" in names(tmp_path)
+
+
+def test_an_ignored_interrupt_stays_ignored(tmp_path):
+    """As in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _, history = run(tmp_path, stop_at=4, make=Interrupted)
+        assert len(history.losses) == 9 and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("heard")
