@@ -1,7 +1,7 @@
 """Autotuning: choose the fastest of several implementations by timing them, once for each process and size.
 
-Which implementation is fastest depends on the processor and on the sizes, so each one is timed for a few milliseconds
-at the sizes in use instead of being looked up in a table.
+Which implementation is fastest depends on the processor and on the sizes, so all are timed at the sizes in use, for up
+to 0.1 seconds, instead of being looked up in a table.
 
 The environment variable EECS598_CHOICES, such as "product=torch tanh=sigmoid", fixes choices without timing. This is
 for tests, and for runs that must agree to the last bit on several machines.
