@@ -12,7 +12,7 @@ import os
 import time
 from collections import Counter
 
-MARGIN = 0.9  # another implementation must take less than this fraction of PyTorch's time; less of a gain may be noise
+MARGIN = 0.97  # another implementation must take less than this fraction of PyTorch's time; less of a gain may be noise
 ROUNDS, BUDGET = 7, 0.1  # at most this many rounds; no new round after this many seconds
 
 _chosen, _valid = {}, set()
@@ -31,16 +31,16 @@ def fixed_choices():
     return choices
 
 
-def choose(what, candidates, *sizes):
+def choose(what, candidates, *sizes, margin=MARGIN):
     """The name of the fastest implementation of `what` at these sizes. Raises ValueError, see `fixed_choices`.
 
     candidates(): {name: function without arguments}, PyTorch's own first. A function must return only when its result
-    is complete.
+    is complete. margin: another one must take less than this fraction of the time of PyTorch's own.
     """
     if what in fixed_choices():
         return _check_fixed(what, candidates)
     if (what, sizes) not in _chosen:
-        _chosen[what, sizes] = _measure(candidates())
+        _chosen[what, sizes] = _measure(candidates(), margin)
     return _chosen[what, sizes]
 
 
@@ -61,7 +61,7 @@ def chosen():
     return [f"{what}: {', '.join(f'{name} {n}' for name, n in names.most_common())}" for what, names in counts.items()]
 
 
-def _measure(candidates):
+def _measure(candidates, margin):
     """The fastest by its minimum time. Rounds alternate, so that a busy moment of the machine slows all of them."""
     for run in candidates.values():  # warm-up: the first call of a kernel does more than later ones
         run()
@@ -71,7 +71,7 @@ def _measure(candidates):
     seconds = {name: min(round[name] for round in rounds) for name in candidates}
     default = next(iter(candidates))
     fastest = min(seconds, key=seconds.get)
-    return fastest if seconds[fastest] < MARGIN * seconds[default] else default
+    return fastest if seconds[fastest] < margin * seconds[default] else default
 
 
 def _time(run):

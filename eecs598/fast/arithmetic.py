@@ -64,7 +64,8 @@ def _add_candidates(a, b):
 
 
 def _sizes(a, b):
-    return _next_power(len(a)), _next_power(len(b)), b.shape[1], *(() if b.is_contiguous() else ("transposed",))
+    transposed = tuple(name for name, factor in (("a", a), ("b", b)) if not factor.is_contiguous())
+    return _next_power(len(a)), _next_power(len(b)), b.shape[1], *transposed
 
 
 def _tanh_candidates(x):

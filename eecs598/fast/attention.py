@@ -100,8 +100,9 @@ def attention_lstm_backward(dh, cache):
     dx, dWx, dW, db = torch.empty_like(x), torch.zeros_like(Wx), torch.zeros_like(W), W.new_zeros(4 * H)
     dattn, dproducts = dh.new_zeros(T, N, H), dh.new_zeros(T, N, L)
     dprev_h = dprev_c = dh.new_zeros(0, H)
+    buffer = torch.empty_like(gates[0])  # for da; the first block is the largest
     for (first, last), block_gates in zip(reversed(packing.blocks()), reversed(gates)):
-        block, da = packing.rows(first, last), torch.empty_like(block_gates)
+        block, da = packing.rows(first, last), buffer[: len(block_gates)]
         for t in reversed(range(first, last)):
             n, rows = packing.sizes[t], packing.rows(t, since=first)
             dh_t, dc_t = dh[:n, t] + pad_rows(dprev_h, n), pad_rows(dprev_c, n)  # from the loss, and from step t + 1
@@ -112,8 +113,8 @@ def attention_lstm_backward(dh, cache):
             dquery, dproducts[t, :n] = map(queries.gather, at_t)
             dprev_h = dprev_h + dquery  # prev_h is used twice: in the step, and as the query of attention
         dx[block] = product(da, Wx.t())
-        dWx.addmm_(x[block].t(), da)
-        dW.addmm_(z[block].t(), da)
+        add_product_(dWx, x[block].t(), da)
+        add_product_(dW, z[block].t(), da)
         db += da.sum(0)
     sequences = dattn.transpose(0, 1), weights.transpose(0, 1), packing.unpack(z[:, :H]), dproducts.transpose(0, 1)
     dcells = _sum_over_steps(*map(grids.by_picture, sequences))

@@ -52,16 +52,17 @@ def lstm_backward(dh, cache):
     x, prev_h, Wx, Wh, gates, c, packing = cache
     dx, dWx, dWh, db = torch.empty_like(x), torch.zeros_like(Wx), torch.zeros_like(Wh), Wh.new_zeros(Wh.shape[1])
     dprev_h = dprev_c = dh.new_zeros(0, dh.shape[2])
+    buffer = torch.empty_like(gates[0])  # for da; the first block is the largest
     for (first, last), block_gates in zip(reversed(packing.blocks()), reversed(gates)):
-        block, da = packing.rows(first, last), torch.empty_like(block_gates)
+        block, da = packing.rows(first, last), buffer[: len(block_gates)]
         for t in reversed(range(first, last)):
             n, rows = packing.sizes[t], packing.rows(t, since=first)
             dh_t, dc_t = dh[:n, t] + pad_rows(dprev_h, n), pad_rows(dprev_c, n)  # from the loss, and from step t + 1
             dprev_c = cell_backward(dh_t, dc_t, block_gates[rows], c[t][:n], c[t + 1], out=da[rows])
             dprev_h = product(da[rows], Wh.t())
         dx[block] = product(da, Wx.t())
-        dWx.addmm_(x[block].t(), da)  # sums over the steps of the block
-        dWh.addmm_(prev_h[block].t(), da)
+        add_product_(dWx, x[block].t(), da)  # sums over the steps of the block
+        add_product_(dWh, prev_h[block].t(), da)
         db += da.sum(0)
     N = len(dh)
     return packing.unpack(dx), pad_rows(dprev_h, N), pad_rows(dprev_c, N), dWx, dWh, db
