@@ -70,7 +70,7 @@ def decode(
     if generator is not None:
         raise ValueError("generator is given without sampling; give a temperature too, such as 1.0")
     in_range = num_captions is None or (_is_whole(num_captions, 1) and num_captions <= beam_size)
-    _check("num_captions", num_captions, in_range, f"at least 1 and at most beam_size = {beam_size}")
+    _check("num_captions", num_captions, in_range, f"at least 1 and at most the beam size, {beam_size} (--beam)")
     found = beam_search(model, images, max_length, beam_size, length_penalty, no_repeat_ngram, beam_temperature)
     found = reorder(found) if reorder else found
     return Captions(*(part if part is None else part[:, :num_captions] for part in found))

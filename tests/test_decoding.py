@@ -493,8 +493,8 @@ def test_options_that_make_no_sense(make_model, options, message):
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"beam_size": 2, "num_captions": 3}, "num_captions is 3; it must be at least 1 and at most beam_size = 2"),
-    ({"num_captions": 0}, "num_captions is 0; it must be at least 1 and at most beam_size = 1"),
+    ({"beam_size": 2, "num_captions": 3}, "num_captions is 3; it must be at least 1 and at most the beam size, 2"),
+    ({"num_captions": 0}, "num_captions is 0; it must be at least 1 and at most the beam size, 1"),
     ({"temperature": 1.0, "num_captions": 0}, "num_captions is 0; it must be a whole number, at least 1"),
 ])  # fmt: skip
 def test_numbers_of_captions_that_make_no_sense(make_model, options, message):

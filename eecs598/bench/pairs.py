@@ -110,7 +110,7 @@ def fast_layers():
 
 
 def _products(sizes, columns, where, cells=0):
-    """The matrix products of a layer, forward and backward: a lower bound for its time.
+    """The matrix products of a layer, forward and backward, as it does them: a lower bound for its time.
 
     columns: of its weights. cells: of the grid, for attention, whose states are [h, attn].
     """
@@ -121,16 +121,18 @@ def _products(sizes, columns, where, cells=0):
     inner = 2 * H if cells else H
     shapes = (N * T, W), (N * T, inner), (N * T, columns), (W, columns), (inner, columns), (N, H, cells), (N, T, cells)
     x, z, a, Wx, Wz, A, weights = (torch.randn(shape, device=where) / 100 for shape in shapes)
-    values, queries = A.transpose(1, 2), z[:, :H].view(N, T, H)
+    values, queries, dWx, dWz = A.transpose(1, 2), z[:, :H].view(N, T, H), torch.zeros_like(Wx), torch.zeros_like(Wz)
+    block = N * T if columns == H else max(N, BLOCK_ROWS)  # the RNN has all steps in one
 
     def products():
-        for x_b in x.split(max(N, BLOCK_ROWS)):
+        for x_b in x.split(block):
             product(x_b, Wx)
         for z_t, a_t in zip(z.split(N), a.split(N)):
             add_product_(torch.empty_like(a_t), z_t, Wz)
         for a_t in a.split(N):
             product(a_t, Wz.t())
-        product(a, Wx.t()), product(x.t(), a), product(z.t(), a)
+        for x_b, z_b, a_b in zip(x.split(block), z.split(block), a.split(block)):
+            product(a_b, Wx.t()), add_product_(dWx, x_b.t(), a_b), add_product_(dWz, z_b.t(), a_b)
         if cells:
             attend()
 
@@ -389,19 +391,24 @@ def feature_pairs(module, sizes, where, pictures=128):
 
 
 def arithmetic_pairs(module, sizes, where):
-    """`eecs598.fast.arithmetic` at the sizes of T steps of the LSTM, against PyTorch's matrix product and tanh."""
+    """`eecs598.fast.arithmetic` for T steps of the LSTM and of its output layer, against PyTorch's product and tanh."""
     from eecs598.fast import arithmetic
 
-    N, T, W, H, V = sizes[:5]
-    for name, (rows, inner, columns) in (
-        ("product, forward", (N, W + H, 4 * H)), ("product, backward", (N, 4 * H, W + H)),
-        ("product, to words", (N, H, V)),
+    N, T, _, H, V = sizes[:5]
+    h, da, dscores = (torch.randn(N, size, device=where) for size in (H, 4 * H, V))
+    Wh, W_out, a = (torch.randn(*shape, device=where) for shape in ((H, 4 * H), (V, H), (N, 4 * H)))
+    for name, left, right in (
+        ("product, to h", da, Wh.t()), ("product, to words", h, W_out.t()), ("product, from words", dscores, W_out),
     ):  # fmt: skip
-        a, b = torch.randn(rows, inner, device=where), torch.randn(columns, inner, device=where).t()
-        b = b if name.endswith("words") else b.contiguous()  # the vocabulary's weight is (V, H)
         yield Pair(
-            name, f"({rows}, {inner}) @ ({inner}, {columns})", "torch.mm",
-            _repeat(partial(arithmetic.product, a, b), T), _repeat(partial(torch.mm, a, b), T),
+            name, f"{tuple(left.shape)} @ {tuple(right.shape)}", "torch.mm",
+            _repeat(partial(arithmetic.product, left, right), T), _repeat(partial(torch.mm, left, right), T),
+        )  # fmt: skip
+    for name, out, left, right in (("added product, of h", a, h, Wh), ("added product, to dWh", Wh.clone(), h.t(), da)):
+        yield Pair(
+            name, f"{tuple(left.shape)} @ {tuple(right.shape)}", "Tensor.addmm_",
+            _repeat(partial(arithmetic.add_product_, out, left, right), T),
+            _repeat(partial(out.addmm_, left, right), T),
         )  # fmt: skip
     x, out = torch.randn(N, H, device=where), torch.empty(N, H, device=where)
     yield Pair(

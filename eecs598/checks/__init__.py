@@ -10,6 +10,7 @@ mistake.
     mistakes    common mistakes: a sentence, and the formula with the mistake
     parts       for each part its formula, mistakes and test cases
     levels      how strict the checks are
+    published   the published notebook's checks of a captioner
     seeds       where the inputs come from
     running     running code that may fail in any way
     comparing, properties, hints    rows of the table, and hints

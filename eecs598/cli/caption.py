@@ -25,7 +25,7 @@ def add_options(parser):
     group = parser.add_argument_group("decoding (by default the three best captions of a beam of 3)")
     decoder.add_options(group)
     group.add_argument("--number", type=commands.positive, dest="num_captions", metavar="N",
-                       help="captions for each photo (the beam size, or 1 when sampling)")  # fmt: skip
+                       help="captions for each photo (all in the beam, or 1 when sampling)")  # fmt: skip
 
 
 def run(options, captioner_class):

@@ -52,5 +52,5 @@ def main(arguments, import_captioner):
         if not solver.is_out_of_memory(error):
             raise
         reason = str(error).partition("\n")[0] or "MemoryError"
-        print(f"error: out of memory: lower sizes such as --hidden, or use fewer pictures ({reason})", file=sys.stderr)
+        print(f"error: out of memory: lower --beam or --hidden, or use fewer pictures ({reason})", file=sys.stderr)
         return 1

@@ -21,7 +21,7 @@ def add_options(group):
     add("--beam-temperature", type=commands.above_zero, metavar="T", help="divide the logits by T in beam search; "
         "above 1, its captions differ more from each other (1)")  # fmt: skip
     add("--rerank", type=commands.above_zero, metavar="W", help="also rank captions by the n-grams that the picture's "
-        "features suggest, with weight W, such as 200; needs --beam and train --reranker")  # fmt: skip
+        "features suggest, with weight W, such as 200; needs a beam (--beam) and train --reranker")  # fmt: skip
     add("--mirror", action="store_true", default=None, help="average the word probabilities with those of the mirror "
         "image")  # fmt: skip
     add("--temperature", type=commands.above_zero, metavar="T", help="sample, with the logits divided by T; below 1 "

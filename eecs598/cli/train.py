@@ -245,7 +245,8 @@ def _choose_fast(model, options):
     if options.self_critical:
         captioner.require_steps(model)  # before anything is trained
         if not fast:
-            raise ValueError("--self-critical needs eecs598.fast and a captioner that it supports")
+            given = ", but --no-fast is given" if options.fast is False else " and a captioner that it supports"
+            raise ValueError(f"--self-critical needs eecs598.fast{given}")
     return fast
 
 

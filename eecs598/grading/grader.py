@@ -404,7 +404,7 @@ def read_points(path, parts):
         if part not in CHECKS:
             raise GradingError(f"--points {path}: there is no part {part!r}; the parts are {', '.join(CHECKS)}")
         if isinstance(points, bool) or not isinstance(points, (int, float)) or not 0 <= points < 1e6:
-            raise GradingError(f"--points {path}: {part} has {points!r}, wanted a number of at least 0")
+            raise GradingError(f"--points {path}: {part} has {points!r}, wanted a number from 0 to below 1,000,000")
     return {part: given.get(part, 1) for part in parts}
 
 

@@ -20,7 +20,8 @@ LONGEST_TEXT, LONGEST_LINE, MOST_ADVICE = 2000, 600, 12  # characters per part, 
 class Result:
     """A part's verdict. how: under which condition it is right; text: what is wrong; advice: what costs no points.
 
-    Every text of a submission that enters a report passes through here, as printable lines of LONGEST_TEXT characters.
+    Every text of a submission that enters a report passes through here, as printable lines of at most
+    LONGEST_LINE characters, and LONGEST_TEXT for each part.
     """
 
     verdict: str

@@ -1,4 +1,4 @@
-"""Scores of captions: BLEU, CIDEr-D, ROUGE-L and METEOR (`scores`, `cider`, `meteor`), on words found by `ptb`."""
+"""Scores of captions: BLEU, CIDEr-D, ROUGE-L and METEOR (`scores`, `bleu`, `cider`, `meteor`), on words by `ptb`."""
 
 from eecs598.metrics.meteor import MeteorError
 from eecs598.metrics.scores import (

@@ -178,7 +178,7 @@ def plot_ratios(rows, machine=None):
 def plot_growth(rows):
     """Time against size for two implementations: one panel for each kind of size, on logarithmic axes.
 
-    rows: named "LSTM, H=64" and so on (`bench.growth_pairs`), with ours, other, unit and against.
+    rows: named "LSTM, H=64" and so on (`bench.pairs.growth_pairs`), with ours, other, unit and against.
     """
     panels = {}
     for row in rows:

@@ -217,14 +217,15 @@ def test_a_pair_runs_in_turns_and_the_first_round_does_not_count(monkeypatch):
 
 def test_the_rows_of_arithmetic_time_ours_against_pytorchs(monkeypatch):
     ran = []
-    for name in ("product", "tanh_"):
+    for name in ("product", "add_product_", "tanh_"):
         ours = getattr(arithmetic, name)
         monkeypatch.setattr(arithmetic, name, lambda *a, name=name, ours=ours: ran.append(name) or ours(*a))
     for pair in pairs.arithmetic_pairs(rlc, SMALL, "cpu"):
         pair.other()
         assert not ran
         pair.ours()
-        assert ran == [{"tanh": "tanh_"}.get(pair.name, "product")] * SMALL.T
+        kind = pair.name.partition(",")[0]
+        assert ran == [{"tanh": "tanh_", "added product": "add_product_"}.get(kind, kind)] * SMALL.T
         ran.clear()
 
 

@@ -330,7 +330,7 @@ def test_sizes_that_do_not_fit_in_memory(data_file, tmp_path, monkeypatch, capsy
 
     monkeypatch.setattr(captioner, "make_captioner", allocate)
     status, _, errors = train(capsys, data_file, tmp_path, "--cell", "rnn", "--hidden", 10**9)
-    assert_one_error(status, errors, "out of memory: lower sizes such as --hidden")
+    assert_one_error(status, errors, "out of memory: lower --beam or --hidden")
 
 
 def test_the_time_left_is_that_of_both_phases(monkeypatch, capsys):

@@ -124,11 +124,21 @@ def test_every_name_in_a_source_that_is_shown_has_been_explained():
             assert not {name for name in names_to_explain(shown) if f"`{name}`" not in known}, shown
 
 
+def test_every_source_that_is_shown_is_the_one_of_today():
+    for cell in CODE:
+        for shown in re.findall(r"^show_source\((.+)\)$", source(cell), re.MULTILINE):
+            text = "".join("".join(output["data"]["text/markdown"]) for output in cell["outputs"])
+            assert text == f"```python\n{inspect.getsource(the_shown(shown))}```", f"execute {cell['id']} again"
+
+
+def the_shown(name):
+    return eval(name, {"rlc": rnn_lstm_captioning, **vars(lstm)})
+
+
 def names_to_explain(shown):
     """Of the names that a shown source uses, those that the project defines."""
-    place = {"rlc": rnn_lstm_captioning, **vars(lstm)}
-    tree = ast.parse(textwrap.dedent(inspect.getsource(eval(shown, place))))
-    module = vars(inspect.getmodule(eval(shown, place)))
+    tree = ast.parse(textwrap.dedent(inspect.getsource(the_shown(shown))))
+    module = vars(inspect.getmodule(the_shown(shown)))
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     called = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     ours = ("rnn_lstm_captioning", "eecs598")
