@@ -209,6 +209,11 @@ def test_without_the_fast_functions_there_is_no_regularization(data_file, tmp_pa
     assert_one_error(status, errors, "dropout: not supported by the model's own forward")
 
 
+def test_self_critical_training_needs_the_fast_functions(data_file, tmp_path, capsys):
+    status, _, errors = train(capsys, data_file, tmp_path, "--cell", "rnn", "--no-fast", "--self-critical", 1)
+    assert_one_error(status, errors, "--self-critical needs eecs598.fast, but --no-fast is given")
+
+
 @pytest.mark.parametrize("options, told", [
     (["--checkpoint-every", "200"], "--checkpoint-every does nothing without --checkpoint-dir: add --checkpoint-dir"),
     (["--checkpoint-every", "200", "--recipe", "flickr8k"], "without --checkpoint-dir"),
