@@ -211,7 +211,7 @@ def _open_photograph(source):
         try:
             answer = requests.get(source, timeout=30)
             answer.raise_for_status()
-        except requests.RequestException as error:
+        except (requests.RequestException, ValueError) as error:  # ValueError: for some impossible addresses
             raise DataError(f"{source}: cannot be downloaded ({type(error).__name__}: {error!s:.100})") from None
         file = io.BytesIO(answer.content)
         file.name = source  # for error messages

@@ -22,7 +22,8 @@ def command(main):
     """Decorator for the main function of a command, which returns the exit status.
 
     Characters that the terminal or output file cannot encode are printed as escape sequences. Ctrl-C ends the command
-    with one line and status 130; a closed output pipe, as with `| head -1`, ends it silently with status 0.
+    with one line and status 130, an OSError, as of a full disk, with one line and status 1; a closed output pipe, as
+    with `| head -1`, ends it silently with status 0.
     """
 
     @functools.wraps(main)
@@ -38,10 +39,22 @@ def command(main):
             print(f"error: {stop if str(stop) else 'stopped'}", file=sys.stderr)
             return 130
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             return 0
+        except OSError as error:
+            print(f"error: {error}", file=sys.stderr)
+            try:
+                sys.stdout.flush()
+            except OSError:
+                _discard_output()
+            return 1
 
     return run
+
+
+def _discard_output():
+    """Let what is still to be printed go nowhere, as Python prints it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def check_output(path, inputs=()):

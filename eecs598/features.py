@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from eecs598 import DATASETS, encoders
-from eecs598.files import file_lock, hash_rows, page_releaser, remove
+from eecs598.files import LockLostError, file_lock, hash_rows, page_releaser, remove
 from eecs598.progress import late_bar
 
 GPU_BATCH = 64  # pictures encoded at once on a GPU
@@ -164,10 +164,12 @@ def cached_features(encoder, images, folder=None, device="cpu", progress=True):
         return _map_features(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with file_lock(path, "computing"):
+        with file_lock(path, "computing") as check_lock:
             if (features := _read_if_finished(path)) is not None:
                 return features
-            _compute_features(path, encoder, images, device, progress)
+            _compute_features(path, encoder, images, device, progress, check_lock)
+    except LockLostError:
+        return cached_features(encoder, images, folder, device, progress)
     except OSError as error:
         print(f"warning: the image features could not be saved in {path.parent} ({error})", file=sys.stderr)
         return encode_images(encoder, images, device, progress)
@@ -182,18 +184,23 @@ def _read_if_finished(path):
         print(f"note: {path} is damaged ({type(error).__name__}); its features are computed again", file=sys.stderr)
 
 
-def _compute_features(path, encoder, images, device, progress):
-    """Write the features to PATH.part batch by batch, from where an interrupted call stopped, then rename it."""
+def _compute_features(path, encoder, images, device, progress, check_lock):
+    """Write the features to PATH.part batch by batch, from where an interrupted call stopped, then rename it.
+
+    check_lock(): raises LockLostError, after which another process is writing to PATH.part.
+    """
     part = path.with_name(f"{path.name}.part")
     done = _keep_whole_batches(part, _batch_size(precision_of(encoder, device), device))
     try:
         with part.open("ab") as file:
             for batch in encode_in_batches(encoder, images[done:], device, progress) if done < len(images) else ():
+                check_lock()
                 if file.tell() == 0:
                     _begin_file(file, (len(images), *batch.shape[1:]))
                 file.write(batch.numpy().tobytes())
-            file.flush()
+                file.flush()
             os.fsync(file.fileno())
+        check_lock()
         os.replace(part, path)
     except OSError:
         remove(part)  # such as from a full disk
@@ -226,7 +233,11 @@ def _begin_file(file, shape):
 
 
 def _map_features(path):
-    return torch.from_numpy(np.load(path, mmap_mode="c"))  # "c": copy on write, so the file never changes
+    """The features of a finished file. Raises ValueError if its length is wrong, and other UNREADABLE errors."""
+    features = np.load(path, mmap_mode="c")  # "c": copy on write, so the file never changes
+    if path.stat().st_size != features.offset + features.nbytes:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, not {features.offset + features.nbytes:,}")
+    return torch.from_numpy(features)
 
 
 def _features_key(encoder, images, device):

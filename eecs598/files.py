@@ -47,7 +47,7 @@ def write_whole(path, write):
         with path.open("wb") as file:
             return write(file)
     target = Path(os.path.realpath(path))
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part = target.with_name(f"{_start_of_partial(target.name)}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
             write(file)
@@ -65,10 +65,20 @@ def write_whole(path, write):
 
 def remove_partial(folder, name="*"):
     """Remove what killed processes have left of files that `write_whole` began in a folder: of those with this name."""
-    for path in Path(folder).glob(f".{name if name == '*' else glob.escape(name)}.*.part"):
+    start = ".*" if name == "*" else glob.escape(_start_of_partial(name))
+    for path in Path(folder).glob(f"{start}.*.part"):
         process = path.suffixes[-2][1:]
         if process.isdecimal() and not _is_running(int(process)):
             remove(path)
+
+
+def _start_of_partial(name):
+    return "." + shorten_name(name, 200)  # most file systems allow 255 bytes
+
+
+def shorten_name(name, length):
+    """The beginning of a file name, in at most `length` bytes of UTF-8."""
+    return os.fsencode(name)[:length].decode(errors="ignore")
 
 
 def _is_running(process):
@@ -126,12 +136,17 @@ def hash_rows(digest, tensor):
             release_pages()
 
 
+class LockLostError(Exception):
+    """Another process has taken over a lock of this one, which had no heartbeat for too long."""
+
+
 @contextlib.contextmanager
 def file_lock(path, doing, while_waiting=None):
     """A context that holds the lock for `path`, exclusive among threads, processes and machines that share the disk.
 
     While the lock is held elsewhere, a line says that another process is `doing` the file, such as "computing", and
-    while_waiting() is called twice a second. A lock without a heartbeat for STALE seconds is removed. Raises OSError.
+    while_waiting() is called twice a second. A lock without a heartbeat for STALE seconds is removed. So this process
+    may lose it, as when the computer sleeps. Yields a function that then raises LockLostError. Raises OSError.
     """
     name = path.with_name(path.name + ".lock")
     lock, last_beat, since = FileLock(name), None, time.monotonic()
@@ -149,12 +164,19 @@ def file_lock(path, doing, while_waiting=None):
             last_beat, since = beat, time.monotonic()
         elif time.monotonic() - since > STALE:
             remove(name)
+    own = _identify(name)
+
+    def check():
+        if _identify(name) != own:
+            raise LockLostError(f"{path}: another process has begun {doing} it, as this one was stopped for too long")
+
     try:
         with _heartbeat(name):
-            yield
+            yield check
     finally:
         # Removed while it is held, which those who wait notice. On Windows, release() removes it.
-        remove(name)
+        if _identify(name) == own:
+            remove(name)
         lock.release()
 
 
@@ -175,6 +197,15 @@ def _heartbeat(name):
     finally:
         done.set()
         thread.join()
+
+
+def _identify(name):
+    """The device and inode of a file, or None."""
+    try:
+        found = name.stat()
+        return found.st_dev, found.st_ino
+    except OSError:
+        return None
 
 
 def _modified(name):

@@ -451,6 +451,51 @@ def test_a_damaged_cache_is_computed_again(mean_encoder, pictures, tmp_path, cap
         assert "computed again" in capsys.readouterr().err
 
 
+def test_a_cache_that_is_too_long_is_computed_again(mean_encoder, pictures, tmp_path, capsys):
+    good = cached(mean_encoder, pictures, tmp_path).clone()
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content + content[-2:])
+    assert torch.equal(cached(mean_encoder, pictures, tmp_path), good)
+    assert "computed again" in capsys.readouterr().err and path.read_bytes() == content
+
+
+def test_a_process_that_slept_leaves_the_features_to_the_one_that_took_over(mean_encoder, pictures, tmp_path,
+                                                                            monkeypatch):  # fmt: skip
+    """It neither writes into the other's file nor removes it, and waits for its result."""
+    good, others = cached(mean_encoder, pictures, tmp_path / "whole").clone(), []
+
+    def encode_in_batches(encoder, images, device, progress):
+        monkeypatch.setattr(feature_room, "encode_in_batches", original)
+        yield good[:1]
+        (lock,) = (tmp_path / "features").glob("*.lock")
+        part = lock.with_suffix(".part")
+        before = part.read_bytes()
+        lock.unlink()
+        other = threading.Thread(target=hold, args=[lock.with_suffix("")])
+        other.start()
+        assert took_over.wait(60)
+        others.append((part, before, other))
+        yield good[1:2]
+
+    def hold(path):
+        with files.file_lock(path, "computing"):
+            took_over.set()
+            assert waiting.wait(60)
+            part, before, _ = others[0]
+            assert part.read_bytes() == before
+            untouched.set()
+
+    took_over, waiting, untouched = threading.Event(), threading.Event(), threading.Event()
+    original = feature_room.encode_in_batches
+    monkeypatch.setattr(files, "say", lambda text: waiting.set())
+    monkeypatch.setattr(feature_room, "encode_in_batches", encode_in_batches)
+    assert torch.equal(cached(mean_encoder, pictures, tmp_path / "features"), good)
+    others[0][2].join()
+    assert untouched.is_set()
+
+
 def test_those_who_want_the_same_features_take_turns(mean_encoder, pictures, tmp_path, monkeypatch):
     """The second one waits, and leaves alone what the first has written so far."""
     shown, said, begun, waiting = [], [], threading.Event(), threading.Event()

@@ -1,5 +1,6 @@
 """A file is written whole, or what was there before stays; a mapped one does not fill the memory."""
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -19,7 +20,7 @@ from support import ROOT, resident_memory
 
 from eecs598 import files
 from eecs598.coco.datafile import load_data
-from eecs598.files import file_lock, page_releaser, remove_partial, save_whole, write_whole
+from eecs598.files import LockLostError, file_lock, page_releaser, remove_partial, save_whole, write_whole
 
 OLD, NEW = {"old": torch.arange(3)}, {"new": torch.arange(500_000)}  # 4 MB, more than torch's writer buffers
 
@@ -301,3 +302,33 @@ def test_a_lock_with_signs_of_life_is_waited_for(tmp_path, on_a_disk_without_loc
         order.append("second")
     holder.join()
     assert order == ["first", "second"]
+
+
+def test_a_process_that_was_stopped_learns_that_its_lock_was_taken_over(tmp_path):
+    with pytest.raises(LockLostError, match=r"f: another process has begun writing it"):  # noqa: SIM117
+        with file_lock(tmp_path / "f", "writing") as check:
+            check()
+            (tmp_path / "f.lock").unlink()
+            with file_lock(tmp_path / "f", "writing") as check_other:
+                check_other()
+                check()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_was_taken_over_is_not_removed_by_its_first_holder(tmp_path):
+    with contextlib.ExitStack() as other:
+        with file_lock(tmp_path / "f", "writing"):
+            (tmp_path / "f.lock").unlink()
+            check = other.enter_context(file_lock(tmp_path / "f", "writing"))
+        check()
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "\N{GREEK SMALL LETTER ALPHA}" * 125, "a"])
+def test_names_as_long_as_the_file_system_allows_are_written(tmp_path, name):
+    write_whole(tmp_path / name, lambda file: file.write(b"new"))
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_bytes() == b"new"
+    start = os.fsencode(name)[:200].decode()
+    part = tmp_path / f".{start}.{2**22 + 1}.part"  # of no process: the largest number of one is less
+    part.write_bytes(b"half")
+    remove_partial(tmp_path, name)
+    assert not part.exists()

@@ -26,7 +26,7 @@ IN_PROCESSES = {"memory": memory_rows, "waiting": waiting_rows}  # each side run
 def run(module, rows=tuple(PAIRS), rounds=15, where="cpu", sizes=None, progress=True):
     """Benchmark a rnn_lstm_captioning module: the named groups of PAIRS and IN_PROCESSES. Returns a list of Rows."""
     measured, sizes = [], sizes or Sizes()
-    if torch.device(where).type == "cuda":
+    if torch.device(where).index is not None and torch.device(where).type == "cuda":
         torch.cuda.set_device(where)  # whose clock is read, and whose kernels are recorded
     with like_cudnn(where):
         for name in tqdm(rows, desc="bench", unit="group", disable=not progress):

@@ -11,6 +11,7 @@ from PIL import Image
 from eecs598 import captioner, commands, vis
 from eecs598.cli import decoder
 from eecs598.coco import DataError, decode_captions
+from eecs598.files import shorten_name
 
 MADE_HERE = {"Source": "helpers.py caption"}  # metadata in each PNG: only files that have it are overwritten
 
@@ -77,7 +78,7 @@ def _caption(model, photo, images, idx_to_word, decoding):
 def _choose_drawing(folder, photo, used):
     """A path for the plot of a photograph, named after it. It overwrites no foreign file, and is added to `used`."""
     path = unquote(urlsplit(photo).path) if photo.startswith(("http://", "https://")) else photo
-    stem = re.sub(r"[^\w .-]", "_", Path(path).stem)[:80].strip(" .") or "photo"  # safe on every system
+    stem = shorten_name(re.sub(r"[^\w .-]", "_", Path(path).stem), 80).strip(" .") or "photo"  # safe on every system
     for count in range(1, 10**6):
         drawing = folder / (f"{stem}.png" if count == 1 else f"{stem}-{count}.png")
         if drawing.name.lower() not in used and _is_ours(drawing):

@@ -38,7 +38,7 @@ def add_options(parser):
 def run(options, captioner_class):
     """Print the scores and the best and worst captions; write them to a file if --json names one."""
     if options.json:
-        commands.check_output(options.json, [options.checkpoint, options.captions])
+        commands.check_output(options.json, [options.checkpoint, options.captions, *(options.split_lists or ())])
     metrics.import_scorers()  # an error should come now, not after the captions
     model, idx_to_word, preparation = captioner.load_captioner(options.checkpoint, captioner_class)
     device = options.device or captioner.default_device()

@@ -189,7 +189,8 @@ def main(arguments=None):
     options = vars(_parser().parse_args(arguments))
     try:
         if "out" in options:
-            check_output(options["out"], [options.get(name) for name in INPUTS])
+            split_lists = options.get("split_lists") or ()
+            check_output(options["out"], [*(options.get(name) for name in INPUTS), *split_lists])
         print(_run(options.pop("command"), options), flush=True)
     except BrokenPipeError:
         raise

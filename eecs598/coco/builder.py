@@ -181,14 +181,17 @@ def fetch_captions(year, cache=CACHE, urls=None, **patience):
         raise DataError(f"year {year}: wanted {' or '.join(map(str, download.COCO_ANNOTATIONS_URLS))}")
     folder = _make_folder(Path(cache) / "annotations")
     paths = [folder / f"captions_{split}{year}.json" for split in ("train", "val")]
-    if all(path.is_file() for path in paths):
-        return paths
     archive = folder / f"annotations_trainval{year}.zip"
-    with file_lock(paths[0], "downloading"):
-        if not all(path.is_file() for path in paths):
-            urls = urls or download.COCO_ANNOTATIONS_URLS[year]
-            download.download(urls, archive, sha256=download.COCO_ANNOTATIONS_SHA256[year], **patience)
-            _extract(archive, paths)
+    try:
+        if all(path.is_file() for path in paths):
+            return paths
+        with file_lock(paths[0], "downloading"):
+            if not all(path.is_file() for path in paths):
+                urls = urls or download.COCO_ANNOTATIONS_URLS[year]
+                download.download(urls, archive, sha256=download.COCO_ANNOTATIONS_SHA256[year], **patience)
+                _extract(archive, paths)
+    except PermissionError as error:
+        raise DataError(f"{folder}: this folder must be readable and writable ({shorten_error(error)})") from None
     return paths
 
 

@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 from urllib.parse import urlsplit
 
 from PIL import Image
@@ -63,11 +64,17 @@ def read_captions_file(path, split_lists=()):
     DataError.
     """
     text = read_text(path)
-    found = (_read_json if text.lstrip()[:1] in ("{", "[") else _read_lines)(path, text)
+    found = (_read_json if _is_json(text) else _read_lines)(path, text)
     found.pictures.sort(key=lambda picture: picture.id)
     if split_lists is None:
         split_lists = _find_split_lists(found, path)
     return _divide(found, split_lists, path) if split_lists else found
+
+
+def _is_json(text):
+    """Whether a text begins as JSON does. A line of a table may too, as in `[1] dog.jpg,a dog runs`."""
+    start = re.split(r"[\t,;|#\n]", text.lstrip(), maxsplit=1)[0]
+    return start[:1] in ("{", "[") and not is_picture_name(start)
 
 
 def select_split(found, split, path):
@@ -250,7 +257,8 @@ def _read_table(path, text, first):
     delimiter = re.match(r'\s*(?:"(?:[^"]|"")*"|[^"\t,;|]*)\s*([\t,;|])', first)
     if not delimiter:
         raise DataError(f"{path}: not a captions file: its first line is {first!r:.60}, {WANTED}")
-    delimiter = delimiter[1]
+    before_tab, tab, _ = first.partition("\t")
+    delimiter = tab if tab and is_picture_name(before_tab) else delimiter[1]  # the name may contain a comma
     quoting = csv.QUOTE_NONE if delimiter == "|" else csv.QUOTE_MINIMAL
     lines = io.StringIO(text, newline="")
     table = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
@@ -320,7 +328,7 @@ def _find_split_lists(found, path):
     if not lists or any(picture.split for picture in found.pictures):
         return []
     listed = _read_split_lists(lists)
-    return lists if any(picture.file_name in listed for picture in found.pictures) else []
+    return lists if any(normalize("NFC", picture.file_name) in listed for picture in found.pictures) else []
 
 
 def _divide(found, split_lists, path):
@@ -330,7 +338,8 @@ def _divide(found, split_lists, path):
     listed = _read_split_lists(split_lists)
     left, pictures = dict(listed), []
     for picture in found.pictures:
-        name = picture.file_name if picture.file_name in listed else Path(picture.file_name).stem
+        name = normalize("NFC", picture.file_name)
+        name = name if name in listed else Path(name).stem
         left.pop(name, None)
         pictures.append(picture._replace(split=listed.get(name, "")))
     places = ", ".join(map(str, split_lists))
@@ -345,7 +354,7 @@ def _divide(found, split_lists, path):
 
 
 def _read_split_lists(places):
-    """{file name: "train", "val" or "test"} from split lists, or from all lists in a folder.
+    """{file name in NFC: "train", "val" or "test"} from split lists, or from all lists in a folder.
 
     The name of a list ends in train, dev, val or test, optionally followed by Images: `Flickr_8k.devImages.txt`.
     """
@@ -358,7 +367,7 @@ def _read_split_lists(places):
             split = _split_of(path)
             if split is None:
                 raise DataError(f"{path}: unknown split, wanted a name that ends in train.txt, val.txt or test.txt")
-            for name in filter(None, map(str.strip, read_text(path).split("\n"))):
+            for name in filter(None, map(str.strip, normalize("NFC", read_text(path)).split("\n"))):
                 if splits.setdefault(name, split) != split:
                     seen = f"{name!r:.80} is in {split} and in {splits[name]}"
                     raise DataError(f"{path}: {seen}, wanted one split per picture")

@@ -1,12 +1,13 @@
 """Preprocessing photographs of any mode, shape and format that Pillow reads."""
 
+import contextlib
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from eecs598.coco.captions import DataError, shorten_error
 from eecs598.coco.threads import map_in_order
@@ -14,6 +15,9 @@ from eecs598.coco.threads import map_in_order
 FITS = ("stretch", "crop")
 Image.MAX_IMAGE_PIXELS = 250_000_000  # Pillow rejects twice as many; phones take pictures of 200 megapixels
 LARGE = 50_000_000  # pixels above which a JPEG is decoded at reduced size
+_TURN = Image.Transpose
+UPRIGHT = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE,
+           6: _TURN.ROTATE_270, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90}  # by EXIF orientation  # fmt: skip
 
 
 def prepare_image(picture, image_size=112, fit="stretch"):
@@ -50,14 +54,24 @@ def prepare_image(picture, image_size=112, fit="stretch"):
 
 def _to_rgb(image):
     """An upright RGB copy of a PIL image of any mode."""
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode.startswith("I") or image.mode == "F":  # Pillow's own conversion clips at 255
-        grey = np.asarray(image, dtype=np.float64)
-        image = Image.fromarray((grey * _grey_scale(image.mode, grey)).round().astype(np.uint8))
+        grey, transparent = np.asarray(image, dtype=np.float64), image.info.get("transparency")
+        scaled = (grey * _grey_scale(image.mode, grey)).round().astype(np.uint8)
+        scaled[grey == transparent] = 255
+        image = Image.fromarray(scaled)
     if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _upright(image):
+    """The image, rotated and mirrored as its EXIF orientation says. Other EXIF entries may be damaged."""
+    orientation = None
+    with contextlib.suppress(Exception):  # a damaged entry may raise anything
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
 
 
 def _grey_scale(mode, grey):

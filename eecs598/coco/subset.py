@@ -131,7 +131,8 @@ def build_subset(out, num_train=COURSE_COUNTS["train"], num_val=COURSE_COUNTS["v
     if any(kept[split.name] < split.least for split in splits):
         needed = _tell({split.name: split.least for split in splits})
         raise DownloadError(f"{_tell(kept)} are too few, wanted {needed} or more; {ended}")
-    if any(kept[name] > there[name] for name in kept):
+    grown = any(kept[name] > there[name] for name in kept)
+    if grown and all(kept[name] >= min(there[name], goals[name]) for name in kept):
         save_data(_make_data(splits), out)
     tqdm.write(f"{out}: {_tell(_count_photographs(out))}{ended and f', since {ended}'}")
     return out
@@ -170,8 +171,9 @@ def _find_file(paths, least):
     if not found:
         tqdm.write(f"no photographs in {DATASETS.name}/*.pt{'' if named else ', and EECS598_PHOTOS names none'}")
         return None
-    path = max(found, key=lambda path: found[path]["train"])
-    if any(found[path][split] < count for split, count in zip(("train", "val"), least)):
+    enough = [path for path in found if all(found[path][name] >= n for name, n in zip(("train", "val"), least))]
+    path = max(enough or found, key=lambda path: found[path]["train"])
+    if not enough:
         tqdm.write(f"{path}: {_tell(found[path])}, too few; name it with EECS598_PHOTOS to use it all the same")
         return None
     tqdm.write(f"{path}: {_tell(found[path])}, there already")

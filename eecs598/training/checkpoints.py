@@ -3,8 +3,9 @@
 A checkpoint holds the complete state of a run: weights, optimizer, schedule, position in the epoch, the random states
 of Python, numpy and torch, and the history. It also identifies the run (`Checkpoints.identity`), so that no other run
 resumes from it. It consists of tensors and plain values: torch.load(path, weights_only=True) reads it. On a CPU with
-the same number of threads, a resumed run ends bitwise equal to an uninterrupted one. On other hardware, or with another
-version of torch, it resumes as well, but with different rounding.
+the same number of threads, a resumed run ends bitwise equal to an uninterrupted one. On other hardware, with another
+version of torch, or if `eecs598.fast` chooses other implementations (`eecs598.choosing` can fix them), it resumes as
+well, but with different rounding.
 """
 
 import hashlib
@@ -199,9 +200,9 @@ def load_best(model, folder):
         raise CheckpointError(f"{path} does not exist; it is written at the end of the first epoch")
     state = read_checkpoint(path)
     known = {name: value for name, value in state["identity"].items() if name.startswith("model.")}
-    here = describe_model(model)
+    here = {name: value.removesuffix(FROZEN) for name, value in describe_model(model).items()}
     for name, value in known.items():
-        if here.get(name) != value:
+        if here.get(name) != value.removesuffix(FROZEN):
             raise CheckpointError(f"{name} is {value} in {folder}, {here.get(name, 'missing')} in the model: "
                                   "make the model as for that run")
     model.load_state_dict(state["run"]["model"], strict=False)

@@ -65,7 +65,8 @@ def train_captioner(
         kept = checkpoints.Checkpoints(checkpoint_dir, known, options.checkpoint_every)
     with contextlib.ExitStack() as stack:
         if freeze:
-            if kept is None or kept.epochs < num_epochs:  # else all epochs are done
+            unfinished = kept is None or kept.epochs < num_epochs
+            if processes.current().sum(float(unfinished), device):  # else all epochs are done, in all processes
                 with processes.current().first_before_the_rest():
                     encode = functools.partial(features.cached_features, cached, folder=features_folder,
                                                device=device, progress=options.progress)  # fmt: skip

@@ -335,6 +335,11 @@ def test_wrong_usage_is_one_line(arguments, said, capsys):
     assert stop.value.code == 2 and said in error and error.startswith("error: ") and error.count("\n") == 1
 
 
+def test_a_cuda_device_without_a_number_is_the_current_one():
+    """`default_device()`, which the notebook passes, has none."""
+    assert bench.run(None, rows=(), where=torch.device("cuda"), progress=False) == []
+
+
 @pytest.mark.parametrize("text, told", [
     ("def open(:", "invalid syntax"), ("raise NotImplementedError('TODO: LSTM.forward')", "TODO: LSTM.forward"),
 ])  # fmt: skip

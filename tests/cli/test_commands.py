@@ -598,8 +598,9 @@ def test_caption_takes_a_web_address(trained, tmp_path, serve, capsys):
     command, address = ["caption", "--checkpoint", trained / "rnn.pt"], serve(tmp_path)
     status, said, _ = run(capsys, *command, f"{address}/red.png")
     assert status == 0 and said[1].endswith("  a red picture")
-    status, said, errors = run(capsys, *command, f"{address}/none.png")
-    assert status == 1 and said == [] and errors[-1].startswith(f"error: {address}/none.png: cannot be downloaded")
+    for wrong in (f"{address}/none.png", "http://.example.org/a.png", f"http://{'x' * 64}.org/a.png", "http://[::1/a.png"):
+        status, said, errors = run(capsys, *command, wrong)
+        assert status == 1 and said == [] and errors[-1].startswith(f"error: {wrong}: cannot be downloaded")
 
 
 def test_photos_are_prepared_like_the_training_pictures(trained, photos, monkeypatch, capsys):
@@ -745,6 +746,15 @@ def test_what_the_terminal_cannot_show_is_escaped_and_the_scores_are_written(tra
     assert b"\\U0001f436" in shown.buffer.getvalue() and json.loads((tmp_path / "scores.json").read_text())["scores"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="it needs the device /dev/full")
+def test_a_full_disk_under_the_output_is_one_line(tmp_path):
+    command = [sys.executable, "-m", "eecs598.scenes", tmp_path / "scenes.pt", "--train", "2", "--val", "1"]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert ended.returncode == 1 and ended.stderr.splitlines()[-1:] == ["error: [Errno 28] No space left on device"]
+    assert "Traceback" not in ended.stderr and "Exception ignored" not in ended.stderr
+
+
 def test_results_are_written_before_examples_are_shown(trained, captioned, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cli.evaluate, "_print_best_and_worst", lambda *shown: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -757,6 +767,11 @@ def test_an_output_that_is_an_input_or_a_folder_is_refused(trained, captioned, d
     for out, told in ((captioned[1], "is an input of this command"), (tmp_path, "is a folder")):
         status, _, errors = evaluate(capsys, trained / "rnn.pt", captioned, "--json", out)
         assert_one_error(status, errors, out, told)
+    lists = tmp_path / "val.txt"
+    lists.write_text("one.jpg")
+    status, _, errors = evaluate(capsys, trained / "rnn.pt", captioned, "--json", lists, "--split-lists", lists)
+    assert_one_error(status, errors, lists, "is an input of this command")
+    assert lists.read_text() == "one.jpg"
     (tmp_path / "data").mkdir()
     shutil.copy(data_file, tmp_path / "data" / "attn.pt")
     status, _, errors = train(capsys, tmp_path / "data" / "attn.pt", tmp_path / "data")
@@ -793,6 +808,7 @@ def test_a_drawing_takes_no_other_files_place(trained, tmp_path, capsys):
 @pytest.mark.parametrize("address, name", [
     ("https://a.org/photos/dog.jpg?X-Amz-Signature=" + "a." * 300, "dog.png"), ("https://a.org/", "photo.png"),
     ("https://a.org/a%2Fb%3F.jpg", "b_.png"), ("x" * 300 + ".jpg", "x" * 80 + ".png"), ("con:a|b.jpg", "con_a_b.png"),
+    ("\u00e9" * 90, "\u00e9" * 40 + ".png"),
 ])  # fmt: skip
 def test_a_drawings_name_is_safe_on_every_system(address, name, tmp_path):
     assert cli.caption._choose_drawing(tmp_path, address, set()) == tmp_path / name

@@ -529,6 +529,28 @@ def test_damaged_exif_does_not_cost_the_picture(tmp_path):
     assert prepare_image(path, 20).shape == (3, 20, 20)
 
 
+def test_a_picture_is_turned_though_another_entry_cannot_be_read(tmp_path):
+    """Some programs write entries of the wrong type, such as a resolution as a string, which Pillow cannot write."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A] = 6, 72.0
+    damaged = exif.tobytes().replace(b"\x01\x1a\x00\x05", b"\x01\x1a\x00\x02")
+    assert damaged != exif.tobytes()
+    stored = scene().transpose(Image.Transpose.ROTATE_90)
+    path = saved(stored, tmp_path, ".jpg", exif=damaged, quality=95)
+    assert difference(prepare_image(path, 20), prepare_image(scene(), 20)) < 12
+
+
+def test_the_transparent_grey_of_a_16_bit_picture_is_white(tmp_path):
+    grey = np.full((8, 8), 1000, dtype=np.uint16)
+    grey[:, 4:] = 30_000
+    path = tmp_path / "grey.png"
+    Image.fromarray(grey).save(path, transparency=1000)
+    with Image.open(path) as opened:
+        assert opened.info["transparency"] == 1000
+    prepared = prepare_image(path, 8)
+    assert (prepared[:, :, :2] == 255).all() and (prepared[:, :, 6:] < 130).all()
+
+
 def test_an_animation_gives_its_first_frame(tmp_path):
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
     for suffix in (".gif", ".png", ".webp"):

@@ -96,6 +96,12 @@ def test_a_table_may_have_other_columns_and_commas_without_quotes(tmp_path):
     assert captions_of("image,caption\n") == captions_of(" , \n,,\n") == {}
 
 
+def test_names_of_pictures_may_have_signs_of_other_forms(tmp_path):
+    for name, separator in (("[1] dog.jpg", ","), ("{a}.png", "\t"), ("a, b.jpg", "\t"), ("a; b.jpg", "\t")):
+        found = read_captions_file(write(tmp_path, f"{name}{separator}a dog\n{name}{separator}it runs\n"))
+        assert [(picture.file_name, picture.captions) for picture in found.pictures] == [(name, ["a dog", "it runs"])]
+
+
 def test_flickr30ks_line_without_its_separator_is_read(tmp_path):
     text = "image_name| comment_number| comment\n1.jpg| 3| 2 dogs .\n2199200615.jpg| 4   A dog runs across the grass ."
     pictures = read_captions_file(write(tmp_path, text)).pictures
@@ -245,6 +251,8 @@ def test_the_build_command_takes_split_lists(tmp_path, capsys):
     lists = [write(tmp_path, "".join(f"{n:03}.png\n" for n in numbers), f"Flickr_8k.{split}Images.txt")
              for split, numbers in splits.items()]  # fmt: skip
     options = ["--images", str(images), "--captions", str(path), "--out", str(tmp_path / "out.pt")]
+    assert main(["build", *options[:-1], str(lists[1]), "--split-lists", *map(str, lists)]) == 1
+    assert "is an input of this command" in capsys.readouterr().err
     for more in ([], ["--split-lists", *map(str, lists)]):
         assert main(["build", *options, *more, "--image-size", "4"]) == 0
         said = capsys.readouterr()
@@ -286,6 +294,14 @@ def test_accents_may_be_written_in_either_of_unicodes_forms(tmp_path, capsys):
     assert sorted(numbers_of(data, "train") + numbers_of(data, "val")) == [*range(20)]
     said = capsys.readouterr().err
     assert "are not in" not in said and "have no captions" not in said
+
+
+def test_accents_in_split_lists_may_be_written_in_either_of_unicodes_forms(tmp_path):
+    path = write(tmp_path, "caf\u00e9.png,a dog\ncafe\u0301 1.png,a cat\n")
+    write(tmp_path, "cafe\u0301.png\n", "Flickr_8k.trainImages.txt")
+    write(tmp_path, "caf\u00e9 1.png\n", "Flickr_8k.devImages.txt")
+    found = read_captions_file(path, None)
+    assert splits_of(found) == ["train", "val"] and found.oddities == []
 
 
 # --- the real Flickr8k ----------------------------------------------------------------------------------------

@@ -6,11 +6,13 @@ import hashlib
 import io
 import itertools
 import json
+import shutil
 import socket
 import threading
 import time
 import zipfile
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -311,6 +313,16 @@ def test_a_disk_that_cannot_be_written_is_told(host, build, tmp_path):
         build(40, 10, "kept/subset/photographs.pt")
 
 
+def test_a_data_file_does_not_lose_pictures_of_one_split_for_those_of_another(host, build, tmp_path):
+    """As when the folder of downloads is gone and time runs out before it is as full as the data file."""
+    assert counts_of(build(60, 6)) == (60, 6)
+    shutil.rmtree(tmp_path / "kept" / "subset")
+    host.fall_ill("error_403", after=45)
+    assert counts_of(build(60, 12, minutes=1)) == (60, 6)
+    host.fall_ill(None)
+    assert counts_of(build(60, 12)) == (60, 12)
+
+
 def test_all_that_there_is_is_taken(build, capsys):
     assert counts_of(build(399, 90)) == (399, 80)
     assert "since there are no more" in capsys.readouterr().out
@@ -378,6 +390,22 @@ def test_a_file_that_is_there_is_taken_first(host, build, find, tmp_path, monkey
     assert find() == small and "named by EECS598_PHOTOS" in capsys.readouterr().out
     monkeypatch.setenv("EECS598_PHOTOS", str(tmp_path / "gone.pt"))
     assert find() == large and "EECS598_PHOTOS: " in (said := capsys.readouterr().out) and "no such file" in said
+
+
+def test_a_file_with_too_few_validation_pictures_does_not_hide_one_with_enough(host, build, find, tmp_path):
+    save_data(build(60, 6, "60.pt"), tmp_path / "datasets" / "a.pt")
+    enough = photographs(build, tmp_path / "datasets" / "b.pt", 50)
+    host.asked.clear()
+    assert find(least=(20, 8)) == enough and not host.asked
+
+
+def test_a_folder_that_may_not_be_read_is_told(host, find, monkeypatch, capsys):
+    def is_file(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    assert find() is None
+    assert "this folder must be readable and writable (Permission denied)" in capsys.readouterr().out
 
 
 def test_then_cocos_host_then_the_courses_file_then_nothing(host, find, tmp_path, capsys):

@@ -105,15 +105,29 @@ def features(folder):
             time.sleep(0.2)  # time enough for another one to begin too
             return super().forward(images)
 
+    history = train_on_features(folder / "features", 2, ToldEncoder())
+    torch.save(history.losses, folder / f"features-{processes.current().rank}.pt")
+
+
+def train_on_features(folder, epochs, encoder, checkpoint_dir=None):
+    """The History of a run on features, which are cached in the folder."""
     model = make_model("attn", torch.float32)
-    model.image_encoder = ToldEncoder()
+    model.image_encoder = encoder
     images, captions = data(torch.float32)
     pictures = (images * 255).to(torch.uint8)
-    history = train_captioner(
-        model, pictures, captions, 2, 8, 0.01, device="cpu", features_folder=folder / "features", fast=True,
-        options=Options(progress=False),
+    return train_captioner(
+        model, pictures, captions, epochs, 8, 0.01, device="cpu", features_folder=folder, fast=True,
+        checkpoint_dir=checkpoint_dir, options=Options(progress=False),
     )  # fmt: skip
-    torch.save(history.losses, folder / f"features-{processes.current().rank}.pt")
+
+
+def finished(folder):
+    """Each process has a checkpoint_dir of its own, and only in that of the first one are all epochs done."""
+    folder, rank = folder / "finished", processes.current().rank
+    with contextlib.suppress(checkpoints.CheckpointError):
+        train_on_features(folder, 1, MeanEncoder(), folder / f"kept-{rank}")
+        raise AssertionError("it trained with two different checkpoint_dirs")
+    (folder / f"told-{rank}").touch()
 
 
 def precision(folder):
@@ -176,7 +190,7 @@ def killed(folder):
     train("lstm", model=make_model("lstm", model_class=Killed), kept=checkpoints.Checkpoints(folder / "killed", {}, 1))
 
 
-SCENARIOS = (same, half, other_half, divided, features, precision, masks, stopped, killed)
+SCENARIOS = (same, half, other_half, divided, features, finished, precision, masks, stopped, killed)
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -627,6 +627,15 @@ def test_the_best_averaged_weights_fit_a_captioner_whose_encoder_was_frozen(tiny
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in trained.state_dict().items())
 
 
+def test_the_best_epoch_is_loaded_into_the_captioner_it_was_frozen_in_afterwards(tiny_data, tmp_path):
+    """Its encoder's last blocks were trained, and are frozen for use, as training leaves them."""
+    trained, _ = train_captioner(tiny_data, tmp_path, 1, freeze=False, checkpoint_dir=tmp_path / "kept")
+    weights = {name: value.clone() for name, value in trained.state_dict().items()}
+    trained.image_encoder.requires_grad_(False)
+    assert load_best(trained, tmp_path / "kept")[0] == 1
+    assert all(torch.equal(value, weights[name]) for name, value in trained.state_dict().items())
+
+
 def test_a_finished_captioner_computes_no_features(tiny_data, tmp_path, monkeypatch):
     """They may have gone with the machine that computed them."""
     kept = {"checkpoint_dir": tmp_path / "kept", "encoder": CountingEncoder()}

@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 from support import ROOT, several_processes
+from support.encoder import MeanEncoder
 
 from eecs598.scenes.__main__ import main as make_scenes
 from eecs598.training import checkpoints, processes
@@ -35,8 +36,9 @@ def launched(tmp_path_factory):
     (folder / "other_half" / "iteration-99999999.pt").write_bytes(b"damaged")
     for rank in (0, 1):
         several_processes.train("lstm", 1 + rank, kept=checkpoints.Checkpoints(folder / f"divided/{rank}", {}))
+    several_processes.train_on_features(folder / "finished", 1, MeanEncoder(), folder / "finished" / "kept-0")
     done = launch("tests/support/several_processes.py", folder, "same", "half", "other_half", "divided", "features",
-                  "precision", "masks", "stopped")
+                  "finished", "precision", "masks", "stopped")
     assert done.returncode == 0, done.stderr
     return folder, done.stdout, done.stderr
 
@@ -79,6 +81,11 @@ def test_all_processes_train_in_the_precision_that_the_first_finds_to_be_the_fas
 
 def test_machines_that_share_no_disk_are_refused(launched):
     assert sorted(path.name for path in launched[0].glob("divided-*")) == ["divided-0", "divided-1"]
+
+
+def test_a_run_that_is_done_in_one_process_alone_is_refused_in_all(launched):
+    """None waits for another, such as for image features that the other doesn't need any more."""
+    assert all((launched[0] / "finished" / f"told-{rank}").exists() for rank in (0, 1))
 
 
 def test_features_are_computed_once(launched):
