@@ -90,13 +90,14 @@ def train_captioner(
 ):  # fmt: skip
     """Train a captioner. Each epoch visits all examples once, in a new random order. Returns model, loss_history.
 
-    image_data (n, 3, H, W): pictures. caption_data (m, T + 1) int64. image_index (m,): the index of each caption's
-    picture, if m is not n. device: if None, CUDA if available. val_data: (pictures, captions), for the validation loss
-    after each epoch. freeze_encoder: train only the decoder, on features computed once; if None, True on a CPU. fast:
-    compute the same loss faster, with `eecs598.fast`, instead of the model's own forward and backward. checkpoint_dir:
-    a folder for the checkpoints of this run, from which the same call resumes. options: an `Options`, for all options
-    beyond the published recipe. loss_history: the loss of every iteration, which a notebook plots at the end. Raises
-    ValueError and eecs598.training.solver.TrainingError; see eecs598.training.run.train_captioner.
+    image_data (n, 3, H, W): pictures. caption_data (m, T + 1) int64, or (n, K, T + 1) for K captions of each picture.
+    image_index (m,): the index of each caption's picture, if m is not n. device: if None, CUDA if available. val_data:
+    (pictures, captions), for the validation loss after each epoch. freeze_encoder: train only the decoder, on features
+    computed once; if None, True on a CPU. fast: compute the same loss faster, with `eecs598.fast`, instead of the
+    model's own forward and backward. checkpoint_dir: a folder for the checkpoints of this run, from which the same call
+    resumes. options: an `Options`, for all options beyond the published recipe. loss_history: the loss of every
+    iteration, which a notebook plots at the end. Raises ValueError and eecs598.training.solver.TrainingError; see
+    eecs598.training.run.train_captioner.
     """
     options = options or Options()
     history = run.train_captioner(

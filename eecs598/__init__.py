@@ -26,7 +26,8 @@ For the tinkerer, who trains on more data and captions photographs:
     badge        the "Open in Colab" badge                progress  progress bars, and notes above them
 
 # INSTRUCTORS ONLY
-    fast         the same functions optimized for speed: layers, packing, loss, dropout, arithmetic, kernels
+    fast         the same functions optimized for speed: rnn, lstm, attention, layers, packing, loss, dropout,
+                 arithmetic, kernels
 
 For the instructor:
 

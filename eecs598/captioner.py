@@ -196,7 +196,7 @@ def people(data, rows, split="val"):
 # ---------------------------------------------------------------------------------------------------------
 
 
-def read_photographs(sources, image_size=112, fit="crop"):
+def read_photographs(sources, image_size=112, fit="stretch"):
     """Read and preprocess photographs: uint8 (n, 3, image_size, image_size). Each is a path, a web address or bytes.
 
     image_size, fit: as for the pictures that the model was trained on. Raises DataError.
@@ -258,7 +258,8 @@ def decode_pictures(model, images, max_length=16, batch_size=64, *, mirror=False
     if rerank and not hasattr(model, "reranker"):
         raise ValueError("this captioner has no reranker: leave out rerank, or train with --reranker")
     if rerank and max(options.get("beam_size", 1), options.get("num_captions") or 1) == 1:
-        raise ValueError("rerank needs more than one caption of each picture: give a beam_size (--beam), such as 16")
+        raise ValueError("rerank needs more than one caption of each picture: give a beam_size (--beam), such as 16, "
+                         "or num_captions (--number) when sampling")  # fmt: skip
     if len(images) == 0:
         raise ValueError("images is empty; pass at least one picture")
     decoded = decoding.Mirrored(model) if mirror else model

@@ -3,8 +3,9 @@
 Which implementation is fastest depends on the processor and on the sizes, so all are timed at the sizes in use, for up
 to 0.1 seconds, instead of being looked up in a table.
 
-The environment variable EECS598_CHOICES, such as "product=torch tanh=sigmoid", fixes choices without timing. This is
-for tests, and for runs that must agree to the last bit on several machines.
+The environment variable EECS598_CHOICES, such as "product=torch added-product=torch tanh=torch precision=float32",
+fixes choices without timing. This is for tests, and for runs that must agree to the last bit, as before and after an
+interruption.
 """
 
 import functools
@@ -13,6 +14,7 @@ import time
 from collections import Counter
 
 MARGIN = 0.97  # another implementation must take less than this fraction of PyTorch's time; less of a gain may be noise
+CHOICES = ("product", "added-product", "tanh", "precision")  # all that is chosen
 ROUNDS, BUDGET = 7, 0.1  # at most this many rounds; no new round after this many seconds
 
 _chosen, _valid = {}, set()
@@ -27,6 +29,8 @@ def fixed_choices():
         if not what or not name or "=" in name:
             raise ValueError(f"EECS598_CHOICES has the entry {entry!r}; it must be like product=torch, with spaces "
                              "between entries")  # fmt: skip
+        if what not in CHOICES:
+            raise ValueError(f"EECS598_CHOICES sets {what!r}; it may set {', '.join(CHOICES)}")
         choices[what] = name
     return choices
 
@@ -34,8 +38,8 @@ def fixed_choices():
 def choose(what, candidates, *sizes, margin=MARGIN):
     """The name of the fastest implementation of `what` at these sizes. Raises ValueError, see `fixed_choices`.
 
-    candidates(): {name: function without arguments}, PyTorch's own first. A function must return only when its result
-    is complete. margin: another one must take less than this fraction of the time of PyTorch's own.
+    what: one of CHOICES. candidates(): {name: function without arguments}, PyTorch's own first. A function must return
+    only when its result is complete. margin: another one must take less than this fraction of the time of PyTorch's.
     """
     if what in fixed_choices():
         return _check_fixed(what, candidates)

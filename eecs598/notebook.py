@@ -95,11 +95,11 @@ def find_missing(code):
 
 
 def leave_out_missing(code):
-    """From now on a cell that comes to what is missing says so in one line and is left out.
+    """From now on, a cell that needs something missing prints one line that says so, and is skipped.
 
-    What may be missing: a name that the lesson calls and rnn_lstm_captioning, `code`, lacks, as a file for the
-    published assignment does; photographs; and names that a cell left out would have given. Every other exception
-    stays what it is; if it comes from a call with wrong shapes, a line above it says which argument is wrong.
+    What may be missing: a function of the lesson that rnn_lstm_captioning, `code`, does not have, as in a file for the
+    published assignment; photographs; and names that a skipped cell would have defined. All other exceptions are
+    raised as usual; if one comes from a call with wrong shapes, a line above it says which argument is wrong.
     """
     from IPython import get_ipython
 
@@ -110,7 +110,7 @@ def leave_out_missing(code):
 
 
 class _CellGuard:
-    """Wraps each cell's code: an exception that follows from what is missing is said in one line.
+    """Wraps each cell's code, so that an exception due to something missing becomes one line.
 
     IPython calls `visit` with a cell's tree before it runs it. The value of a last expression is kept, and shown after.
     """

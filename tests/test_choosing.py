@@ -1,6 +1,7 @@
 """Autotuning: the fastest implementation is found by timing, once, and PyTorch's own is the default."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from eecs598.choosing import choose
 def nothing_chosen(monkeypatch):
     monkeypatch.setattr(choosing, "_chosen", {})
     monkeypatch.setattr(choosing, "_valid", set())
+    monkeypatch.setattr(choosing, "CHOICES", (*choosing.CHOICES, "it"))
     monkeypatch.delenv("EECS598_CHOICES", raising=False)
     choosing.fixed_choices.cache_clear()
     yield
@@ -85,6 +87,18 @@ def test_an_entry_that_is_no_choice_is_named(clock, monkeypatch, entry):
     monkeypatch.setenv("EECS598_CHOICES", f"product=torch {entry}")
     with pytest.raises(ValueError, match=f"EECS598_CHOICES has the entry '{entry}'; it must be like product=torch"):
         choose("it", ways(clock, own=1.0, other=0.1)[0])
+
+
+def test_what_is_never_chosen_is_named_with_what_is(clock, monkeypatch):
+    """As after a slip of the pen, which would otherwise fix nothing."""
+    monkeypatch.setenv("EECS598_CHOICES", "products=torch")
+    with pytest.raises(ValueError, match="EECS598_CHOICES sets 'products'; it may set product, added-product, tanh, "):
+        choose("it", ways(clock, own=1.0, other=0.1)[0])
+
+
+def test_all_that_is_chosen_can_be_fixed():
+    calls = [re.findall(r'[^_]choose\("([\w-]+)"', path.read_text()) for path in ROOT.glob("eecs598/**/*.py")]
+    assert {what for found in calls for what in found} == set(choosing.CHOICES) - {"it"}
 
 
 def test_an_implementation_that_does_not_exist_is_named_with_those_that_do(clock, monkeypatch):

@@ -1,6 +1,6 @@
 """Benchmarks of the hand-written code against PyTorch's, on this machine.
 
-    python -m eecs598.bench [--rows NAME...] [--rounds 15] [--module FILE] [--json FILE] [--png FILE]
+    python -m eecs598.bench [--rows NAME...] [--rounds N] [--json FILE] [--png FILE]      see --help for all options
     python -m eecs598.bench.step_time      computation and communication in a training step
 
 Every row times two implementations. They run alternately, so that fluctuations of the machine affect both, and the

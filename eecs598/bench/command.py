@@ -48,12 +48,14 @@ def main(arguments=None):
     parser = Parser(prog="python -m eecs598.bench", description="Benchmark the hand-written code against PyTorch's.")
     names = rows_to_measure()
     parser.add_argument("--rows", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--rounds", type=positive, default=15, help="paired runs for each row (15)")
+    parser.add_argument("--rounds", type=positive, default=15, help="paired runs for each row (15; of slow rows at "
+                        "most 3)")  # fmt: skip
     parser.add_argument("--module", type=module_file, default=MODULE, help="the rnn_lstm_captioning.py to measure")
     parser.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=positive, help="CPU threads (PyTorch's default)")
     parser.add_argument("--json", type=Path, help="write the rows and the machine's description to this file")
-    parser.add_argument("--png", type=Path, help="plot the ratios to this file")
+    parser.add_argument("--png", type=Path, help="plot the ratios to this file, and those of growth to "
+                        "NAME-growth.png")  # fmt: skip
     options = parser.parse_args(arguments)
     try:
         fixed_choices()

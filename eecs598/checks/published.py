@@ -129,7 +129,7 @@ def _ramp(start, end, *shape):
 
 
 def _draw(shape, generator):
-    """Parameters with which the words before, and the picture, tell much on the next word; a matrix either way up."""
+    """Parameters for which the next word depends strongly on the previous words and the picture."""
     spread = 5 / math.sqrt(max(shape[0], math.prod(shape[1:]))) if len(shape) > 1 else 0.3
     return spread * torch.randn(shape, generator=generator)
 

@@ -22,7 +22,7 @@ def current_seed():
 
 
 def mixed(own, attempt=0):
-    """The seed in the place of a check's `own`: that itself in the lesson, one that no one can know before in a run."""
+    """The seed to use for a check's `own`: in the lesson `own` itself, in a grading run one that nobody can predict."""
     if _run is None:
         return own
     return int.from_bytes(hashlib.sha256(f"{_run} {own} {attempt}".encode()).digest()[:7], "big")

@@ -147,7 +147,8 @@ def _check_extras(data, split, name):
         raise DataError(f"{name}: {split}_references is {_describe(references)}, wanted {wanted}")
     for row, captions in enumerate(references):
         if not isinstance(captions, list) or not captions or not all(isinstance(c, str) for c in captions):
-            raise DataError(f"{name}: {split}_references row {row} is not a list of one or more strings")
+            wanted = "a list of strings, at least one"
+            raise DataError(f"{name}: {split}_references[{row}] is {captions!r:.60}, wanted {wanted}")
 
 
 # --- reading and writing ------------------------------------------------------------------------------------

@@ -46,7 +46,9 @@ def count_cut(captions, vocab):
 
 
 def captions_together(data, split="train"):
-    """All captions grouped by picture: (n, K, T + 1), K the largest number for a picture. Fewer are repeated up to K.
+    """All captions grouped by picture: (n, K, T + 1), K the largest number of captions that a picture has.
+
+    The captions of a picture that has fewer are repeated.
 
     The captions of a picture are then in the same batch, and its features are projected once for all of them.
     """

@@ -68,7 +68,8 @@ class Options:
             if not _is_number(getattr(self, name), below=math.inf):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be finite and at least 0, 0 for none")
         if not (_is_number(self.encoder_rate, below=math.inf) and self.encoder_rate > 0):
-            raise ValueError(f"encoder_rate is {self.encoder_rate!r}; it must be positive and finite, 1 for none")
+            raise ValueError(f"encoder_rate is {self.encoder_rate!r}; it must be positive and finite, 1 for the same "
+                             "rate as the decoder's")  # fmt: skip
         for name in ("accumulate", *(["checkpoint_every"] if self.checkpoint_every is not None else [])):
             if type(getattr(self, name)) is not int or not 1 <= getattr(self, name) < 2**63:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be a whole number, at least 1")

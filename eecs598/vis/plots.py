@@ -97,8 +97,9 @@ def plot_similarity(vectors, words):
     if vectors.ndim != 2 or len(vectors) != len(words) or not len(words):
         raise ValueError(f"vectors are {vectors.shape} for {len(words)} words: pass (n, W) and n words, at least one")
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    if not (np.isfinite(lengths) & (lengths > 0)).all():
-        raise ValueError("a word's vector is zero or not finite: it has no direction to compare")
+    usable = (np.isfinite(lengths) & (lengths > 0))[:, 0]
+    if not usable.all():
+        raise ValueError(f"the vector of {words[usable.argmin()]!r} is zero or not finite, so it has no direction")
     cosines = (vectors / lengths) @ (vectors / lengths).T
     order = [0]
     while len(order) < len(words):
@@ -140,8 +141,8 @@ def plot_gradient_norms(norms):
 def plot_ratios(rows, machine=None):
     """Measured pairs as bars, ours to the other, on a logarithmic scale; left of 1 ours is the faster.
 
-    rows: with name, size, against, ours, other, unit, ratio, low, high (`bench.Row`), the quartiles low and high drawn
-    as whiskers. machine: a line for the title. Raises ValueError where there are none.
+    rows: with name, size, against, ours, other, unit, ratio, low, high (`bench.Row`); the quartiles low and high are
+    drawn as whiskers. machine: a line for the title. Raises ValueError if there are no rows.
     """
     if not rows:
         raise ValueError("got no rows: measure some first, with eecs598.bench.run")

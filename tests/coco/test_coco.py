@@ -217,7 +217,7 @@ DAMAGES = {
     "reference rows": (change("val_references", [["a dog"]]), ["is a list of 1, wanted a list of 3"]),
     "reference types": (
         change("val_references", [["a dog"], [], ["a dog"]]),
-        ["val_references row 1 is not a list of one or more strings"],
+        ["val_references[1] is ", ", wanted a list of strings, at least one"],
     ),
 }
 
