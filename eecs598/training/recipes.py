@@ -10,6 +10,6 @@ RECIPES = {
         "label_smoothing": 0.1, "clip_norm": 5.0, "warmup": 100, "cosine": True, "averaging": 0.99,
         "output_heads": 8, "score": True, "sharpen": 0.5, "self_critical": 6, "self_critical_rate": 3e-4,
         "self_critical_batch": 32, "self_critical_bleu": 2.0, "kept_samples": 3, "finetune_blocks": 1,
-        "encoder_rate": 0.1, "precision": "auto", "reranker": True, "reranker_encoders": ["lite0", "lite1"],
+        "encoder_rate": 0.1, "precision": "float32", "reranker": True, "reranker_encoders": ["lite0", "lite1"],
     },
 }  # fmt: skip
