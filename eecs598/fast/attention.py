@@ -40,6 +40,7 @@ class AttentionLSTMCache(NamedTuple):
     W: Tensor  # [Wh; Wattn], (2H, 4H)
     gates: list[Tensor]  # i, f, o, g of each block of steps, packed: (rows of the block, 4H)
     c: list[Tensor]  # c0 and the cell state after each step, (n, H)
+    tanh_c: list[Tensor | None]  # of the cell state after each step; None on a GPU
     grids: Grids
     weights: Tensor  # (T, N, L)
     packing: Packing
@@ -77,25 +78,27 @@ def attention_lstm_forward(x, A, Wx, Wh, Wattn, b, lengths=None, order=None):
     z = x.new_empty(len(packed), 2 * H)
     h, weights = x.new_zeros(packing.T, N, H), x.new_zeros(packing.T, N, L)
     prev_h = for_captions(A.mean(dim=(2, 3)), order)
-    c = [prev_h]
+    c, tanh_c = [prev_h], []
     for first, last in packing.blocks():
-        gates.append(product(packed[packing.rows(first, last)], Wx).add_(b))  # all steps of the block at once
+        gates.append(product(packed[packing.rows(first, last)], Wx, b))  # all steps of the block at once
         for t in range(first, last):
             n = packing.sizes[t]
             cells, queries = grids.seen_by(n)
             attn, weights[t, :n] = map(queries.gather, attend(queries.spread(prev_h[:n]), cells))
             z_t = torch.cat([prev_h[:n], attn], dim=1, out=z[packing.rows(t)])
             gates_t = add_product_(gates[-1][packing.rows(t, since=first)], z_t, W)
-            c.append(cell_forward_(gates_t, c[t][:n], out=h[t, :n]))
+            next_c, tanh_next_c = cell_forward_(gates_t, c[t][:n], out=h[t, :n])
+            c.append(next_c)
+            tanh_c.append(tanh_next_c)
             prev_h = h[t]
     maps = weights.transpose(0, 1).unflatten(2, A.shape[2:])
-    return h.transpose(0, 1), maps, AttentionLSTMCache(packed, z, Wx, W, gates, c, grids, weights, packing)
+    return h.transpose(0, 1), maps, AttentionLSTMCache(packed, z, Wx, W, gates, c, tanh_c, grids, weights, packing)
 
 
 @torch.no_grad()
 def attention_lstm_backward(dh, cache):
     """Gradient of `attention_lstm_forward`. dh (N, T, H). Returns dx, dA, dWx, dWh, dWattn, db."""
-    x, z, Wx, W, gates, c, grids, weights, packing = cache
+    x, z, Wx, W, gates, c, tanh_c, grids, weights, packing = cache
     (N, T, H), L = dh.shape, weights.shape[2]
     dx, dWx, dW, db = torch.empty_like(x), torch.zeros_like(Wx), torch.zeros_like(W), W.new_zeros(4 * H)
     dattn, dproducts = dh.new_zeros(T, N, H), dh.new_zeros(T, N, L)
@@ -106,7 +109,7 @@ def attention_lstm_backward(dh, cache):
         for t in reversed(range(first, last)):
             n, rows = packing.sizes[t], packing.rows(t, since=first)
             dh_t, dc_t = dh[:n, t] + pad_rows(dprev_h, n), pad_rows(dprev_c, n)  # from the loss, and from step t + 1
-            dprev_c = cell_backward(dh_t, dc_t, block_gates[rows], c[t][:n], c[t + 1], out=da[rows])
+            dprev_c = cell_backward(dh_t, dc_t, block_gates[rows], c[t][:n], c[t + 1], tanh_c[t], out=da[rows])
             dprev_h, dattn[t, :n] = product(da[rows], W.t()).chunk(2, dim=1)
             cells, queries = grids.seen_by(n)
             at_t = attend_backward(queries.spread(dattn[t, :n]), cells, queries.spread(weights[t, :n]))

@@ -35,7 +35,7 @@ def _forward(h, W, b, y, weights, smoothing, banned, needs_grad):
     dh, dW, db = torch.empty_like(h), torch.zeros_like(W), torch.zeros_like(b)
     rows = (h, y.unsqueeze(1), weights.to(loss.dtype).unsqueeze(1), dh)
     for h_block, target, weight, dh_block in zip(*(each.split(BLOCK_ROWS) for each in rows)):
-        scores = product(h_block, W.t()).add_(b).to(loss.dtype)
+        scores = product(h_block, W.t(), b).to(loss.dtype)
         log_probs = scores.index_fill_(1, banned, -math.inf).log_softmax(1)
         target_log_probs = log_probs.gather(1, target)
         if smoothing:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from eecs598.fast import kernels
-from eecs598.fast.arithmetic import add_product_, product, tanh_
+from eecs598.fast.arithmetic import add_product_, product, tanh
 from eecs598.fast.packing import Packing, packing_of, pad_rows
 
 
@@ -23,6 +23,7 @@ class LSTMCache(NamedTuple):
     Wh: Tensor
     gates: list[Tensor]  # i, f, o, g of each block of steps, packed: (rows of the block, 4H)
     c: list[Tensor]  # c0 and the cell state after each step, (n, H)
+    tanh_c: list[Tensor | None]  # of the cell state after each step; None on a GPU
     packing: Packing
 
 
@@ -34,22 +35,24 @@ def lstm_forward(x, h0, c0, Wx, Wh, b, lengths=None):
     """
     packing = packing_of(x, lengths, 4, h0=h0, c0=c0, Wx=Wx, Wh=Wh, b=b)
     packed = packing.pack(x)
-    h, c, gates = x.new_zeros(packing.T + 1, *h0.shape), [c0], []
+    h, c, tanh_c, gates = x.new_zeros(packing.T + 1, *h0.shape), [c0], [], []
     h[0] = h0
     for first, last in packing.blocks():
-        gates.append(product(packed[packing.rows(first, last)], Wx).add_(b))  # all steps of the block at once
+        gates.append(product(packed[packing.rows(first, last)], Wx, b))  # all steps of the block at once
         for t in range(first, last):  # each step adds h_{t-1} Wh
             n = packing.sizes[t]
             gates_t = add_product_(gates[-1][packing.rows(t, since=first)], h[t, :n], Wh)
-            c.append(cell_forward_(gates_t, c[t][:n], out=h[t + 1, :n]))
+            next_c, tanh_next_c = cell_forward_(gates_t, c[t][:n], out=h[t + 1, :n])
+            c.append(next_c)
+            tanh_c.append(tanh_next_c)
     prev_h = packing.pack(h[:-1].transpose(0, 1))
-    return h[1:].transpose(0, 1), LSTMCache(packed, prev_h, Wx, Wh, gates, c, packing)
+    return h[1:].transpose(0, 1), LSTMCache(packed, prev_h, Wx, Wh, gates, c, tanh_c, packing)
 
 
 @torch.no_grad()
 def lstm_backward(dh, cache):
     """Gradient of `lstm_forward`. dh (N, T, H). Returns dx, dh0, dc0, dWx, dWh, db."""
-    x, prev_h, Wx, Wh, gates, c, packing = cache
+    x, prev_h, Wx, Wh, gates, c, tanh_c, packing = cache
     dx, dWx, dWh, db = torch.empty_like(x), torch.zeros_like(Wx), torch.zeros_like(Wh), Wh.new_zeros(Wh.shape[1])
     dprev_h = dprev_c = dh.new_zeros(0, dh.shape[2])
     buffer = torch.empty_like(gates[0])  # for da; the first block is the largest
@@ -58,7 +61,7 @@ def lstm_backward(dh, cache):
         for t in reversed(range(first, last)):
             n, rows = packing.sizes[t], packing.rows(t, since=first)
             dh_t, dc_t = dh[:n, t] + pad_rows(dprev_h, n), pad_rows(dprev_c, n)  # from the loss, and from step t + 1
-            dprev_c = cell_backward(dh_t, dc_t, block_gates[rows], c[t][:n], c[t + 1], out=da[rows])
+            dprev_c = cell_backward(dh_t, dc_t, block_gates[rows], c[t][:n], c[t + 1], tanh_c[t], out=da[rows])
             dprev_h = product(da[rows], Wh.t())
         dx[block] = product(da, Wx.t())
         add_product_(dWx, x[block].t(), da)  # sums over the steps of the block
@@ -69,26 +72,30 @@ def lstm_backward(dh, cache):
 
 
 def cell_forward_(a, prev_c, out):
-    """The elementwise part of an LSTM step. a (n, 4H) becomes the gates, `out` next_h (n, H). Returns next_c."""
+    """The elementwise part of an LSTM step. a (n, 4H) becomes the gates, `out` next_h (n, H).
+
+    Returns next_c and, for `cell_backward`, its tanh, which is None on a GPU.
+    """
     if kernels.fits(a):
-        return kernels.cell_forward_(a, prev_c, out)
+        return kernels.cell_forward_(a, prev_c, out), None
     H = prev_c.shape[1]
     a[:, : 3 * H].sigmoid_()
-    tanh_(a[:, 3 * H :])
+    tanh(a[:, 3 * H :], out=a[:, 3 * H :])
     i, f, o, g = a.chunk(4, dim=1)
     next_c = (f * prev_c).addcmul_(i, g)
-    torch.mul(o, tanh_(next_c.clone()), out=out)
-    return next_c
+    tanh_c = tanh(next_c)
+    torch.mul(o, tanh_c, out=out)
+    return next_c, tanh_c
 
 
-def cell_backward(dh, dc, gates, prev_c, next_c, out):
+def cell_backward(dh, dc, gates, prev_c, next_c, tanh_c, out):
     """Gradient of `cell_forward_`: `out` becomes da (n, 4H). Returns dprev_c.
 
     The formulas of `lstm_step_backward` in place: u s (1 - s) is computed as v - v s with v = u s.
     """
     if kernels.fits(gates):
         return kernels.cell_backward(dh, dc, gates, prev_c, next_c, out)
-    (i, f, o, g), (di, df, do, dg), tanh_c = gates.chunk(4, dim=1), out.chunk(4, dim=1), tanh_(next_c.clone())
+    (i, f, o, g), (di, df, do, dg) = gates.chunk(4, dim=1), out.chunk(4, dim=1)
     torch.mul(dh, o, out=do)
     dc = dc + do
     dc.addcmul_(do.mul_(tanh_c), tanh_c, value=-1)  # dc + dh o (1 - tanh_c^2)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eecs598.fast.arithmetic import add_product_, product, tanh_
+from eecs598.fast.arithmetic import add_product_, product, tanh
 from eecs598.fast.packing import Packing, packing_of, pad_rows
 
 
@@ -26,9 +26,9 @@ def rnn_forward(x, h0, Wx, Wh, b, lengths=None):
     """
     packing = packing_of(x, lengths, 1, h0=h0, Wx=Wx, Wh=Wh, b=b)
     packed, prev_h = packing.pack(x), h0
-    h = product(packed, Wx).add_(b)  # all steps at once: (P, D) @ (D, H) -> (P, H); each step adds h_{t-1} Wh
+    h = product(packed, Wx, b)  # all steps at once: (P, D) @ (D, H) -> (P, H); each step adds h_{t-1} Wh
     for h_t in h.split(packing.sizes):
-        prev_h = tanh_(add_product_(h_t, prev_h[: len(h_t)], Wh))
+        prev_h = tanh(add_product_(h_t, prev_h[: len(h_t)], Wh), out=h_t)
     return packing.unpack(h), RNNCache(packed, packing.shift(h0, h), h, Wx, Wh, packing)
 
 

@@ -70,6 +70,22 @@ def test_product_of_any_matrices(sizes, left, right):
     torch.testing.assert_close(found, (a.double() @ b.double()).float(), rtol=1e-5, atol=1e-5)
 
 
+TOLERANCE = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.bfloat16: {"rtol": 0.02, "atol": 0.05}}
+
+
+@needs_onednn
+@pytest.mark.parametrize("onednn", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_bias_is_added_to_each_column(choose, onednn, dtype):
+    choose(onednn)
+    a, b, bias = torch.randn(4, 5, dtype=dtype), torch.randn(5, 7, dtype=dtype), torch.randn(7, dtype=dtype)
+    with Operations() as ran:
+        found = arithmetic.product(a, b, bias)
+    assert ran.by_onednn() == (onednn and dtype == torch.float32) and found.dtype == dtype
+    wanted = a.double() @ b.double() + bias.double()
+    torch.testing.assert_close(found.double(), wanted, **TOLERANCE[dtype])
+
+
 @needs_onednn
 @pytest.mark.parametrize("onednn", [True, False])
 def test_a_product_is_added_in_place(choose, onednn):
@@ -103,7 +119,7 @@ def test_wrong_sizes_raise(choose, onednn):
 def test_autograd_records_both(choose, onednn):
     choose(onednn)
     a, b = torch.randn(3, 4, requires_grad=True), torch.randn(4, 5)
-    found = torch.autograd.grad(arithmetic.tanh_(arithmetic.product(a, b)).sum(), a)[0]
+    found = torch.autograd.grad(arithmetic.tanh(arithmetic.product(a, b)).sum(), a)[0]
     torch.testing.assert_close(found, torch.autograd.grad((a @ b).tanh().sum(), a)[0])
 
 
@@ -129,14 +145,14 @@ def test_tanh(values, way):
     x = torch.tensor(values)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(choosing.fixed_choices(), "tanh", way)
-        found = arithmetic.tanh_(x.clone())
+        found = arithmetic.tanh(x.clone())
     torch.testing.assert_close(found, x.tanh(), rtol=0, atol=2.4e-7)
     assert found.abs().max() <= 1
 
 
 def test_tanh_at_its_ends(choose):
     choose(True)
-    found = arithmetic.tanh_(torch.tensor([0.0, torch.inf, -torch.inf, 1e30, torch.nan]))
+    found = arithmetic.tanh(torch.tensor([0.0, torch.inf, -torch.inf, 1e30, torch.nan]))
     torch.testing.assert_close(found, torch.tensor([0.0, 1.0, -1.0, 1.0, torch.nan]), rtol=0, atol=0, equal_nan=True)
 
 
@@ -145,15 +161,26 @@ def test_tanh_is_in_place_in_part_of_a_matrix(choose, onednn):
     choose(onednn)
     a = torch.randn(3, 8)
     wanted = torch.cat([a[:, :6], a[:, 6:].tanh()], dim=1)
-    assert arithmetic.tanh_(a[:, 6:]).data_ptr() == a[:, 6:].data_ptr()
+    assert arithmetic.tanh(a[:, 6:], out=a[:, 6:]).data_ptr() == a[:, 6:].data_ptr()
     torch.testing.assert_close(a, wanted)
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+def test_tanh_leaves_its_argument_as_it_is(choose, onednn):
+    choose(onednn)
+    x = torch.randn(3, 8)
+    before, out = x.clone(), torch.empty(3, 8)
+    assert arithmetic.tanh(x, out=out) is out
+    for found in (arithmetic.tanh(x), out):
+        torch.testing.assert_close(found, before.tanh())
+    assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_tanh_in_another_precision_keeps_its_digits(choose, dtype):
     choose(True)
     x = torch.linspace(-0.01, 0.01, 101).to(dtype)
-    assert torch.equal(arithmetic.tanh_(x.clone()), x.tanh())
+    assert torch.equal(arithmetic.tanh(x.clone()), x.tanh())
 
 
 @needs_onednn
@@ -164,7 +191,7 @@ def test_each_size_and_layout_has_a_choice_of_its_own(monkeypatch):
     a, b = torch.randn(100, 6), torch.randn(6, 7)
     arithmetic.product(a, b), arithmetic.product(a[:90], b), arithmetic.product(a, torch.randn(7, 6).t())
     arithmetic.product(torch.randn(6, 100).t(), b)
-    arithmetic.tanh_(a[:60].clone())
+    arithmetic.tanh(a[:60].clone())
     products = [sizes for what, sizes in chosen if what == "product"]
     assert products == [(128, 8, 7), (128, 8, 7, "b"), (128, 8, 7, "a")] and ("tanh", (512,)) in chosen
 

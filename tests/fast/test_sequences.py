@@ -196,7 +196,7 @@ def test_the_word_loss_in_blocks_is_that_of_all_scores_at_once(P, H, V, smoothin
 
 def test_the_scores_of_all_steps_never_exist(monkeypatch):
     shapes, product = [], loss.product
-    monkeypatch.setattr(loss, "product", lambda a, b: shapes.append((len(a), b.shape[1])) or product(a, b))
+    monkeypatch.setattr(loss, "product", lambda a, b, *c: shapes.append((len(a), b.shape[1])) or product(a, b, *c))
     inputs = [torch.randn(1000, 4, requires_grad=True), torch.randn(7, 4), torch.randn(7)]
     loss.word_loss(*inputs, torch.zeros(1000, dtype=torch.int64)).backward()
     sizes = [rows for rows, columns in shapes if columns == 7]
@@ -205,7 +205,7 @@ def test_the_scores_of_all_steps_never_exist(monkeypatch):
 
 def test_without_gradients_none_is_computed(monkeypatch):
     shapes, product = [], loss.product
-    monkeypatch.setattr(loss, "product", lambda a, b: shapes.append(b.shape[1]) or product(a, b))
+    monkeypatch.setattr(loss, "product", lambda a, b, *c: shapes.append(b.shape[1]) or product(a, b, *c))
     with torch.no_grad():
         loss.word_loss(torch.randn(5, 4), torch.randn(7, 4), torch.randn(7), torch.zeros(5, dtype=torch.int64))
     assert shapes == [7]
