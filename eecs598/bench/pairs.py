@@ -115,14 +115,14 @@ def _products(sizes, columns, where, cells=0):
     columns: of its weights. cells: of the grid, for attention, whose states are [h, attn].
     """
     from eecs598.fast.arithmetic import add_product_, product
-    from eecs598.fast.packing import BLOCK_ROWS
+    from eecs598.fast.packing import BLOCK
 
     N, T, W, H = sizes[:4]
     inner = 2 * H if cells else H
     shapes = (N * T, W), (N * T, inner), (N * T, columns), (W, columns), (inner, columns), (N, H, cells), (N, T, cells)
     x, z, a, Wx, Wz, A, weights = (torch.randn(shape, device=where) / 100 for shape in shapes)
     values, queries, dWx, dWz = A.transpose(1, 2), z[:, :H].view(N, T, H), torch.zeros_like(Wx), torch.zeros_like(Wz)
-    block = N * T if columns == H else max(N, BLOCK_ROWS)  # the RNN has all steps in one
+    block = N * T if columns == H else max(1, BLOCK // (N * columns)) * N  # the RNN has all steps in one
 
     def products():
         for x_b in x.split(block):

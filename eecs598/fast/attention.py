@@ -79,7 +79,7 @@ def attention_lstm_forward(x, A, Wx, Wh, Wattn, b, lengths=None, order=None):
     h, weights = x.new_zeros(packing.T, N, H), x.new_zeros(packing.T, N, L)
     prev_h = for_captions(A.mean(dim=(2, 3)), order)
     c, tanh_c = [prev_h], []
-    for first, last in packing.blocks():
+    for first, last in packing.blocks(len(b)):
         gates.append(product(packed[packing.rows(first, last)], Wx, b))  # all steps of the block at once
         for t in range(first, last):
             n = packing.sizes[t]
@@ -104,7 +104,7 @@ def attention_lstm_backward(dh, cache):
     dattn, dproducts = dh.new_zeros(T, N, H), dh.new_zeros(T, N, L)
     dprev_h = dprev_c = dh.new_zeros(0, H)
     buffer = torch.empty_like(gates[0])  # for da; the first block is the largest
-    for (first, last), block_gates in zip(reversed(packing.blocks()), reversed(gates)):
+    for (first, last), block_gates in zip(reversed(packing.blocks(Wx.shape[1])), reversed(gates)):
         block, da = packing.rows(first, last), buffer[: len(block_gates)]
         for t in reversed(range(first, last)):
             n, rows = packing.sizes[t], packing.rows(t, since=first)

@@ -37,7 +37,7 @@ def lstm_forward(x, h0, c0, Wx, Wh, b, lengths=None):
     packed = packing.pack(x)
     h, c, tanh_c, gates = x.new_zeros(packing.T + 1, *h0.shape), [c0], [], []
     h[0] = h0
-    for first, last in packing.blocks():
+    for first, last in packing.blocks(len(b)):
         gates.append(product(packed[packing.rows(first, last)], Wx, b))  # all steps of the block at once
         for t in range(first, last):  # each step adds h_{t-1} Wh
             n = packing.sizes[t]
@@ -56,7 +56,7 @@ def lstm_backward(dh, cache):
     dx, dWx, dWh, db = torch.empty_like(x), torch.zeros_like(Wx), torch.zeros_like(Wh), Wh.new_zeros(Wh.shape[1])
     dprev_h = dprev_c = dh.new_zeros(0, dh.shape[2])
     buffer = torch.empty_like(gates[0])  # for da; the first block is the largest
-    for (first, last), block_gates in zip(reversed(packing.blocks()), reversed(gates)):
+    for (first, last), block_gates in zip(reversed(packing.blocks(Wx.shape[1])), reversed(gates)):
         block, da = packing.rows(first, last), buffer[: len(block_gates)]
         for t in reversed(range(first, last)):
             n, rows = packing.sizes[t], packing.rows(t, since=first)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK_ROWS = 1024  # enough for fast matrix products, and few enough for the memory to be reused
+BLOCK = 2**21  # numbers: enough rows for fast matrix products, and few enough for the memory to be reused
 
 
 class Packing:
@@ -37,9 +37,9 @@ class Packing:
         begin, end = self.starts[first], self.starts[first + 1 if last is None else last]
         return slice(begin - self.starts[since], end - self.starts[since])
 
-    def blocks(self):
-        """(first, last) for consecutive blocks of steps, each with about BLOCK_ROWS rows."""
-        steps = max(1, BLOCK_ROWS // max(1, self.sizes[0]))
+    def blocks(self, columns: int):
+        """(first, last) for consecutive blocks of steps, whose rows have up to BLOCK numbers in so many columns."""
+        steps = max(1, BLOCK // max(1, self.sizes[0] * columns))
         return [(first, min(first + steps, self.T)) for first in range(0, self.T, steps)]
 
     def pack(self, x: Tensor) -> Tensor:

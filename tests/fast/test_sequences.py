@@ -46,7 +46,7 @@ def test_sequences_equal_the_plain_ones_and_skip_padding(cell_type, N, T, D, H, 
     forward, backward = PLAIN[cell_type]
     plain_h, *plain_weights, plain_cache = forward(*inputs)
     with pytest.MonkeyPatch.context() as patch:  # few rows: many blocks, the last one short
-        patch.setattr(packing, "BLOCK_ROWS", data.draw(st.sampled_from([1, 2, 5, 9, 512])))
+        patch.setattr(packing, "BLOCK", 4 * H * data.draw(st.sampled_from([1, 2, 5, 9, 512])))
         h, *weights, cache = FORWARD[cell_type](*inputs, lengths)
         gradients = BACKWARD[cell_type](dh, cache)
     assert_same(h, plain_h * mask)
@@ -167,9 +167,9 @@ def test_a_block_has_whole_steps_and_no_row_is_in_two():
     sizes = packing.Packing(4, 6, torch.tensor([6, 5, 2, 1]))
     assert sizes.sizes == [4, 3, 2, 2, 2, 1] and sizes.rows(1) == slice(4, 7)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "BLOCK_ROWS", 9)
-        assert sizes.blocks() == [(0, 2), (2, 4), (4, 6)]
-    assert [sizes.rows(*block) for block in sizes.blocks()] == [slice(0, 14)]
+        patch.setattr(packing, "BLOCK", 9 * 3 + 1)
+        assert sizes.blocks(3) == [(0, 2), (2, 4), (4, 6)] and sizes.blocks(4) == [(k, k + 1) for k in range(6)]
+    assert [sizes.rows(*block) for block in sizes.blocks(3)] == [slice(0, 14)]
 
 
 # --- the loss -----------------------------------------------------------------------------------------------
