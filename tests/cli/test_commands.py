@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from support import ROOT
+from support.second_device import a_second_device
 
 import helpers
 from eecs598 import captioner, cli, commands, encoders, features, metrics
@@ -287,6 +288,20 @@ def test_train_with_all_its_options(data_file, tmp_path, capsys):
     assert_one_error(status, errors, "averaging: 0.99 there, 0.5 here")
     status, _, errors = train(capsys, data_file, tmp_path, *options, "--kept-samples", 2)
     assert_one_error(status, errors, "kept: 3 there, 2 here")
+
+
+def test_all_commands_keep_to_the_device_they_are_given(data_file, captioned, photos, tmp_path, capsys):
+    """With all options, so that tensors made on the CPU for a GPU are found on machines without one."""
+    images, captions = captioned
+    options = ["--recipe", "flickr8k", "--self-critical", 1, "--self-critical-batch", 2, "--wordvec", 64, "--epochs", 1,
+               "--score", "--doubly-stochastic", 0.5, "--attention-entropy", 0.1, "--scheduled-sampling", 0.1,
+               "--accumulate", 2, "--checkpoint-dir", tmp_path / "kept"]  # fmt: skip
+    with a_second_device() as device:
+        assert train(capsys, data_file, tmp_path, *options, "--device", device)[0] == 0
+        command = ["--checkpoint", tmp_path / "attn.pt", "--device", device]
+        scored = ["--images", images, "--captions", captions, "--rerank", 10, "--beam", 3, "--mirror"]
+        assert run(capsys, "evaluate", *command, *scored)[0] == 0
+        assert run(capsys, "caption", *command, "--out", tmp_path, *photos)[0] == 0
 
 
 def test_the_options_of_training_reach_both_of_its_phases(data_file, tmp_path, monkeypatch, capsys):
