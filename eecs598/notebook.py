@@ -230,6 +230,9 @@ def _show_todo(shell, kind, error, trace, tb_offset=None):
 
 def _still_to_do(name, path):
     """What to do about an unwritten part: where it is."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:  # the function was written in a cell
+        return f"{name} is still to do. Write it, and run this cell again."
     line = next((f", line {n}" for n, text in enumerate(lines, 1) if f'"TODO: {name}"' in text), "")
     return f"{name} is still to do. Write it in {path.name}{line}; its box says what to do. Then run this cell again."

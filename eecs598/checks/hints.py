@@ -123,6 +123,9 @@ def _difference(got, want, sizes):
 
 def _shape_mistake(got, want):
     """The reason for a wrong shape, if the values reveal it."""
+    reshaped = ": the numbers are right, a reshape is missing"
+    if got.dim() != want.dim() and got.numel() == want.numel() and _alike(got.flatten(), want.flatten()):
+        return reshaped
     if got.dim() > want.dim() and _alike(got.sum(dim=tuple(range(got.dim() - want.dim()))), want):
         return ": it is not summed over the leading dimensions (the batch, the steps)"
     if got.dim() == want.dim():
@@ -131,7 +134,7 @@ def _shape_mistake(got, want):
                 return f": it is transposed, permute{axes} puts it right"
     if got.dim() > 1 and _alike(got[:, 1:], want):
         return ": it begins with the initial state, which is not one of the outputs"
-    return ": the numbers are right, a reshape is missing" if _alike(got.flatten(), want.flatten()) else ""
+    return reshaped if _alike(got.flatten(), want.flatten()) else ""
 
 
 def _place_of_difference(got, want, sizes):

@@ -49,6 +49,7 @@ def add_published_captions(table, captioner_class, cell_type):
     with fed_with_features(model.eval()):
         captions, _ = sample(model, features, MAX_LENGTH, cell_type == "attn")
         table.add("shapes", 0.0, limit=0)
+        _require_words(captions)
         place = None
         with contextlib.suppress(OutputError):  # of its loss, which other checks are about
             place = _find_unlikely(model, features, captions)
@@ -56,6 +57,14 @@ def add_published_captions(table, captioner_class, cell_type):
         table.add("the likeliest word", math.inf, limit=0)
         table.hint("word {} of a caption is {}, but by the captioner's own loss {} is likelier: does each step receive "
                    "the previous word and all of the previous state?".format(*place))  # fmt: skip
+
+
+def _require_words(captions):
+    """Raise `OutputError` for ids of no word. What follows <END> isn't read."""
+    said = captions[(captions == END).cumsum(1) == 0]
+    if len(unknown := said[~torch.isin(said, torch.tensor(list(WORDS.values())))]):
+        raise OutputError(f"CaptioningRNN.sample returned the word {unknown[0].item()}, wanted ids of the vocabulary, "
+                          f"{min(WORDS.values())} to {max(WORDS.values())}")  # fmt: skip
 
 
 def _build(captioner_class, cell_type, words, ignore_index):

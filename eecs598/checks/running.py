@@ -65,7 +65,10 @@ def named(name, raw, outputs, spare=()):
             raise OutputError(f"{name} returned a {type(value).__name__} for {output}, wanted a tensor")
         if value.is_meta:
             raise OutputError(f"{name} returned {output} on the device meta, without numbers: make it with x.new_zeros")
-    return dict(zip(wanted, raw))
+        if value.layout != torch.strided or value.is_quantized:
+            kind = "quantized" if value.is_quantized else "sparse"
+            raise OutputError(f"{name} returned a {kind} tensor for {output}, wanted a plain one")
+    return {output: value.cpu() if torch.is_tensor(value) else value for output, value in zip(wanted, raw)}
 
 
 # Each of the following returns a function `run`: (inputs by name, upstream gradients, options) -> outputs by name.

@@ -145,7 +145,9 @@ def _environment():
 @functools.cache
 def _try(command, user=None):
     """Start Python with a command, as a user. Returns an empty string, or why that fails."""
-    python = [*command, sys.executable, "-c", "import eecs598.grading"]
+    missing = "torch cannot be imported there: install it in a virtual environment, not for one user"
+    find = f"sys.exit(importlib.util.find_spec('torch') is None and {missing!r})"
+    python = [*command, sys.executable, "-c", f"import eecs598.grading, importlib.util, sys; {find}"]
     try:
         done = subprocess.run(python, user=user, **_starting(user), capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:

@@ -39,7 +39,7 @@ class Text:
             return
         for node in ast.walk(tree):
             if isinstance(node, (ast.Import, ast.ImportFrom)):
-                self.modules |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+                self.modules |= set(_names_of_torch(node))
                 named = {part for alias in node.names for part in alias.name.split(".")}
                 named |= set((getattr(node, "module", "") or "").split("."))
             else:
@@ -93,6 +93,14 @@ class Text:
             root = root.value
         of_module = isinstance(root, ast.Name) and root.id in self.modules
         return {node.attr} & (AUTOGRAD | (CELLS if of_module else set()))
+
+
+def _names_of_torch(node):
+    """The names that an import gives to torch or to what is in it."""
+    whole = getattr(node, "module", None) or ""
+    for alias in node.names:
+        if (whole or alias.name).partition(".")[0] == "torch":
+            yield alias.asname or alias.name.partition(".")[0]
 
 
 def _is_text(node):

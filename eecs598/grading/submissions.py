@@ -163,9 +163,10 @@ def _find_problem(path, folder):
 
 def name_apart(submissions):
     """Make the submissions' names unique: the second ann becomes ann-2."""
-    taken = set()
+    given, taken = {submission.name.casefold() for submission in submissions}, set()
     for submission in submissions:
-        names = itertools.chain([submission.name], (f"{submission.name}-{k}" for k in itertools.count(2)))
-        submission.name = next(name for name in names if name.casefold() not in taken)
+        if submission.name.casefold() in taken:
+            names = (f"{submission.name}-{k}" for k in itertools.count(2))
+            submission.name = next(name for name in names if name.casefold() not in taken | given)
         taken.add(submission.name.casefold())
     return submissions

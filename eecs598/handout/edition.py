@@ -24,7 +24,8 @@ from eecs598.handout.source import cut_source, head_source, lost_names
 
 SOURCE = "rnn_lstm_captioning.py"
 STAMP = ".handout.json"  # marks a folder as an earlier handout, and lists its files
-GENERATED = {"__pycache__", ".ipynb_checkpoints", ".pytest_cache", ".venv", "build", "datasets"}  # by using a handout
+GENERATED = {"__pycache__", ".ipynb_checkpoints", ".pytest_cache", ".venv", "build"}  # by using a handout
+DRAWN = re.compile(r"datasets/(scenes-[\w-]+\.pt|features/.*)")  # made again when they are missing
 FOLDER = "rnn_lstm_captioning"  # the folder in the zip
 
 # Copied besides the source, the notebook and some tests. Left out: the answers, and what is for instructors.
@@ -189,12 +190,14 @@ def _require_free(out, archive):
 def _find_added(out):
     """A file in the folder of an earlier handout that was put there since, such as a git repository's; else None."""
     stamp = json.loads((out / STAMP).read_text(encoding="utf-8")) if (out / STAMP).is_file() else {}
+    if not isinstance(stamp, dict):
+        raise HandoutError(f"{out / STAMP}: damaged, so this may be no earlier handout; give another folder")
     known = {STAMP, *stamp.get("files", ())}
     for folder, folders, names in os.walk(out):
         folders[:] = sorted(set(folders) - GENERATED)
         for name in sorted(names):
             path = Path(folder, name).relative_to(out)
-            if path.as_posix() not in known:
+            if path.as_posix() not in known and not DRAWN.fullmatch(path.as_posix()):
                 return path
     return None
 

@@ -135,9 +135,13 @@ def score_attention(captions, maps, scenes, image_size=112):
     """
     if not len(captions) == len(maps) == len(scenes):
         raise DataError(f"{len(captions)} captions, {len(maps)} maps and {len(scenes)} scenes; give equal numbers")
+    if not maps.any():
+        raise DataError("all attention weights are zero: does sample() fill them in at each step?")
     mean, looks = maps.sum((0, 1)) / maps.sum(), {row: [] for row in ATTENTION_ROWS}
     for caption, weights, scene in zip(captions, maps, scenes):
         words, seen = caption.split() if isinstance(caption, str) else caption, 0
+        if len(words) > len(weights):
+            raise DataError(f"a caption has {len(words)} words, but {len(weights)} maps; give a map for each word")
         boxes = {thing["noun"]: thing["boxes"] for thing in scene["objects"]}
         for t, word in enumerate(words):
             kind, meaning = LEXICON.get((word,), (None, None))
@@ -171,4 +175,5 @@ def _look(weights, inside):
     row, column = divmod(int(weights.argmax()), w)
     peak = inside[int((row + 0.5) * height / h), int((column + 0.5) * width / w)].item()
     cells = F.adaptive_avg_pool2d(inside[None], (h, w))[0]  # the fraction of each cell that is inside
-    return peak, ((weights * cells).sum() / weights.sum()).item()
+    total = weights.sum().item()
+    return (peak, (weights * cells).sum().item() / total) if total else (0.0, 0.0)

@@ -2,16 +2,19 @@
 
 import inspect
 import math
+from unittest import mock
 
 import pytest
 import torch
 from support.checking import draw, hints, run, student
+from support.second_device import a_second_device
 from torch import nn
 
 import rnn_lstm_captioning as ours
 from eecs598.checks import CHECKS, drawn_from, formulas, parts
 from eecs598.checks.hints import describe_sizes
 from eecs598.checks.parts import MAIN, Case, Formula
+from eecs598.checks.running import named
 from eecs598.grad import NUMERIC, CheckError, CheckTable, rel_error
 
 CAPTIONER = [part for part in CHECKS if "captioner" in part]  # of a whole model, in float32
@@ -138,6 +141,23 @@ def test_a_check_leaves_the_random_state_and_the_threads_alone():
         CHECKS["rnn_step_forward"].run(None)
     assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == 2
     torch.set_num_threads(threads)
+
+
+def test_a_sum_that_keeps_its_dimension_lacks_a_reshape_and_no_sum():
+    told = hints("rnn_step_backward", student("da.sum(dim=0)]", "da.sum(dim=0, keepdim=True)]"))
+    assert "the numbers are right, a reshape is missing" in told and "not summed" not in told
+
+
+def test_a_sparse_result_is_told_and_one_on_another_device_is_compared():
+    names = student()
+    step = names["rnn_step_forward"]
+    sparse = dict(names, rnn_step_forward=lambda *given: (step(*given)[0].to_sparse(), step(*given)[1]))
+    with pytest.raises(CheckError, match="returned a sparse tensor for next_h, wanted a plain one"):
+        run("rnn_step_forward", sparse)
+    with a_second_device() as device:
+        moved = torch.ones(2).to(device)
+        with mock.patch.object(type(moved), "is_meta", False):  # that device's name
+            assert named("f", moved, ("next_h",))["next_h"].device == torch.device("cpu")
 
 
 def test_a_side_case_shows_its_worst_output():

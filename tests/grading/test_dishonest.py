@@ -177,6 +177,8 @@ def test_what_is_not_by_hand_is_named_and_costs_the_part_where_that_is_asked(par
 def test_a_call_that_the_text_does_not_show_is_seen_where_it_is_made():
     cell = textwrap.dedent(LIBRARY["a cell"][1])
     hidden = STUDENT + cell.replace("th.lstm_cell", "getattr(th, 'lstm' + '_cell')")
+    own = "import mine\nimport torch.nn as nn\nclass A:\n    cell = mine.LSTM(3)\nclass B:\n    cell = nn.LSTM(3)"
+    assert scan.Text(own.encode()).uses("A") == [] and scan.Text(own.encode()).uses("B") == ["LSTM"]
     assert scan.Text(hidden.encode()).uses("LSTM") == []
     with confinement.open_jail() as jail:
         report = grading.Grader(jail, advice=False).grade(Submission("bob", hidden.encode()), ["lstm_module"])

@@ -340,6 +340,11 @@ def test_each_submission_has_a_name_of_its_own_and_is_no_link(tmp_path, capsys):
     assert shown.count("is a link, or is reached through one") == 2 and "is larger than 1048576 bytes" in shown
 
 
+def test_a_second_ann_does_not_take_the_name_of_another_student():
+    named = [types.SimpleNamespace(name=name) for name in ("ann", "Ann", "ann-2", "bob")]
+    assert [submission.name for submission in submissions.name_apart(named)] == ["ann", "Ann-3", "ann-2", "bob"]
+
+
 def test_the_options_of_the_command_reach_the_grader(tmp_path, monkeypatch):
     (tmp_path / "rnn_lstm_captioning.py").write_text(STUDENT)
     asked = []

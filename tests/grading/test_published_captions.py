@@ -5,6 +5,7 @@ import torch
 
 import rnn_lstm_captioning as rlc
 from eecs598.checks import published
+from eecs598.checks.running import OutputError
 
 
 class Table:
@@ -37,6 +38,18 @@ def test_a_loss_that_raises_costs_the_captions_nothing():
     table = Table()
     published.add_published_captions(table, WithoutLoss, "lstm")
     assert table.rows == ["shapes"] and not table.hints
+
+
+@pytest.mark.parametrize("word", [-1, 6, 99])
+def test_ids_of_no_word_are_no_caption(word):
+    """Their loss cannot be computed, so nothing would be compared."""
+
+    class Wordless(rlc.CaptioningRNN):
+        def sample(self, images, max_length=15):
+            return torch.full_like(super().sample(images, max_length), word)
+
+    with pytest.raises(OutputError, match=f"sample returned the word {word}, wanted ids of the vocabulary, 0 to 5"):
+        published.add_published_captions(Table(), Wordless, "rnn")
 
 
 @pytest.mark.parametrize("loss, told", [(8.0156, True), (8.015640258789062, True), (8.01556, True), (8.0158, False)])

@@ -203,7 +203,7 @@ def test_an_earlier_handout_is_replaced(tmp_path):
     stamp = json.loads((folder / STAMP).read_text())
     (folder / "left over").write_text("")  # a file of an earlier version
     (folder / STAMP).write_text(json.dumps(stamp | {"files": [*stamp["files"], "left over"]}))
-    for generated in ("datasets/scenes.pt", "eecs598/__pycache__/utils.pyc"):
+    for generated in ("datasets/scenes-9-3.pt", "eecs598/__pycache__/utils.pyc"):
         (folder / generated).parent.mkdir(exist_ok=True)
         (folder / generated).write_text("")
     assert sorted(texts(make(tmp_path, "--parts", "lstm,rnn_forward"))) == sorted(files)
@@ -224,7 +224,18 @@ def test_anything_else_in_the_way_is_left_alone(tmp_path, capsys):
     assert len(list(tmp_path.iterdir())) == 3
 
 
-@pytest.mark.parametrize("added", [".git/HEAD", "grades.csv", "notebooks/mine.ipynb"])
+def test_what_using_a_handout_makes_is_replaced_and_a_damaged_stamp_is_one_line(tmp_path, capsys):
+    folder = make(tmp_path)
+    for made in ("datasets/scenes-10-5.pt", "datasets/features/a.npy", "build/page.html"):
+        (folder / made).parent.mkdir(exist_ok=True)
+        (folder / made).write_text("made")
+    assert run(capsys, folder)[0] == 0 and not (folder / "build").exists()
+    (folder / ".handout.json").write_text("[]")
+    status, error = run(capsys, folder)
+    assert status == 1 and error.startswith(f"error: {folder / '.handout.json'}: damaged") and "\n" not in error
+
+
+@pytest.mark.parametrize("added", [".git/HEAD", "grades.csv", "notebooks/mine.ipynb", "datasets/coco.pt"])
 def test_what_was_added_to_an_earlier_handout_is_not_lost(added, tmp_path, capsys):
     folder = make(tmp_path)
     (folder / added).parent.mkdir(exist_ok=True)

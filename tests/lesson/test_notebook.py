@@ -27,6 +27,7 @@ from support import ROOT
 import rnn_lstm_captioning
 from eecs598.checks import CHECKS
 from eecs598.fast import lstm
+from eecs598.notebook import _still_to_do
 
 NOTEBOOK = ROOT / "notebooks" / "rnn_lstm_captioning.ipynb"
 CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
@@ -63,6 +64,13 @@ def test_it_is_small_and_its_cells_are_short():
     assert NOTEBOOK.stat().st_size < 2e6
     lengths = [len(source(cell).splitlines()) for cell in CODE]
     assert max(lengths) <= 25 and statistics.median(lengths) <= 8
+
+
+def test_a_function_that_is_to_do_in_a_cell_is_named_without_a_file():
+    """IPython drops a handler that fails, and then shows each TODO with its whole traceback."""
+    told = _still_to_do("rnn_step_forward", Path("<ipython-input-3-0a1b>"))
+    assert told == "rnn_step_forward is still to do. Write it, and run this cell again."
+    assert re.search(r"Write it in rnn_lstm_captioning\.py; ", _still_to_do("no part", ROOT / "rnn_lstm_captioning.py"))
 
 
 @pytest.mark.parametrize("edition", EDITIONS)

@@ -546,6 +546,16 @@ def test_attention_is_judged_where_a_thing_is_named():
         score_attention(["a car"], maps, [LOOKED_AT] * 2, 60)
 
 
+def test_maps_without_weights_or_for_too_few_words_are_told():
+    maps = planted(2, 0)
+    with pytest.raises(DataError, match="all attention weights are zero"):
+        score_attention(["a car"], torch.zeros_like(maps), [LOOKED_AT], 60)
+    with pytest.raises(DataError, match=rf"a caption has 9 words, but {maps.shape[1]} maps"):
+        score_attention(["a " * 8 + "car"], maps, [LOOKED_AT], 60)
+    empty = score_attention(["a car"] * 2, torch.cat([maps, torch.zeros_like(maps)]), [LOOKED_AT] * 2, 60)
+    assert empty["model"]["mass"] == score_attention(["a car"], maps, [LOOKED_AT], 60)["model"]["mass"] / 2
+
+
 # --- the command --------------------------------------------------------------------------------------------
 
 
