@@ -168,7 +168,7 @@ def cached_features(encoder, images, folder=None, device="cpu", progress=True):
             if (features := _read_if_finished(path)) is not None:
                 return features
             _compute_features(path, encoder, images, device, progress, check_lock)
-    except LockLostError:
+    except LockLostError:  # such as after the computer slept: another process is computing them now
         return cached_features(encoder, images, folder, device, progress)
     except OSError as error:
         print(f"warning: the image features could not be saved in {path.parent} ({error})", file=sys.stderr)

@@ -67,7 +67,10 @@ def _to_rgb(image):
 
 
 def _upright(image):
-    """The image, rotated and mirrored as its EXIF orientation says. Other EXIF entries may be damaged."""
+    """The image, rotated and mirrored as its EXIF orientation says.
+
+    Pillow's exif_transpose also writes all other entries again, and fails if one of them is damaged.
+    """
     orientation = None
     with contextlib.suppress(Exception):  # a damaged entry may raise anything
         orientation = image.getexif().get(ExifTags.Base.Orientation)
