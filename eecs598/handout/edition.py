@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -23,8 +24,9 @@ from eecs598.handout.parts import HandoutError, answers
 from eecs598.handout.source import cut_source, head_source, lost_names
 
 SOURCE = "rnn_lstm_captioning.py"
-STAMP = ".handout.json"  # marks a folder as an earlier handout, and lists its files
-GENERATED = {"__pycache__", ".ipynb_checkpoints", ".pytest_cache", ".venv", "build"}  # by using a handout
+STAMP = ".handout.json"  # marks a folder as an earlier handout, and lists its files with their digests
+GENERATED = {"__pycache__", ".ipynb_checkpoints", ".pytest_cache", ".hypothesis", ".venv", "build",
+             "rnn_lstm_captioning.egg-info"}  # by using a handout  # fmt: skip
 DRAWN = re.compile(r"datasets/(scenes-[\w-]+\.pt|features/.*)")  # made again when they are missing
 FOLDER = "rnn_lstm_captioning"  # the folder in the zip
 
@@ -66,7 +68,8 @@ def edition_files(edition, root):
     if edition.repository:
         files["README.md"] = add_badge(files["README.md"].decode(), make_badge(edition.repository)).encode()
     files |= {name: text.encode() for name, text in texts.items()}
-    stamp = {"todo": edition.todo, "absent": edition.absent, "files": sorted(files)}
+    digests = {name: _digest(name, content) for name, content in sorted(files.items())}
+    stamp = {"todo": edition.todo, "absent": edition.absent, "files": digests}
     return files | {STAMP: (json.dumps(stamp, indent=1) + "\n").encode()}
 
 
@@ -180,26 +183,43 @@ def _require_free(out, archive):
         raise HandoutError(f"{out}: not a folder; give one that is new, empty or an earlier handout")
     if out.is_dir() and any(out.iterdir()) and not (out / STAMP).is_file():
         raise HandoutError(f"{out}: neither empty nor an earlier handout; give another folder")
-    if out.is_dir() and (added := _find_added(out)):
-        raise HandoutError(f"{out / added} is not part of the handout and would be lost: move it, or give another "
-                           "folder")  # fmt: skip
+    if out.is_dir():
+        _require_untouched(out)
     if archive.exists() and not _is_handout(archive):
         raise HandoutError(f"{archive}: in the way, and no earlier handout's zip; move it, or give another folder")
 
 
-def _find_added(out):
-    """A file in the folder of an earlier handout that was put there since, such as a git repository's; else None."""
-    stamp = json.loads((out / STAMP).read_text(encoding="utf-8")) if (out / STAMP).is_file() else {}
-    if not isinstance(stamp, dict):
-        raise HandoutError(f"{out / STAMP}: damaged, so this may be no earlier handout; give another folder")
-    known = {STAMP, *stamp.get("files", ())}
+def _require_untouched(out):
+    """Raise HandoutError if a file was added to an earlier handout, such as a git repository's, or edited in it."""
+    digests = _read_digests(out)
     for folder, folders, names in os.walk(out):
         folders[:] = sorted(set(folders) - GENERATED)
-        for name in sorted(names):
-            path = Path(folder, name).relative_to(out)
-            if path.as_posix() not in known and not DRAWN.fullmatch(path.as_posix()):
-                return path
-    return None
+        for path in sorted(Path(folder, name) for name in names):
+            name = path.relative_to(out).as_posix()
+            if name == STAMP or DRAWN.fullmatch(name):
+                continue
+            if name not in digests:
+                raise HandoutError(f"{path} is not part of the handout and would be lost: move it, or give another "
+                                   "folder")  # fmt: skip
+            if digests[name] != _digest(name, path.read_bytes()):
+                raise HandoutError(f"{path} was edited, and the changes would be lost: move it, or give another folder")
+
+
+def _read_digests(out):
+    """The digests of an earlier handout's files, by name; none if the folder is empty."""
+    if not (out / STAMP).is_file():
+        return {}
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        return dict(json.loads((out / STAMP).read_text(encoding="utf-8"))["files"])
+    raise HandoutError(f"{out / STAMP}: damaged, or of an earlier version of this command; give another folder")
+
+
+def _digest(name, content):
+    """A digest of a file's content: of a notebook, of its cells without outputs, since running it is no edit."""
+    if name.endswith(".ipynb"):
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # not a notebook any more
+            content = repr(["".join(cell["source"]) for cell in json.loads(content)["cells"]]).encode()
+    return hashlib.sha256(content).hexdigest()
 
 
 def _is_handout(archive):

@@ -1,6 +1,7 @@
 """The student edition as a folder and a zip, and the command that makes it."""
 
 import ast
+import hashlib
 import itertools
 import json
 import os
@@ -202,8 +203,9 @@ def test_an_earlier_handout_is_replaced(tmp_path):
     files = set(texts(folder))
     stamp = json.loads((folder / STAMP).read_text())
     (folder / "left over").write_text("")  # a file of an earlier version
-    (folder / STAMP).write_text(json.dumps(stamp | {"files": [*stamp["files"], "left over"]}))
-    for generated in ("datasets/scenes-9-3.pt", "eecs598/__pycache__/utils.pyc"):
+    empty = hashlib.sha256(b"").hexdigest()
+    (folder / STAMP).write_text(json.dumps(stamp | {"files": stamp["files"] | {"left over": empty}}))
+    for generated in ("datasets/scenes-9-3.pt", "eecs598/__pycache__/utils.pyc", "rnn_lstm_captioning.egg-info/a"):
         (folder / generated).parent.mkdir(exist_ok=True)
         (folder / generated).write_text("")
     assert sorted(texts(make(tmp_path, "--parts", "lstm,rnn_forward"))) == sorted(files)
@@ -243,6 +245,26 @@ def test_what_was_added_to_an_earlier_handout_is_not_lost(added, tmp_path, capsy
     status, error = run(capsys, folder)
     assert status == 1 and f"{folder / added} is not part of the handout and would be lost" in error
     assert (folder / added).read_text() == "mine"
+
+
+@pytest.mark.parametrize("edited", [SOURCE, NOTEBOOK, "README.md"])
+def test_edits_to_an_earlier_handout_are_not_lost(edited, tmp_path, capsys):
+    folder = make(tmp_path)
+    text = (folder / edited).read_text(encoding="utf-8").replace("Write", "Please write", 1) + "\n"
+    (folder / edited).write_text(text, encoding="utf-8")
+    status, error = run(capsys, folder)
+    assert status == 1 and f"{folder / edited} was edited, and the changes would be lost" in error
+    assert (folder / edited).read_text(encoding="utf-8") == text
+
+
+def test_running_the_notebook_of_an_earlier_handout_is_no_edit(tmp_path, capsys):
+    folder = make(tmp_path)
+    notebook = json.loads((folder / NOTEBOOK).read_text(encoding="utf-8"))
+    for number, cell in enumerate(cell for cell in notebook["cells"] if cell["cell_type"] == "code"):
+        cell["execution_count"] = number
+        cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": ["done"]}]
+    (folder / NOTEBOOK).write_text(json.dumps(notebook), encoding="utf-8")
+    assert run(capsys, folder) == (0, "")
 
 
 @pytest.mark.parametrize("step", ["_write_zip", "rename", "replace"])
