@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from eecs598 import ROOT
 from eecs598.grading import NAME
-from eecs598.grading.messages import Whole
+from eecs598.grading.messages import READY, Whole
 
 NOBODY = 65534
 DISK = 64 << 20  # bytes of /tmp
@@ -226,14 +226,18 @@ class Jail:
             self.process = subprocess.Popen(
                 _command("once", str(self.memory)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
                 stderr=subprocess.DEVNULL, cwd=self.folder, env=os.environ | _environment())  # fmt: skip
-            return Whole(self.process.stdout, self.process.stdin)
+            channel = Whole(self.process.stdout, self.process.stdin)
+            if channel.read(len(READY)) != READY:  # the time to load torch does not count
+                channel.close()
+                raise RuntimeError(f"the submission's process does not start: exit status {self.end()}")
+            return channel
         for _ in range(2):  # the previous part may have killed the server
             if self.process is None:
                 self.open()
             with contextlib.suppress(OSError):
                 if not self.ready:
                     self.control.settimeout(OPENING)
-                    self.ready = self.control.recv(64) == b"ready"
+                    self.ready = self.control.recv(64) == READY
                 self.control.settimeout(ANSWERING)
                 ours, theirs = socket.socketpair()
                 with ours:  # but what is detached stays open

@@ -11,6 +11,7 @@ import torch
 LARGEST_MESSAGE = 1 << 26  # bytes, of all tensors of a message
 LARGEST_HEAD = 1 << 20  # bytes, of everything else in it
 MOST_TENSORS = 4096
+READY = b"ready"  # what a process sends first, when torch is loaded and no code of a submission has run
 DTYPES = {str(dtype): dtype for dtype in (
     torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128, torch.bool,
     torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)}  # fmt: skip

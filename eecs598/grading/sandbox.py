@@ -35,7 +35,7 @@ from torch.overrides import TorchFunctionMode
 
 from eecs598 import ROOT, encoders, features
 from eecs598.grading import NAME, scan
-from eecs598.grading.messages import UnsentError, Whole, pack, receive
+from eecs598.grading.messages import READY, UnsentError, Whole, pack, receive
 from eecs598.grading.standins import CudaOnCpu, Inert, StandIns, lend_cuda, lend_regnet
 
 try:  # the binding of libseccomp; without it, or without the library, system calls are not filtered
@@ -312,7 +312,7 @@ def _serve(file, memory, folder):
 def _fork_server(control, jailed):
     """Answer orders: one with the end of a channel forks a process, one without ends that process."""
     pid, folder = None, None
-    control.sendall(b"ready")
+    control.sendall(READY)
     while True:
         order, fds, _, _ = socket.recv_fds(control, 64, 1)
         if not order:
@@ -373,6 +373,7 @@ def main(arguments):
         os.dup2(null, 2)
         _fork_server(channel, arguments[2] == "jailed")
     else:
+        channel.write(READY)
         _serve(channel, int(arguments[1]), os.getcwd())
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from support import ROOT, confinement
 
 from eecs598.grading import grader as grading
-from eecs598.grading import messages, reports, sandbox
+from eecs598.grading import jail as jail_module
+from eecs598.grading import messages, remote, reports, sandbox
 from eecs598.grading.reports import RIGHT, STOPPED, WRONG
 from eecs598.grading.submissions import NAMES, Submission
 
@@ -228,6 +229,21 @@ def test_a_jail_is_gone_with_its_submission(confined):
         process = jail.process
         assert process.poll() is None
     assert process.poll() is not None and jail.process is None
+
+
+def test_without_fork_a_process_for_each_part_gives_the_same_and_its_start_costs_no_time(monkeypatch):
+    monkeypatch.delattr("os.fork", raising=False)  # as on Windows
+    with jail_module.Jail(confinement.best()) as jail:
+        report = grading.Grader(jail, LATE, limit=600.0).grade(Submission("student", STUDENT.encode()), (PART,))
+        assert report.results[PART].verdict == RIGHT, report.results[PART].text
+        slow = "import os, time; time.sleep(2); os.write(1, b'ready'); os.close(1); time.sleep(60)"
+        monkeypatch.setattr(jail_module, "_command", lambda *arguments: [sys.executable, "-c", slow])
+        why = "closed the grader's channel"  # not that it took more than a second
+        with pytest.raises(remote.Stopped, match=why), remote.Sandbox(jail, b"", timeout=1.0) as box:
+            box.load([])
+        monkeypatch.setattr(jail_module, "_command", lambda *arguments: [sys.executable, "-c", "raise SystemExit(3)"])
+        with pytest.raises(RuntimeError, match="does not start: exit status 3"):
+            jail.start()
 
 
 def test_what_has_the_solution_in_it_does_not_enter(grade):
