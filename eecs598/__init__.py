@@ -19,10 +19,11 @@ For the tinkerer, who trains on more data and captions photographs:
     teacher_forcing    the probability and the attention map of each word of a given caption
     inflation    four ways to raise BLEU without better captions
     reranking    of the captions found, the one with the n-grams that the picture's features suggest
-    training     solver, objective, options, checkpoints, self-critical training, processes, recipes
+    training     training runs: solver, objective, checkpoints, self-critical training, several processes, recipes
     bench        the speed tables                         cli       the commands
     commands     what all commands share                  files     atomic writes, locks, memory-mapped files
     choosing     autotuning: the fastest of several implementations
+    scripts      non-Latin scripts: combining marks, and text without spaces between words
     badge        the "Open in Colab" badge                progress  progress bars, and notes above them
 
 # INSTRUCTORS ONLY

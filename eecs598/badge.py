@@ -10,7 +10,7 @@ from pathlib import Path
 
 from eecs598 import ROOT
 from eecs598.commands import Parser, command
-from eecs598.files import write_whole
+from eecs598.files import write_text
 
 NOTEBOOK = "notebooks/rnn_lstm_captioning.ipynb"
 IMAGE = "https://colab.research.google.com/assets/colab-badge.svg"
@@ -71,17 +71,15 @@ def main(arguments=None):
     parser.add_argument("--branch", default="main", help="its branch (main)")
     parser.add_argument("--root", type=Path, default=ROOT, metavar="DIR", help="the project's folder (this one)")
     options = parser.parse_args(arguments)
+    badge = make_badge(options.repository, options.branch)
+    readme, notebook = options.root / "README.md", options.root / NOTEBOOK
+    page = add_badge(readme.read_text(encoding="utf-8"), badge)
     try:
-        badge = make_badge(options.repository, options.branch)
-        readme, notebook = options.root / "README.md", options.root / NOTEBOOK
-        page = add_badge(readme.read_text(encoding="utf-8"), badge)
         cells = add_badge_to_notebook(json.loads(notebook.read_text(encoding="utf-8")), badge)
-        content = json.dumps(cells, indent=1, ensure_ascii=False) + "\n"
-        write_whole(readme, lambda file: file.write(page.encode()))
-        write_whole(notebook, lambda file: file.write(content.encode()))
-    except (BadgeError, OSError, json.JSONDecodeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except (json.JSONDecodeError, KeyError, IndexError, TypeError) as error:
+        raise BadgeError(f"{notebook}: no notebook ({error})") from None
+    write_text(readme, page)
+    write_text(notebook, json.dumps(cells, indent=1, ensure_ascii=False) + "\n")
     print(f"badge for {options.repository} in {readme} and {notebook}")
     return 0
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from eecs598 import decoding, encoders, features, metrics, reranking
 from eecs598.coco import DataError, prepare_image
-from eecs598.coco.captions import END, NULL, START, decode_captions
+from eecs598.coco.captions import END, MAX_LENGTH, NULL, START, decode_captions
 from eecs598.deep_output import with_deep_output
 from eecs598.encoders import PublishedForm
 from eecs598.files import save_whole
@@ -169,11 +169,11 @@ def _read_checkpoint(path):
     return checkpoint
 
 
-def last_captioner(folder=BUILD):
-    """The captioner that `train` saved most recently in a folder or its subfolders. Raises DataError."""
-    found = [path for cell_type in CELL_TYPES for place in ("", "*/") for path in folder.glob(f"{place}{cell_type}.pt")]
+def last_captioner():
+    """The captioner that `train` saved most recently in `BUILD` or its subfolders. Raises DataError."""
+    found = [path for cell_type in CELL_TYPES for place in ("", "*/") for path in BUILD.glob(f"{place}{cell_type}.pt")]
     if not found:
-        raise DataError(f"no captioner in {folder} or its subfolders; {TRAIN}, or name one with --checkpoint FILE")
+        raise DataError(f"no captioner in {BUILD} or its subfolders; {TRAIN}, or name one with --checkpoint FILE")
     return max(found, key=lambda path: path.stat().st_mtime)
 
 
@@ -219,7 +219,7 @@ def _open_photograph(source):
     return io.BytesIO(source) if isinstance(source, bytes) else source
 
 
-def caption_pictures(model, images, idx_to_word, max_length=16, batch_size=64, **options):
+def caption_pictures(model, images, idx_to_word, max_length=MAX_LENGTH, batch_size=64, **options):
     """Caption any number of pictures, greedily or with the options of `decode_pictures`. images (n, 3, H, W).
 
     A frozen encoder computes their features exactly as in training. Returns a list of n strings; for an attention
@@ -247,7 +247,7 @@ def sample(model, images, max_length):
     return (captions[:1], weights if weights is None else weights[:1]) if alone else (captions, weights)
 
 
-def decode_pictures(model, images, max_length=16, batch_size=64, *, mirror=False, rerank=0.0, **options):
+def decode_pictures(model, images, max_length=MAX_LENGTH, batch_size=64, *, mirror=False, rerank=0.0, **options):
     """Decode several captions for each picture, with their probabilities. images (n, 3, H, W), n at least 1.
 
     mirror: average with the mirror image, see eecs598.decoding.Mirrored. rerank: if not 0, order the captions also by
@@ -258,8 +258,7 @@ def decode_pictures(model, images, max_length=16, batch_size=64, *, mirror=False
     if rerank and not hasattr(model, "reranker"):
         raise ValueError("this captioner has no reranker: leave out rerank, or train with --reranker")
     if rerank and max(options.get("beam_size", 1), options.get("num_captions") or 1) == 1:
-        raise ValueError("rerank needs more than one caption of each picture: give a beam_size (--beam), such as 16, "
-                         "or num_captions (--number) when sampling")  # fmt: skip
+        raise ValueError("rerank needs more than one caption of each picture: give a beam_size, such as 16")
     if len(images) == 0:
         raise ValueError("images is empty; pass at least one picture")
     decoded = decoding.Mirrored(model) if mirror else model
@@ -294,13 +293,13 @@ def _rerank(model, images, further, captions, weight, length_penalty):
     return reranking.reorder(captions, scores, lengths, weight, length_penalty)
 
 
-def score_captioner(model, data, max_length=16, **options):
+def score_captioner(model, data, **options):
     """Caption the validation pictures and score the captions against all references: (captions, Evaluation).
 
     options: as for `caption_pictures`. See eecs598.metrics. Raises ValueError.
     """
     images = data["val_images"]
-    captions = captions_alone(caption_pictures(model, images, data["vocab"]["idx_to_token"], max_length, **options))
+    captions = captions_alone(caption_pictures(model, images, data["vocab"]["idx_to_token"], **options))
     return captions, metrics.evaluate_captions(captions, people(data, range(len(images))))
 
 

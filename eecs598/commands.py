@@ -5,7 +5,9 @@ import contextlib
 import functools
 import math
 import os
+import re
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -22,8 +24,8 @@ def command(main):
     """Decorator for the main function of a command, which returns the exit status.
 
     Characters that the terminal or output file cannot encode are printed as escape sequences. Ctrl-C ends the command
-    with one line and status 130, an OSError, as of a full disk, with one line and status 1; a closed output pipe, as
-    with `| head -1`, ends it silently with status 0.
+    with one line and status 130, a ValueError or an OSError, as of a full disk, with one line and status 1; a closed
+    output pipe, as with `| head -1`, ends it silently with status 0.
     """
 
     @functools.wraps(main)
@@ -41,7 +43,7 @@ def command(main):
         except BrokenPipeError:
             _discard_output()
             return 0
-        except OSError as error:
+        except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             try:
                 sys.stdout.flush()
@@ -50,6 +52,21 @@ def command(main):
             return 1
 
     return run
+
+
+def in_options(text, names):
+    """An error message with a command's options in place of the arguments that they set.
+
+    names: {argument: option}. "freeze_encoder=True" becomes "--freeze-encoder", "fast=False" becomes "--no-fast".
+    """
+
+    def option(found):
+        name, value = found.groups()
+        if name not in names or not ("_" in name or value):  # without, perhaps a word of English
+            return found[0]
+        return names[name].replace("--", "--no-") if value == "=False" else names[name]
+
+    return re.sub(r"(?<![\w/.-])([a-z_]+)(=True|=False)?(?![\w/=-]|\.\w)", option, text)  # not in a path
 
 
 def _discard_output():
@@ -89,8 +106,12 @@ def make_folder(folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"{folder}: the folder cannot be created ({error.strerror}); name another one") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"{folder}: this folder is not writable; name another one")
+    try:  # os.access knows nothing of immutable folders, nor of Windows' permissions
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{folder}: no file can be written in this folder ({error.strerror}); name another one"
+                         ) from None  # fmt: skip
 
 
 def at_least(least, most=10**9):
@@ -113,6 +134,11 @@ def above_zero(text, most=math.inf):
     """The type of an option: a positive number, at most `most` and finite."""
     wanted = "a positive number" + (f", at most {most:,}" if most < math.inf else "")
     return _number(text, lambda value: 0 < value <= most and value < math.inf, wanted)
+
+
+def fraction(text):
+    """The type of an option: a number of at least 0 and below 1."""
+    return _number(text, lambda value: 0 <= value < 1, "a number, at least 0 and below 1")
 
 
 def zero_or_more(text):

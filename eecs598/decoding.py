@@ -66,11 +66,11 @@ def decode(
         return reorder(sampled) if reorder else sampled
     if beam_size == 1 and searching:
         seen = ", ".join(f"{name} {value}" for name, value in searching.items())
-        raise ValueError(f"{seen}: needs beam search; give a beam_size (--beam) above 1 too")
+        raise ValueError(f"{seen}: needs beam search; give a beam_size above 1 too")
     if generator is not None:
         raise ValueError("generator is given without sampling; give a temperature too, such as 1.0")
     in_range = num_captions is None or (_is_whole(num_captions, 1) and num_captions <= beam_size)
-    _check("num_captions", num_captions, in_range, f"at least 1 and at most the beam size, {beam_size} (--beam)")
+    _check("num_captions", num_captions, in_range, f"at least 1 and at most the beam size, {beam_size}")
     found = beam_search(model, images, max_length, beam_size, length_penalty, no_repeat_ngram, beam_temperature)
     found = reorder(found) if reorder else found
     return Captions(*(part if part is None else part[:, :num_captions] for part in found))

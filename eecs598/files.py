@@ -63,6 +63,11 @@ def write_whole(path, write):
             part.unlink()
 
 
+def write_text(path, text, errors="strict"):
+    """Write text as UTF-8 atomically, see `write_whole`."""
+    write_whole(path, lambda file: file.write(text.encode(errors=errors)))
+
+
 def remove_partial(folder, name="*"):
     """Remove what killed processes have left of files that `write_whole` began in a folder: of those with this name."""
     start = ".*" if name == "*" else glob.escape(_start_of_partial(name))

@@ -61,6 +61,15 @@ def test_a_repository_that_is_none_changes_nothing(project, capsys, arguments, m
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("content", ["not JSON", "{}", '{"cells": []}', "[]"])
+def test_a_notebook_that_is_none_is_named_and_nothing_is_changed(project, capsys, content):
+    (project / badge.NOTEBOOK).write_text(content)
+    before = read(project)
+    assert badge.main(["ann/course", "--root", str(project)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {project / badge.NOTEBOOK}: no notebook (")
+    assert read(project) == before
+
+
 def test_a_text_without_a_title_has_no_place_for_it(project):
     (project / "README.md").write_text("no title\n")
     before = read(project)

@@ -142,8 +142,9 @@ def test_the_command_trains_saves_and_captions_with_it(tmp_path, tiny_data, monk
     captions, _ = captioner.caption_pictures(model, tiny_data["val_images"], idx_to_token)
     assert captions == [texts[0] for texts in tiny_data["val_references"]]
     capsys.readouterr()
-    assert main([*map(str, command), "--cell", "attn", "--output-heads", "5"], lambda: rlc.CaptioningRNN) == 1
-    assert capsys.readouterr().err == "error: output_heads is 5; it must be positive and divide hidden_dim, 16\n"
+    with pytest.raises(SystemExit):
+        main([*map(str, command), "--cell", "attn", "--output-heads", "5"], lambda: rlc.CaptioningRNN)
+    assert "--output-heads 5 does not divide --hidden 16" in capsys.readouterr().err
     for cells in ([], ["--cell", "lstm"], ["--cell", "attn", "rnn"]):
         with pytest.raises(SystemExit):
             main([*map(str, command), *cells], lambda: rlc.CaptioningRNN)

@@ -17,7 +17,7 @@ from eecs598.bench.pairs import MODULE, PAIRS, SLOW, Sizes, load_module, module_
 from eecs598.bench.waiting import waiting_rows
 from eecs598.choosing import chosen, fixed_choices
 from eecs598.commands import Parser, command, device, positive
-from eecs598.files import write_whole
+from eecs598.files import write_text
 from eecs598.vis import plot_growth, plot_ratios
 
 IN_PROCESSES = {"memory": memory_rows, "waiting": waiting_rows}  # each side runs in separate processes
@@ -81,7 +81,7 @@ def main(arguments=None):
         print("implementations chosen, with the number of sizes:", "; ".join(choices))
     if options.json:
         found = {"machine": machine, "chosen": choices, "rows": [row._asdict() for row in rows]}
-        write_whole(options.json, lambda file: file.write(json.dumps(found, indent=2).encode()))
+        write_text(options.json, json.dumps(found, indent=2))
     if options.png:
         print("plotted:", *draw(rows, machine, options.png))
 

@@ -121,8 +121,9 @@ def _products(sizes, columns, where, cells=0):
     inner = 2 * H if cells else H
     shapes = (N * T, W), (N * T, inner), (N * T, columns), (W, columns), (inner, columns), (N, H, cells), (N, T, cells)
     x, z, a, Wx, Wz, A, weights = (torch.randn(shape, device=where) / 100 for shape in shapes)
-    values, queries, dWx, dWz = A.transpose(1, 2), z[:, :H].view(N, T, H), torch.zeros_like(Wx), torch.zeros_like(Wz)
-    block = N * T if columns == H else max(1, BLOCK // (N * columns)) * N  # the RNN has all steps in one
+    values, queries, inputs = A.transpose(1, 2), z[:, :H].view(N, T, H), torch.cat([x, z], dim=1)
+    dW, is_rnn = a.new_zeros(W + inner, columns), columns == H
+    block = N * T if is_rnn else max(1, BLOCK // (N * columns)) * N  # the RNN has all steps in one
 
     def products():
         for x_b in x.split(block):
@@ -131,8 +132,12 @@ def _products(sizes, columns, where, cells=0):
             add_product_(torch.empty_like(a_t), z_t, Wz)
         for a_t in a.split(N):
             product(a_t, Wz.t())
-        for x_b, z_b, a_b in zip(x.split(block), z.split(block), a.split(block)):
-            product(a_b, Wx.t()), add_product_(dWx, x_b.t(), a_b), add_product_(dWz, z_b.t(), a_b)
+        for inputs_b, a_b in zip(inputs.split(block), a.split(block)):
+            product(a_b, Wx.t())
+            if not is_rnn:
+                add_product_(dW, inputs_b.t(), a_b)
+        if is_rnn:
+            product(x.t(), a), product(z.t(), a)
         if cells:
             attend()
 
@@ -338,11 +343,12 @@ def beam_pairs(module, sizes, where, pictures=256):
         )  # fmt: skip
 
 
-def shared_pairs(module, sizes, where, captions=5):
+def shared_pairs(module, sizes, where):
     """Several captions of each picture together, against the same captions with a copy of the features for each.
 
     With the deep output layer, in a training step and in sampling, where about one word in twelve ends a caption.
     """
+    captions = 5  # of a picture
     sizes = sizes._replace(N=captions * max(1, sizes.N // 8), C=1280, grid=9)
     ours, _, (features, texts) = captioner_and_data(module, sizes, "attn", 0.28, where, output_heads=8)
     ours.output_projection.bias.data[ours.end] = math.log(sizes.V / 11)
@@ -394,9 +400,9 @@ def arithmetic_pairs(module, sizes, where):
     """`eecs598.fast.arithmetic` for T steps of the LSTM and of its output layer, against PyTorch's product and tanh."""
     from eecs598.fast import arithmetic
 
-    N, T, _, H, V = sizes[:5]
-    h, da, dscores = (torch.randn(N, size, device=where) for size in (H, 4 * H, V))
-    Wh, W_out, a = (torch.randn(*shape, device=where) for shape in ((H, 4 * H), (V, H), (N, 4 * H)))
+    N, T, W, H, V = sizes[:5]
+    h, inputs, a, da, dscores = (torch.randn(N, size, device=where) for size in (H, W + H, 4 * H, 4 * H, V))
+    Wh, W_out, dW = (torch.randn(*shape, device=where) for shape in ((H, 4 * H), (V, H), (W + H, 4 * H)))
     for name, left, right in (
         ("product, to h", da, Wh.t()), ("product, to words", h, W_out.t()), ("product, from words", dscores, W_out),
     ):  # fmt: skip
@@ -404,7 +410,9 @@ def arithmetic_pairs(module, sizes, where):
             name, f"{tuple(left.shape)} @ {tuple(right.shape)}", "torch.mm",
             _repeat(partial(arithmetic.product, left, right), T), _repeat(partial(torch.mm, left, right), T),
         )  # fmt: skip
-    for name, out, left, right in (("added product, of h", a, h, Wh), ("added product, to dWh", Wh.clone(), h.t(), da)):
+    for name, out, left, right in (
+        ("added product, of h", a, h, Wh), ("added product, to dW", dW, inputs.t(), da),
+    ):  # fmt: skip
         yield Pair(
             name, f"{tuple(left.shape)} @ {tuple(right.shape)}", "Tensor.addmm_",
             _repeat(partial(arithmetic.add_product_, out, left, right), T),
@@ -425,9 +433,9 @@ def _repeat(function, times):
     return repeated
 
 
-def growth_pairs(module, sizes, where, widths=(64, 128, 256, 512), lengths=(4, 8, 16, 32)):
+def growth_pairs(module, sizes, where):
     """The LSTM against torch.nn's as H grows, and as T grows."""
-    for name, values in (("H", widths), ("T", lengths)):
+    for name, values in (("H", (64, 128, 256, 512)), ("T", (4, 8, 16, 32))):
         for value in values:
             pair = next(layer_pairs(module, sizes._replace(**{name: value}), where))
             yield pair._replace(name=f"LSTM, {name}={value}")

@@ -28,6 +28,7 @@ from eecs598.training.objective import Objective
 
 KINDS = ("step", "computation", "all-reduce")
 COCO = 118_000  # its training pictures
+EPOCHS = 60  # of a training run
 LINKS = {"8 on one machine, PCIe": (10e9, 10e-6), "between machines, 25 Gbit/s": (2.5e9, 30e-6)}  # bytes/s, seconds
 
 
@@ -119,14 +120,14 @@ def measured_table(found):
     return lines
 
 
-def estimated_table(batch_size, rate, gradient_bytes, epochs=60):
+def estimated_table(batch_size, rate, gradient_bytes):
     """The lines of a table of `estimate` for 1 to 64 GPUs, over the link for that number."""
-    lines = [f"{'GPUs':>4}  {'step':>8}  {'communication':>13}  {'epoch':>9}  {epochs} epochs"]
+    lines = [f"{'GPUs':>4}  {'step':>8}  {'communication':>13}  {'epoch':>9}  {EPOCHS} epochs"]
     for gpus in (1, 2, 4, 8, 16, 32, 64):
         link = list(LINKS.values())[gpus > 8]
         found = estimate(gpus, batch_size, rate, gradient_bytes, *link)
         lines.append(f"{gpus:>4}  {1e3 * found.step:5.0f} ms  {found.communication:13.1%}  {found.epoch:7.1f} s"
-                     f"  {epochs * found.epoch / 60:6.1f} min")  # fmt: skip
+                     f"  {EPOCHS * found.epoch / 60:6.1f} min")  # fmt: skip
     return lines
 
 

@@ -7,20 +7,25 @@ from eecs598.cli import caption, evaluate, train
 from eecs598.training import processes, solver
 from eecs598.training.recipes import RECIPES
 
-COMMANDS = {
-    "train": (train, "train captioners on a data file"),
-    "evaluate": (evaluate, "score a captioner against reference captions"),
-    "caption": (caption, "caption photographs of any size and format"),
+COMMANDS = {  # the module, a summary, and what to do if memory runs out
+    "train": (train, "train captioners on a data file", "lower --hidden"),
+    "evaluate": (evaluate, "score a captioner against reference captions", "lower --beam"),
+    "caption": (caption, "caption photographs of any size and format", "lower --beam, or caption fewer at a time"),
 }
+# Arguments whose option has another name.
+RENAMED = {
+    "beam_size": "--beam", "num_captions": "--number", "no_repeat_ngram": "--no-repeat", "num_epochs": "--epochs",
+    "wordvec_dim": "--wordvec", "hidden_dim": "--hidden",
+}  # fmt: skip
 
 
 def make_parser():
     parser = commands.Parser(prog="helpers.py", description="Train, evaluate and use image captioners.")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (module, summary) in COMMANDS.items():
+    for name, (module, summary, remedy) in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary)
         module.add_options(subparser)
-        subparser.set_defaults(run=module.run, parser=subparser)
+        subparser.set_defaults(run=module.run, parser=subparser, remedy=remedy)
     return parser
 
 
@@ -46,11 +51,12 @@ def main(arguments, import_captioner):
         raise
     except (ValueError, OSError, ImportError, SyntaxError, NotImplementedError, solver.TrainingError,
             processes.ProcessLostError) as error:  # fmt: skip
-        print(f"error: {error}", file=sys.stderr)
+        names = {name: f"--{name.replace('_', '-')}" for name in vars(options)} | RENAMED
+        print(f"error: {commands.in_options(str(error), names)}", file=sys.stderr)
         return 1
     except (RuntimeError, MemoryError) as error:  # in training a TrainingError says what to lower
         if not solver.is_out_of_memory(error):
             raise
         reason = str(error).partition("\n")[0] or "MemoryError"
-        print(f"error: out of memory: lower --beam or --hidden, or use fewer pictures ({reason})", file=sys.stderr)
+        print(f"error: out of memory: {options.remedy} ({reason})", file=sys.stderr)
         return 1

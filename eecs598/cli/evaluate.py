@@ -12,7 +12,7 @@ from eecs598.cli import decoder
 from eecs598.coco import DataError
 from eecs598.coco.builder import find_pictures
 from eecs598.coco.pictures import prepare_in_order
-from eecs598.files import write_whole
+from eecs598.files import write_text
 
 BATCH_SIZE = 64  # pictures captioned at once
 
@@ -55,7 +55,7 @@ def run(options, captioner_class):
         report = {"checkpoint": str(options.checkpoint), "images": str(options.images),
                   "captions": str(options.captions), "decoding": decoding, "scores": evaluation.scores,
                   "pictures": _report_pictures(pictures, captions, evaluation)}  # fmt: skip
-        write_whole(options.json, lambda file: file.write(json.dumps(report, indent=1).encode()))
+        write_text(options.json, json.dumps(report, indent=1))
     count = sum(len(picture.captions) for picture in pictures)
     print(f"{len(pictures):,} pictures, {count:,} reference captions; decoding: {settings}")
     print(metrics.format_scores({options.checkpoint.stem: evaluation.scores}))

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from eecs598 import captioner, commands, encoders, features, metrics, reranking, vis
 from eecs598.captioner import CELL_TYPES
 from eecs598.coco.captions import END, MAX_WORDS, NULL, START
-from eecs598.training import examples, processes, selfcritical
+from eecs598.training import examples, processes, selfcritical, solver
 from eecs598.training.objective import Objective, choose_fast
 from eecs598.training.options import NAMES, PRECISIONS, Options
 from eecs598.training.recipes import RECIPES
@@ -65,16 +65,18 @@ def _add_model(parser):
 
 def _add_regularization(parser):
     add = parser.add_argument_group("regularization (off by default)").add_argument
-    add("--dropout", type=float, default=0.0, metavar="P", help="dropout on features, word vectors and states")
-    add("--label-smoothing", type=float, default=0.0, metavar="P", help="probability mass spread over all words")
+    add("--dropout", type=commands.fraction, default=0.0, metavar="P", help="dropout on features, word vectors and "
+        "states")  # fmt: skip
+    add("--label-smoothing", type=commands.fraction, default=0.0, metavar="P", help="probability mass spread over all "
+        "words")  # fmt: skip
     add("--tie-embeddings", **SWITCH, help="share the word vectors with the output weights; needs --wordvec equal to "
         "--hidden")  # fmt: skip
-    add("--doubly-stochastic", type=float, default=0.0, metavar="W", help="attn: weight of the penalty for attention "
-        "that leaves parts of the picture out")  # fmt: skip
-    add("--attention-entropy", type=float, default=0.0, metavar="W", help="attn: weight of the entropy penalty, for "
-        "attention to few cells at a time")  # fmt: skip
-    add("--scheduled-sampling", type=float, default=0.0, metavar="P", help="probability that an input word is sampled "
-        "from the model")  # fmt: skip
+    add("--doubly-stochastic", type=commands.zero_or_more, default=0.0, metavar="W", help="attn: weight of the "
+        "penalty for attention that leaves parts of the picture out")  # fmt: skip
+    add("--attention-entropy", type=commands.zero_or_more, default=0.0, metavar="W", help="attn: weight of the "
+        "entropy penalty, for attention to few cells at a time")  # fmt: skip
+    add("--scheduled-sampling", type=commands.fraction, default=0.0, metavar="P", help="probability that an "
+        "input word is sampled from the model")  # fmt: skip
 
 
 def _add_optimizer(parser):
@@ -83,12 +85,12 @@ def _add_optimizer(parser):
         "after each epoch (0.9)")  # fmt: skip
     add("--warmup", type=commands.not_negative, default=0, metavar="N", help="linear warmup over N steps (0)")
     add("--cosine", **SWITCH, help="cosine learning rate schedule; best with --lr-decay 1")
-    add("--weight-decay", type=float, default=0.0, metavar="W", help="decoupled weight decay (AdamW)")
-    add("--clip-norm", type=float, default=0.0, metavar="G", help="clip the gradient to norm G")
+    add("--weight-decay", type=commands.zero_or_more, default=0.0, metavar="W", help="decoupled weight decay (AdamW)")
+    add("--clip-norm", type=commands.zero_or_more, default=0.0, metavar="G", help="clip the gradient to norm G")
     add("--encoder-rate", type=commands.above_zero, default=1.0, metavar="F", help="learning rate of the image "
         "encoder, where it is trained, as a multiple of the decoder's (1)")  # fmt: skip
-    add("--averaging", type=float, default=0.0, metavar="D", help="use an exponential moving average of the weights "
-        "with decay D, such as 0.99")  # fmt: skip
+    add("--averaging", type=commands.fraction, default=0.0, metavar="D", help="use an exponential moving average "
+        "of the weights with decay D, such as 0.99")  # fmt: skip
 
 
 def _add_self_critical(parser):
@@ -135,6 +137,12 @@ NEEDED = {
 }  # fmt: skip
 
 
+# The options of self-critical training, by the arguments of `train_captioner` that they set.
+SELF_CRITICAL = {
+    "num_epochs": "--self-critical", "batch_size": "--self-critical-batch", "learning_rate": "--self-critical-rate",
+}  # fmt: skip
+
+
 def check_options(options):
     """End the program with one line if options contradict each other, or if one would do nothing."""
     parser, from_recipe = options.parser, RECIPES.get(options.recipe, {})
@@ -143,8 +151,13 @@ def check_options(options):
     if options.kept_samples is not None and options.kept_samples > options.samples:
         parser.error(f"--kept-samples {options.kept_samples} is more than --samples {options.samples}: give "
                      f"--kept-samples {options.samples}, or more samples")  # fmt: skip
+    if options.tie_embeddings and options.wordvec != options.hidden:
+        parser.error(f"--tie-embeddings needs --wordvec equal to --hidden; they are {options.wordvec} and "
+                     f"{options.hidden}")  # fmt: skip
     if options.output_heads and set(options.cell) != {"attn"}:
         parser.error("--output-heads look at a grid, which only attn has: add --cell attn, or --output-heads 0")
+    if options.output_heads and options.hidden % options.output_heads:
+        parser.error(f"--output-heads {options.output_heads} does not divide --hidden {options.hidden}")
     for name, needed in NEEDED.items():
         given = getattr(options, name) != parser.get_default(name)
         if given and not getattr(options, needed) and needed not in from_recipe:  # a recipe's may be turned off
@@ -298,10 +311,13 @@ def _train_self_critically(model, loss, data, options, shared):
     print(f"self-critical: {count:,} pictures, {options.samples} samples each{kept}, {options.self_critical} epochs")
     if options.sharpen != 1:
         selfcritical.scale_logits(model, options.sharpen)
-    return train_captioner(
-        model, data["train_images"], torch.arange(count), options.self_critical, options.self_critical_batch,
-        options.self_critical_rate, loss=loss, **shared,
-    )  # fmt: skip
+    try:
+        return train_captioner(
+            model, data["train_images"], torch.arange(count), options.self_critical, options.self_critical_batch,
+            options.self_critical_rate, loss=loss, **shared,
+        )  # fmt: skip
+    except (ValueError, solver.TrainingError) as error:
+        raise ValueError(commands.in_options(str(error), SELF_CRITICAL)) from error
 
 
 # ---------------------------------------------------------------------------------------------------------

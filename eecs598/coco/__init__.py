@@ -11,7 +11,7 @@
 `captions.py` tokenizes captions, `forms.py` reads captions files in all supported formats, `pictures.py` preprocesses
 pictures, `builder.py` makes a data file from both, `datafile.py` reads, writes and validates it, `inspection.py`
 describes and shows its contents, `download.py` downloads files, `course_file.py` the course's own file, `subset.py`
-photographs from any available source, and `__main__.py` has the commands.
+photographs from any available source, `threads.py` works on many items in threads, and `__main__.py` has the commands.
 """
 
 from eecs598.coco.builder import build_data

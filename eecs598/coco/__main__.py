@@ -4,13 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from eecs598.coco.builder import CACHE, IMAGE_URLS, build_data
+from eecs598.coco.builder import CACHE, COURSE_COUNTS, IMAGE_URLS, build_data
+from eecs598.coco.captions import MIN_COUNT
 from eecs598.coco.course_file import COURSE_FILE, download_course_file
 from eecs598.coco.download import COCO_HOSTS, COCO_IMAGE_URL, COURSE_FILE_URLS
 from eecs598.coco.inspection import check, show
 from eecs598.coco.pictures import FITS
 from eecs598.coco.subset import build_subset
-from eecs598.commands import Parser, above_zero, check_output, command, positive
+from eecs598.commands import Parser, above_zero, check_output, command, positive, seed
 
 DESCRIPTION = """Download, build, check and show data files: pictures, a caption for each, a vocabulary.
 
@@ -125,14 +126,16 @@ def _parser():
     add("--out", type=Path, required=True, metavar="PNG", help="the image file to write")
     add("--split", choices=("train", "val"), default="val", help="split of the pictures (val)")
     add("--number", type=positive, default=12, metavar="N", help="number of pictures (12)")
-    add("--seed", type=int, default=0, metavar="N", help="random seed for their selection (0)")
+    add("--seed", type=seed, default=0, metavar="N", help="random seed for their selection (0)")
     return parser
 
 
 def _add_subset_options(add):
     add("--out", type=Path, required=True, metavar="FILE", help="the data file to write")
-    add("--train", type=positive, default=10000, metavar="N", help="maximum number of training pictures (10000)")
-    add("--val", type=positive, default=500, metavar="N", help="maximum number of validation pictures (500)")
+    add("--train", type=positive, default=COURSE_COUNTS["train"], metavar="N", help="maximum number of training "
+        f"pictures ({COURSE_COUNTS['train']})")  # fmt: skip
+    add("--val", type=positive, default=COURSE_COUNTS["val"], metavar="N", help="maximum number of validation "
+        f"pictures ({COURSE_COUNTS['val']})")  # fmt: skip
     add("--minutes", type=above_zero, default=5, metavar="M", help="time limit for the captions, and again for the "
         "pictures (5)")
     add("--folder", type=Path, default=CACHE, metavar="DIR", help=f"folder for downloads (datasets/{CACHE.name})")
@@ -156,8 +159,8 @@ def _add_build_options(add):
     add("--num-train", type=positive, metavar="N", help="training pictures (all; if downloaded, 10000)")
     add("--num-val", type=positive, metavar="N", help="validation pictures (all, or a tenth; if downloaded, at most "
         "500)")  # fmt: skip
-    add("--min-count", type=positive, default=4, metavar="N", help="rarer words become <UNK> (4)")
-    add("--seed", type=int, default=0, metavar="N", help="random seed for the selection (0)")
+    add("--min-count", type=positive, default=MIN_COUNT, metavar="N", help=f"rarer words become <UNK> ({MIN_COUNT})")
+    add("--seed", type=seed, default=0, metavar="N", help="random seed for the selection (0)")
     add("--workers", type=positive, metavar="N", help="threads (one per core, at most 16); the result does "
         "not depend on it")  # fmt: skip
 
@@ -192,11 +195,6 @@ def main(arguments=None):
             split_lists = options.get("split_lists") or ()
             check_output(options["out"], [*(options.get(name) for name in INPUTS), *split_lists])
         print(_run(options.pop("command"), options), flush=True)
-    except BrokenPipeError:
-        raise
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         raise KeyboardInterrupt("stopped; run the same command again to resume") from None
     return 0

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from eecs598 import DATASETS
 from eecs598.coco import download
-from eecs598.coco.captions import MAX_WORDS, DataError, build_vocabulary, encode_captions, shorten_error
+from eecs598.coco.captions import MAX_WORDS, MIN_COUNT, DataError, build_vocabulary, encode_captions, shorten_error
 from eecs598.coco.datafile import save_data
 from eecs598.coco.forms import (
     first_of,
@@ -30,8 +30,8 @@ from eecs598.coco.forms import (
 )
 from eecs598.coco.pictures import prepare_in_order
 from eecs598.files import file_lock, remove_partial, save_whole, write_whole
-from eecs598.metrics.scripts import find_unsegmented
 from eecs598.progress import say
+from eecs598.scripts import find_unsegmented
 
 SHARD = 64  # pictures decoded between two saves
 CACHE = DATASETS / "coco_images"
@@ -41,7 +41,7 @@ COURSE_COUNTS = {"train": 10000, "val": 500}  # of the course's own file
 
 def build_data(images=None, train_captions=None, val_captions=None, out=None, *, val_images=None, captions=None,
                split_lists=None, year=2014, cache=CACHE, image_url=IMAGE_URLS, image_size=112, fit="stretch",
-               num_train=None, num_val=None, min_count=4, seed=0, workers=None):
+               num_train=None, num_val=None, min_count=MIN_COUNT, seed=0, workers=None):
     """Build a data file's dict from pictures and captions, in any of the formats listed in `forms.py`.
 
     images, val_images: folders of pictures; `val_images` defaults to `images`. Without `images`, the selected

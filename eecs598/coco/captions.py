@@ -6,11 +6,13 @@ from collections import Counter
 
 import torch
 
-from eecs598.metrics.scripts import MARKS, split_characters
+from eecs598.scripts import MARKS, split_characters
 
 NULL, START, END, UNK = SPECIAL_TOKENS = ("<NULL>", "<START>", "<END>", "<UNK>")
 MAX_WORDS = 15
-CAPTION_LENGTH = MAX_WORDS + 2  # <START>, at most 15 words, <END>
+MAX_LENGTH = MAX_WORDS + 1  # of a generated caption: its words and <END>
+CAPTION_LENGTH = MAX_WORDS + 2  # of a caption in a data file: <START>, at most 15 words, <END>
+MIN_COUNT = 4  # rarer words become <UNK>, unless another number is given
 
 
 class DataError(ValueError):
@@ -84,12 +86,12 @@ def build_vocabulary(captions, min_count=1):
 
 
 def encode_captions(captions, vocab):
-    """Encode lists of tokens as an int64 tensor (n, MAX_WORDS + 2): `<START>`, words, `<END>`, then `<NULL>`.
+    """Encode lists of tokens as an int64 tensor (n, CAPTION_LENGTH): `<START>`, words, `<END>`, then `<NULL>`.
 
     Words outside the vocabulary become `<UNK>`; longer captions are cut to MAX_WORDS words.
     """
     ids = vocab["token_to_idx"]
-    encoded = torch.full((len(captions), MAX_WORDS + 2), ids[NULL], dtype=torch.int64)
+    encoded = torch.full((len(captions), CAPTION_LENGTH), ids[NULL], dtype=torch.int64)
     for row, words in zip(encoded, captions):
         line = [ids[START], *(ids.get(word, ids[UNK]) for word in words[:MAX_WORDS]), ids[END]]
         row[: len(line)] = torch.tensor(line)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from eecs598 import DATASETS
 from eecs598.coco.builder import CACHE, COURSE_COUNTS, fetch_captions, join_splits
-from eecs598.coco.captions import MAX_WORDS, DataError, shorten_error, tokenize
+from eecs598.coco.captions import MAX_WORDS, MIN_COUNT, DataError, shorten_error, tokenize
 from eecs598.coco.course_file import download_course_file
 from eecs598.coco.datafile import load_data, save_data
 from eecs598.coco.download import (
@@ -36,7 +36,6 @@ from eecs598.files import remove, remove_partial, save_whole
 
 ARCHIVE = "annotations/annotations_trainval2014.zip"  # of a host, and in the folder until it is unpacked
 IMAGE_SIZE = 112
-MIN_COUNT = 4  # as in `build_data`: rarer words become <UNK>
 LEAST = (200, 50)  # training and validation pictures; fewer are not enough to train on
 RUN = 64  # pictures per file
 MEASURE = 100  # pictures after which the speed is printed

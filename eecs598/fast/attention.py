@@ -40,7 +40,7 @@ class AttentionLSTMCache(NamedTuple):
     W: Tensor  # [Wh; Wattn], (2H, 4H)
     gates: list[Tensor]  # i, f, o, g of each block of steps, packed: (rows of the block, 4H)
     c: list[Tensor]  # c0 and the cell state after each step, (n, H)
-    tanh_c: list[Tensor | None]  # of the cell state after each step; None on a GPU
+    tanh_c: list[Tensor | None]  # of the cell state after each step; None from a fused kernel
     grids: Grids
     weights: Tensor  # (T, N, L)
     packing: Packing
@@ -99,12 +99,12 @@ def attention_lstm_forward(x, A, Wx, Wh, Wattn, b, lengths=None, order=None):
 def attention_lstm_backward(dh, cache):
     """Gradient of `attention_lstm_forward`. dh (N, T, H). Returns dx, dA, dWx, dWh, dWattn, db."""
     x, z, Wx, W, gates, c, tanh_c, grids, weights, packing = cache
-    (N, T, H), L = dh.shape, weights.shape[2]
-    dx, dWx, dW, db = torch.empty_like(x), torch.zeros_like(Wx), torch.zeros_like(W), W.new_zeros(4 * H)
+    (N, T, H), D, L = dh.shape, len(Wx), weights.shape[2]
+    dx, dW, db = torch.empty_like(x), W.new_zeros(D + 2 * H, 4 * H), W.new_zeros(4 * H)
     dattn, dproducts = dh.new_zeros(T, N, H), dh.new_zeros(T, N, L)
     dprev_h = dprev_c = dh.new_zeros(0, H)
     buffer = torch.empty_like(gates[0])  # for da; the first block is the largest
-    for (first, last), block_gates in zip(reversed(packing.blocks(Wx.shape[1])), reversed(gates)):
+    for (first, last), block_gates in zip(reversed(packing.blocks(4 * H)), reversed(gates)):
         block, da = packing.rows(first, last), buffer[: len(block_gates)]
         for t in reversed(range(first, last)):
             n, rows = packing.sizes[t], packing.rows(t, since=first)
@@ -116,14 +116,14 @@ def attention_lstm_backward(dh, cache):
             dquery, dproducts[t, :n] = map(queries.gather, at_t)
             dprev_h = dprev_h + dquery  # prev_h is used twice: in the step, and as the query of attention
         dx[block] = product(da, Wx.t())
-        add_product_(dWx, x[block].t(), da)
-        add_product_(dW, z[block].t(), da)
+        inputs = torch.cat([x[block], z[block]], dim=1)
+        add_product_(dW, inputs.t(), da)  # dWx, dWh and dWattn: sums over the steps of the block
         db += da.sum(0)
     sequences = dattn.transpose(0, 1), weights.transpose(0, 1), packing.unpack(z[:, :H]), dproducts.transpose(0, 1)
     dcells = _sum_over_steps(*map(grids.by_picture, sequences))
     dstart = grids.by_picture(pad_rows(dprev_h + dprev_c, N).unsqueeze(1)).sum(1)
     dcells += dstart.unsqueeze(2) / L  # through h0 = c0 = mean of A
-    return packing.unpack(dx), dcells.unflatten(2, grids.A.shape[2:]), dWx, *dW.chunk(2), db
+    return packing.unpack(dx), dcells.unflatten(2, grids.A.shape[2:]), *dW.split([D, H, H]), db
 
 
 def _sum_over_steps(dattn, weights, prev_h, dproducts):

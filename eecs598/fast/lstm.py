@@ -2,8 +2,8 @@
 is skipped.
 
 Everything that does not depend on the previous step is one matrix product for a block of steps, large enough for a fast
-product, and small enough for the processor's cache. The same holds for the weight gradients: dWh, the sum over steps of
-h_{t-1}^T da_t, is a single product of the states and da_t stacked over the steps of a block.
+product, and small enough for the processor's cache. The same holds for the weight gradients: [dWx; dWh], the sum over
+steps of [x_t, h_{t-1}]^T da_t, is a single product of the inputs and da_t stacked over the steps of a block.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ class LSTMCache(NamedTuple):
     Wh: Tensor
     gates: list[Tensor]  # i, f, o, g of each block of steps, packed: (rows of the block, 4H)
     c: list[Tensor]  # c0 and the cell state after each step, (n, H)
-    tanh_c: list[Tensor | None]  # of the cell state after each step; None on a GPU
+    tanh_c: list[Tensor | None]  # of the cell state after each step; None from a fused kernel
     packing: Packing
 
 
@@ -53,10 +53,11 @@ def lstm_forward(x, h0, c0, Wx, Wh, b, lengths=None):
 def lstm_backward(dh, cache):
     """Gradient of `lstm_forward`. dh (N, T, H). Returns dx, dh0, dc0, dWx, dWh, db."""
     x, prev_h, Wx, Wh, gates, c, tanh_c, packing = cache
-    dx, dWx, dWh, db = torch.empty_like(x), torch.zeros_like(Wx), torch.zeros_like(Wh), Wh.new_zeros(Wh.shape[1])
-    dprev_h = dprev_c = dh.new_zeros(0, dh.shape[2])
+    (N, _, H), (D, columns) = dh.shape, Wx.shape
+    dx, dW, db = torch.empty_like(x), Wx.new_zeros(D + H, columns), Wx.new_zeros(columns)
+    dprev_h = dprev_c = dh.new_zeros(0, H)
     buffer = torch.empty_like(gates[0])  # for da; the first block is the largest
-    for (first, last), block_gates in zip(reversed(packing.blocks(Wx.shape[1])), reversed(gates)):
+    for (first, last), block_gates in zip(reversed(packing.blocks(columns)), reversed(gates)):
         block, da = packing.rows(first, last), buffer[: len(block_gates)]
         for t in reversed(range(first, last)):
             n, rows = packing.sizes[t], packing.rows(t, since=first)
@@ -64,17 +65,16 @@ def lstm_backward(dh, cache):
             dprev_c = cell_backward(dh_t, dc_t, block_gates[rows], c[t][:n], c[t + 1], tanh_c[t], out=da[rows])
             dprev_h = product(da[rows], Wh.t())
         dx[block] = product(da, Wx.t())
-        add_product_(dWx, x[block].t(), da)  # sums over the steps of the block
-        add_product_(dWh, prev_h[block].t(), da)
+        inputs = torch.cat([x[block], prev_h[block]], dim=1)
+        add_product_(dW, inputs.t(), da)  # dWx and dWh: sums over the steps of the block
         db += da.sum(0)
-    N = len(dh)
-    return packing.unpack(dx), pad_rows(dprev_h, N), pad_rows(dprev_c, N), dWx, dWh, db
+    return packing.unpack(dx), pad_rows(dprev_h, N), pad_rows(dprev_c, N), *dW.split([D, H]), db
 
 
 def cell_forward_(a, prev_c, out):
     """The elementwise part of an LSTM step. a (n, 4H) becomes the gates, `out` next_h (n, H).
 
-    Returns next_c and, for `cell_backward`, its tanh, which is None on a GPU.
+    Returns next_c and, for `cell_backward`, its tanh, which is None from a fused kernel.
     """
     if kernels.fits(a):
         return kernels.cell_forward_(a, prev_c, out), None

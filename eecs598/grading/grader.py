@@ -430,27 +430,23 @@ def _parser():
 @commands.command
 def main(arguments=None):
     options = _parser().parse_args(arguments)
-    try:
-        parts = choose_parts(options.parts)
-        worth = read_points(options.points, parts)
-        submissions = name_apart([found for path in options.submissions for found in find_submissions(path)])
-        many = len(submissions) > 1
-        inputs = [SOLUTION, *options.submissions]
-        results = Results(worth, options.csv, options.json, many, inputs)
-        confinement = find_confinement(options.memory, tuple(map(str, inputs)), options.unconfined)
-        seed = secrets.randbelow(2**32) if options.seed is None else options.seed
-        settings = {"timeout": options.timeout, "limit": options.limit, "seed": seed, "by_hand": options.by_hand,
-                    "conditions": f"{plain(confinement.says)}; inputs drawn from --seed {seed}"}  # fmt: skip
-        tasks, status = [(submission, parts) for submission in submissions], 0
-        graded = grade_all(tasks, confinement, options.memory, options.jobs, **settings)
-        for report in tqdm(graded, desc="grading", unit="file", total=len(tasks), disable=not many):
-            tqdm.write(format_report(report, worth) + "\n")
-            try:
-                results.add(report)
-            except (OSError, ValueError) as error:  # perhaps the next one can be written
-                print(f"error: the result of {report.name} is not written: {error}", file=sys.stderr)
-                status = 1
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    parts = choose_parts(options.parts)
+    worth = read_points(options.points, parts)
+    submissions = name_apart([found for path in options.submissions for found in find_submissions(path)])
+    many = len(submissions) > 1
+    inputs = [SOLUTION, *options.submissions]
+    results = Results(worth, options.csv, options.json, many, inputs)
+    confinement = find_confinement(options.memory, tuple(map(str, inputs)), options.unconfined)
+    seed = secrets.randbelow(2**32) if options.seed is None else options.seed
+    settings = {"timeout": options.timeout, "limit": options.limit, "seed": seed, "by_hand": options.by_hand,
+                "conditions": f"{plain(confinement.says)}; inputs drawn from --seed {seed}"}  # fmt: skip
+    tasks, status = [(submission, parts) for submission in submissions], 0
+    graded = grade_all(tasks, confinement, options.memory, options.jobs, **settings)
+    for report in tqdm(graded, desc="grading", unit="file", total=len(tasks), disable=not many):
+        tqdm.write(format_report(report, worth) + "\n")
+        try:
+            results.add(report)
+        except (OSError, ValueError) as error:  # perhaps the next one can be written
+            print(f"error: the result of {report.name} is not written: {error}", file=sys.stderr)
+            status = 1
     return status

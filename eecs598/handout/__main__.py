@@ -51,13 +51,12 @@ def main(arguments=None):
         return 0
     if options.out is None:
         parser.error("OUT is missing: give the folder to write, before --parts")
+    edition = _choose(options)
     try:
-        edition = _choose(options)
         files = edition_files(edition, ROOT)
-        archive = write_edition(files, options.out)
-    except (ValueError, SyntaxError, OSError) as error:  # also of the solution and of the notebook
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except SyntaxError as error:  # of the solution or of the notebook
+        raise ValueError(error) from None
+    archive = write_edition(files, options.out)
     print(f"{options.out}: {len(files)} files, {len(edition.todo)} parts to do; {archive} has the same")
     return 0
 

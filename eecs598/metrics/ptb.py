@@ -13,7 +13,7 @@ Training captions are tokenized by `eecs598.coco.captions.tokenize`, which also 
 
 import re
 
-from eecs598.metrics.scripts import MARKS, split_characters
+from eecs598.scripts import MARKS, split_characters
 
 # Tokens that the scorer drops as punctuation. Brackets are not dropped, since they are in lower case here (-lrb-).
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])

@@ -4,29 +4,26 @@ import sys
 import time
 from pathlib import Path
 
+from eecs598 import commands
 from eecs598.coco import save_data
-from eecs598.commands import Parser, check_output, command
 from eecs598.scenes.dataset import make_scenes
 
 
-@command
+@commands.command
 def main(arguments=None):
     """Run the command; returns the exit status."""
-    parser = Parser(prog="python -m eecs598.scenes", description="Draw and caption the embedded data set.")
+    parser = commands.Parser(prog="python -m eecs598.scenes", description="Draw and caption the embedded data set.")
     parser.add_argument("file", type=Path, metavar="FILE", help="the data file to write")
-    parser.add_argument("--train", type=int, default=10_000, metavar="N", help="training pictures (10000)")
-    parser.add_argument("--val", type=int, default=500, metavar="N", help="validation pictures (500)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="random seed (0)")
-    parser.add_argument("--image-size", type=int, default=112, metavar="P", help="side length in pixels (112)")
+    add = parser.add_argument
+    add("--train", type=commands.positive, default=10_000, metavar="N", help="training pictures (10000)")
+    add("--val", type=commands.positive, default=500, metavar="N", help="validation pictures (500)")
+    add("--seed", type=commands.seed, default=0, metavar="S", help="random seed (0)")
+    add("--image-size", type=commands.positive, default=112, metavar="P", help="side length in pixels (112)")
     options = parser.parse_args(arguments)
     size, begin = options.image_size, time.perf_counter()
-    try:
-        check_output(options.file)
-        data = make_scenes(options.train, options.val, options.seed, size)
-        save_data(data, options.file)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    commands.check_output(options.file)
+    data = make_scenes(options.train, options.val, options.seed, size)
+    save_data(data, options.file)
     words, seconds = len(data["vocab"]["idx_to_token"]) - 4, time.perf_counter() - begin
     print(f"{options.file}: {options.train} train + {options.val} val pictures of {size} x {size}, "
           f"{words} words, {seconds:.0f} s")  # fmt: skip

@@ -13,6 +13,7 @@ RELATION_WORDS = {
     "right": ("to the right of", "right of", "on the right side of"), "above": ("above", "over"),
     "below": ("below", "under", "beneath"), "on": ("on", "on top of"),
 }  # fmt: skip
+REFERENCES = 5  # captions of a scene
 GROUNDS = {
     "grass": ("the grass", "the lawn"), "sand": ("the sand", "the beach"), "water": ("the water", "the sea"),
     "snow": ("the snow",), "floor": ("the floor", "a wooden floor"), "road": ("the road", "the street"),
@@ -40,16 +41,16 @@ REGIONS = {
 }  # fmt: skip
 
 
-def write_captions(scene, rng, number=5):
-    """`number` true captions that name all objects of the scene, different ones if possible."""
+def write_captions(scene, rng):
+    """True captions that name all objects of the scene, as many as REFERENCES, different ones if possible."""
     captions = []
-    for _ in range(40 * number):
+    for _ in range(40 * REFERENCES):
         caption = _phrase(scene, rng)
         if caption not in (None, *captions) and len(caption.split()) <= 15:
             captions.append(caption)
-        if len(captions) == number:
+        if len(captions) == REFERENCES:
             return captions
-    return [captions[k % len(captions)] for k in range(number)]
+    return [captions[k % len(captions)] for k in range(REFERENCES)]
 
 
 def _phrase(scene, rng):

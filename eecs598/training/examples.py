@@ -45,14 +45,13 @@ def count_cut(captions, vocab):
     return (captions != vocab["token_to_idx"][END]).all(-1).sum().item()
 
 
-def captions_together(data, split="train"):
-    """All captions grouped by picture: (n, K, T + 1), K the largest number of captions that a picture has.
+def captions_together(data):
+    """All training captions by picture: (n, K, T + 1), K the largest number of captions that a picture has.
 
-    The captions of a picture that has fewer are repeated.
-
-    The captions of a picture are then in the same batch, and its features are projected once for all of them.
+    If a picture has fewer, they are repeated. The captions of a picture are then in the same batch, and its features
+    are projected once for all of them.
     """
-    captions, image_index = all_captions(data, split)
+    captions, image_index = all_captions(data)
     order, counts = image_index.argsort(stable=True), image_index.bincount().unsqueeze(1)  # (n, 1)
     first = counts.cumsum(0) - counts
     return captions[order[first + torch.arange(int(counts.max())) % counts]]

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from eecs598 import decoding, encoders, features, metrics
 from eecs598.captioner import default_device, sample
-from eecs598.coco import decode_captions
+from eecs598.coco.captions import MAX_LENGTH, decode_captions
 from eecs598.progress import late_bar
 from eecs598.training import checkpoints, processes, solver
 from eecs598.training.objective import Objective
@@ -137,7 +137,7 @@ def _scorer(images, references, idx_to_word):
         device, captions = next(model.parameters()).device, []
         with decoding.evaluating(model):
             for part in images.split(256):
-                sampled, _ = sample(model, part.to(device), 16)
+                sampled, _ = sample(model, part.to(device), MAX_LENGTH)
                 captions += decode_captions(sampled, idx_to_word, specials=False)
         scores = metrics.score_captions(captions, references)
         bleu = f"BLEU-1 {100 * scores['BLEU-1']:.1f}, BLEU-4 {100 * scores['BLEU-4']:.1f}"

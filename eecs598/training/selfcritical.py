@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from eecs598 import decoding
+from eecs598.coco.captions import MAX_LENGTH
 from eecs598.encoders import get_encoder
 from eecs598.features import fed_with_features
 from eecs598.metrics.bleu import Bleu
@@ -78,7 +79,7 @@ class SelfCritical(nn.Module):
     scores lower than a finished one. Raises ValueError.
     """
 
-    def __init__(self, objective, references, vocab, samples=5, max_length=16, bleu=0.0, kept=None):
+    def __init__(self, objective, references, vocab, samples=5, max_length=MAX_LENGTH, bleu=0.0, kept=None):
         super().__init__()
         if samples < 2:
             raise ValueError(f"samples is {samples!r}; it must be at least 2, as the others are the baseline")

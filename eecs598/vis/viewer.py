@@ -19,7 +19,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from eecs598.files import write_whole
+from eecs598.files import write_text
 from eecs598.vis.arrays import check_weights, to_display, to_numpy
 from eecs598.vis.attention import COLOUR_MAP, STRENGTH
 from eecs598.vis.text import clean
@@ -51,7 +51,7 @@ class AttentionViewer:
 
     def save(self, path):
         """Save the page as a file for any browser. Raises OSError."""
-        write_whole(path, lambda file: file.write(self.page.encode("utf-8")))
+        write_text(path, self.page)
 
 
 def attention_viewer(

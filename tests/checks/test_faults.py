@@ -1,5 +1,7 @@
 """What cannot even be compared becomes one clear sentence, and no check breaks on it."""
 
+import re
+
 import pytest
 import torch
 from support.checking import hints
@@ -41,7 +43,7 @@ def test_faults_become_one_clear_sentence(function, said):
     assert said in said_of_forward
     with pytest.raises(CheckError) as caught:
         CHECKS["rnn_step_backward"].run(function, function)
-    assert "rnn_step_forward" in str(caught.value) or "rnn_step_backward" in str(caught.value)
+    assert re.search("hint: rnn_step_(for|back)ward (is not written|returned|raised)", str(caught.value))
     assert caught.value.__cause__ is None
 
 

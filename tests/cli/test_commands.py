@@ -267,7 +267,7 @@ def test_an_output_may_be_a_device(monkeypatch):
 def test_an_impossible_value_is_told_before_any_work(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     command = ["train", "--data", "nowhere.pt", "--out", "out", "--dropout", "1.5"]
-    assert_one_error(*run(capsys, *command)[::2], "dropout is 1.5; it must be in [0, 1), 0 for none")
+    assert_one_error(*run(capsys, *command)[::2], "'1.5', wanted a number, at least 0 and below 1")
     assert not list(tmp_path.iterdir())
 
 
@@ -325,14 +325,15 @@ def test_the_options_of_training_reach_both_of_its_phases(data_file, tmp_path, m
 
 
 @pytest.mark.parametrize("option, value, told", [
-    ("--dropout", 1, "dropout is 1.0"), ("--averaging", 2, "averaging is 2.0"), ("--label-smoothing", "nan", "is nan"),
+    ("--dropout", 1, "'1', wanted a number, at least 0 and below 1"), ("--averaging", 2, "'2', wanted a number"),
+    ("--label-smoothing", "nan", "'nan', wanted a number, at least 0 and below 1"),
     ("--samples", 1, "'1', wanted a whole number, at least 2"), ("--kept-samples", 0, "'0', wanted a whole number"),
     ("--sharpen", 0, "'0', wanted a positive number"),
-    ("--self-critical", -1, "'-1', wanted a whole number, at least 0"), ("--clip-norm", "nan", "clip_norm is nan"),
+    ("--self-critical", -1, "'-1', wanted a whole number, at least 0"), ("--clip-norm", "nan", "'nan', wanted"),
     ("--self-critical-rate", "nan", "'nan', wanted a positive number"), ("--show", -1, "'-1', wanted a whole number"),
     ("--self-critical-bleu", "nan", "'nan', wanted a number, at least 0"), ("--encoder", "vgg", "choice: 'vgg'"),
-    ("--scheduled-sampling", 2, "scheduled_sampling is 2.0"), ("--seed", 2**70, "is too large, wanted at most 9,223,"),
-    ("--weight-decay", "inf", "weight_decay is inf"), ("--warmup", -1, "'-1', wanted a whole number, at least 0"),
+    ("--scheduled-sampling", 2, "'2', wanted a number"), ("--seed", 2**70, "is too large, wanted at most 9,223,"),
+    ("--weight-decay", "inf", "'inf', wanted a number"), ("--warmup", -1, "'-1', wanted a whole number, at least 0"),
     ("--batch-size", 2**70, "is too large"),
 ])  # fmt: skip
 def test_new_options_that_make_no_sense(data_file, tmp_path, monkeypatch, capsys, option, value, told):
@@ -350,7 +351,7 @@ def test_sizes_that_do_not_fit_in_memory(data_file, tmp_path, monkeypatch, capsy
 
     monkeypatch.setattr(captioner, "make_captioner", allocate)
     status, _, errors = train(capsys, data_file, tmp_path, "--cell", "rnn", "--hidden", 10**9)
-    assert_one_error(status, errors, "out of memory: lower --beam or --hidden")
+    assert_one_error(status, errors, "out of memory: lower --hidden (")
 
 
 def test_the_time_left_is_that_of_both_phases(monkeypatch, capsys):
@@ -371,6 +372,36 @@ def test_options_of_which_one_rules_out_the_other(data_file, tmp_path, capsys):
     assert_one_error(status, errors, "--sharpen", "--tie-embeddings")
     status, _, errors = train(capsys, data_file, tmp_path, "--self-critical", 1, "--samples", 2, "--kept-samples", 3)
     assert_one_error(status, errors, "--kept-samples 3 is more than --samples 2: give --kept-samples 2")
+    status, _, errors = train(capsys, data_file, tmp_path, "--tie-embeddings", "--wordvec", 8, "--hidden", 6)
+    assert_one_error(status, errors, "--tie-embeddings needs --wordvec equal to --hidden; they are 8 and 6")
+
+
+def test_errors_name_the_options_and_not_the_arguments_that_they_become(data_file, tmp_path, monkeypatch, capsys):
+    options = ["--cell", "rnn", "--hidden", 8, "--wordvec", 4, "--checkpoint-dir", tmp_path / "kept"]
+    assert train(capsys, data_file, tmp_path, *options, "--epochs", 2)[0] == 0
+    status, _, errors = train(capsys, data_file, tmp_path, *options, "--epochs", 1)
+    assert_one_error(status, errors, "--epochs is 1, but the run in", "raise --epochs", "another --checkpoint-dir")
+    status, _, errors = train(capsys, data_file, tmp_path, "--cell", "rnn", "--no-fast", "--dropout", 0.1)
+    assert_one_error(status, errors, "dropout: not supported by the model's own forward; train with --fast")
+
+    def fill(*_, **options):
+        raise solver.TrainingError("batch_size 64: lower batch_size" if "loss" in options else "batch_size is fine")
+
+    monkeypatch.setattr(cli.train, "train_captioner", fill)
+    status, _, errors = train(capsys, data_file, tmp_path, "--cell", "rnn", "--batch-size", 2)
+    assert_one_error(status, errors, "error: --batch-size is fine")
+    options = SimpleNamespace(sharpen=1, kept_samples=None, samples=2, self_critical=1, self_critical_batch=64,
+                              self_critical_rate=0.1)  # fmt: skip
+    with pytest.raises(ValueError, match="--self-critical-batch 64: lower --self-critical-batch"):
+        cli.train._train_self_critically(None, object(), {"train_images": [0]}, options, {})
+
+
+def test_options_in_an_error():
+    names = {"batch_size": "--batch-size", "mirror": "--mirror", "fast": "--fast"}
+    assert commands.in_options("batch_size 3; a mirror, or fast=True, not fast=False", names) == (
+        "--batch-size 3; a mirror, or --fast, not --no-fast")  # fmt: skip
+    unchanged = "/tmp/batch_size/a.pt: mirror; other_size is 3; batch_size.pt; my-batch_size; batch_size=3"
+    assert commands.in_options(unchanged, names) == unchanged
 
 
 def test_a_beam_of_no_captions_is_refused_with_the_least_that_will_do(capsys):
@@ -796,10 +827,13 @@ def test_an_output_that_is_an_input_or_a_folder_is_refused(trained, captioned, d
 
 
 def test_a_place_for_the_captioner_is_checked_before_the_training(data_file, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(os, "access", lambda path, *mode: path != tmp_path)
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied", dir)
+
+    monkeypatch.setattr(commands.tempfile, "TemporaryFile", refuse)
     monkeypatch.setattr(cli.train, "train_captioner", None)
     status, _, errors = train(capsys, data_file, tmp_path)
-    assert_one_error(status, errors, tmp_path, "this folder is not writable")
+    assert_one_error(status, errors, tmp_path, "no file can be written in this folder (Permission denied)")
 
 
 def test_a_photo_that_cannot_be_read_does_not_end_the_list(trained, photos, tmp_path, capsys):

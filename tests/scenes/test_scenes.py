@@ -571,7 +571,8 @@ def test_command_writes_a_data_file(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("arguments, named", [
-    (["{}/x.pt", "--train", "-1"], "num_train is -1"), (["{}/x.pt", "--image-size", "-112"], "image_size is -112"),
+    (["{}/x.pt", "--train", "-1"], "'-1', wanted a whole number"), (["{}/x.pt", "--seed", "x"], "'x', wanted"),
+    (["{}/x.pt", "--image-size", "8"], "image_size is 8"),
     (["{}/x.pt", "--val", "many"], "'many'"), (["{}"], "name a file to write"),
     ([], "FILE"), (["{}/x.pt", "--colour", "red"], "--colour"),
 ])  # fmt: skip
