@@ -18,8 +18,8 @@ from eecs598.captioner import (
     decode_pictures,
     default_device,
     make_captioner,
-    people,
     read_photographs,
+    references_of,
     save_captioner,
     score_captioner,
 )
@@ -34,8 +34,8 @@ from eecs598.training.options import Options
 __all__ = [
     "Options", "all_captions", "caption_pictures", "captions_together", "check", "choose_fast", "decode_captions",
     "decode_pictures", "default_device", "encoder_for", "explain_todos", "fingerprint", "leave_out_missing",
-    "load_captioner", "load_coco_captions", "make_captioner", "open_data", "open_photographs", "people",
-    "read_photographs", "save_captioner", "score_captioner", "show_examples", "show_source", "train_captioner",
+    "load_captioner", "load_coco_captions", "make_captioner", "open_data", "open_photographs", "read_photographs",
+    "references_of", "save_captioner", "score_captioner", "show_examples", "show_source", "train_captioner",
 ]  # fmt: skip
 
 

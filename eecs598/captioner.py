@@ -182,7 +182,7 @@ def last_captioner():
 # ---------------------------------------------------------------------------------------------------------
 
 
-def people(data, rows, split="val"):
+def references_of(data, rows, split="val"):
     """The reference captions of some pictures, given by index: a list of strings for each."""
     references = data.get(f"{split}_references")
     if references is None:
@@ -300,7 +300,7 @@ def score_captioner(model, data, **options):
     """
     images = data["val_images"]
     captions = captions_alone(caption_pictures(model, images, data["vocab"]["idx_to_token"], **options))
-    return captions, metrics.evaluate_captions(captions, people(data, range(len(images))))
+    return captions, metrics.evaluate_captions(captions, references_of(data, range(len(images))))
 
 
 def captions_alone(captioned):

@@ -12,7 +12,7 @@
 
 from typing import NamedTuple
 
-from eecs598.captioner import caption_pictures, captions_alone, decode_pictures, missing_steps, people
+from eecs598.captioner import caption_pictures, captions_alone, decode_pictures, missing_steps, references_of
 from eecs598.coco import decode_captions
 from eecs598.metrics import import_scorers
 from eecs598.metrics.ptb import tokenize
@@ -118,7 +118,7 @@ def _count(data, pictures):
 
 
 def _references(data, split, count):
-    return [[tokenize(text) for text in texts] for texts in people(data, range(count), split)]
+    return [[tokenize(text) for text in texts] for texts in references_of(data, range(count), split)]
 
 
 def _caption(model, images, data):

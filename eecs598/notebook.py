@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 
 from eecs598 import vis
-from eecs598.captioner import StepsError, caption_pictures, captions_alone, missing_steps, people
+from eecs598.captioner import StepsError, caption_pictures, captions_alone, missing_steps, references_of
 from eecs598.checks import CHECKS
 from eecs598.checks.levels import PUBLISHED, at_level
 from eecs598.grad import CheckError
@@ -46,7 +46,7 @@ def show_examples(model, data, rows):
     judgements = None
     if "val_scenes" in data:
         judgements = [judge_caption(text, data["val_scenes"][row])["right"] for text, row in zip(captions, rows)]
-    references = [texts[:1] for texts in people(data, rows)]
+    references = [texts[:1] for texts in references_of(data, rows)]
     return vis.show_captions(images, captions, references=references, judgements=judgements)
 
 

@@ -272,12 +272,12 @@ def _training_captions(data, which):
 
 def _shared_arguments(data, options, device):
     """The arguments of `train_captioner` that both phases share."""
-    rows = range(len(data["val_images"]))
+    references = captioner.references_of(data, range(len(data["val_images"])))
     return {
         "device": device, "freeze_encoder": options.freeze_encoder, "options": _read_options(options),
         "finetune_blocks": _count_finetuned(options),
         "val_data": (data["val_images"], data["val_captions"]),
-        "val_references": (captioner.people(data, rows), data["vocab"]["idx_to_token"]) if options.score else None,
+        "val_references": (references, data["vocab"]["idx_to_token"]) if options.score else None,
     }  # fmt: skip
 
 
@@ -298,7 +298,7 @@ def _checkpoint_dir(options, name):
 def _make_self_critical(model, data, options):
     """The loss of self-critical training, with the training captions as references."""
     pictures = range(len(data["train_images"]))
-    references = [[text.split() for text in texts] for texts in captioner.people(data, pictures, "train")]
+    references = [[text.split() for text in texts] for texts in captioner.references_of(data, pictures, "train")]
     objective = Objective(model, _read_options(options))
     return SelfCritical(objective, references, data["vocab"], options.samples, bleu=options.self_critical_bleu,
                         kept=options.kept_samples)  # fmt: skip
@@ -367,7 +367,7 @@ def _plot(histories, folder):
 
 def _print_examples(captions, data, count):
     """The models' captions of some validation pictures, and two references of each."""
-    for row, texts in enumerate(captioner.people(data, range(min(count, len(data["val_images"]))))):
+    for row, texts in enumerate(captioner.references_of(data, range(min(count, len(data["val_images"]))))):
         print(f"\nval picture {row}")
         for cell_type, captioned in captions.items():
             print(f"  {cell_type:>6}: {captioned[row]}")
