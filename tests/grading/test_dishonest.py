@@ -308,10 +308,10 @@ def test_results_are_written_as_they_come_and_checked_before(tmp_path):
 
 def test_a_folder_in_which_nothing_can_be_written_is_refused_before_grading(tmp_path, monkeypatch):
     """An immutable folder, in which not even root can create a file."""
-    def refuse(path, data):
+    def refuse(dir):
         raise OSError(1, "Operation not permitted")
 
-    monkeypatch.setattr(Path, "write_bytes", refuse)
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     for target in ({"table": tmp_path / "a.csv"}, {"target": tmp_path / "a.json"}, {"target": tmp_path, "many": True}):
         with pytest.raises(ValueError, match="no file can be written in this folder"):
             reports.Results({"rnn_forward": 1}, **target)
